@@ -72,7 +72,10 @@ def load(name: str, root: str | Path | None = None, download: bool = False, devi
     one_of("dataset", name, NAMES)
     where = engine.device(device)
     pixels, labels, classes, levels = _digits() if name == "digits" else _cifar(name, root, download)
-    parts = [Split(torch.from_numpy(p).to(where), torch.from_numpy(y).to(where), levels) for p, y in zip(pixels, labels, strict=True)]
+    parts = [
+        Split(torch.from_numpy(p).to(where), torch.from_numpy(y).to(where), levels)
+        for p, y in zip(pixels, labels, strict=True)
+    ]
     return Dataset(name, *parts, classes=tuple(classes), shape=tuple(pixels[0].shape[1:]))
 
 
@@ -114,7 +117,9 @@ def _digits():
     pixels, labels = load_digits(return_X_y=True)
     pixels = pixels.reshape(-1, 1, 8, 8).astype(np.uint8)
     labels = labels.astype(np.int64)
-    split = lambda share, *parts: train_test_split(*parts, test_size=share, stratify=parts[1], random_state=DIGITS_SPLIT_SEED)
+    split = lambda share, *parts: train_test_split(
+        *parts, test_size=share, stratify=parts[1], random_state=DIGITS_SPLIT_SEED
+    )
     x_rest, x_test, y_rest, y_test = split(0.2, pixels, labels)
     x_train, x_val, y_train, y_val = split(0.2, x_rest, y_rest)
     return (x_train, x_val, x_test), (y_train, y_val, y_test), [str(d) for d in range(10)], 16
