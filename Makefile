@@ -1,0 +1,35 @@
+# One word each; `make help` lists them. Works from any folder name, with Python 3.11 or newer and nothing else set up.
+SHELL := /bin/bash
+PY := .venv/bin/python
+STAMP := .venv/.ready
+# Tests and the book share small tensors: one thread a process is faster than many that wait for each other.
+export OMP_NUM_THREADS ?= 1
+PYTEST := $(PY) -m pytest
+WORKERS ?= 2
+
+.PHONY: help env book test test-slow serve clean
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+env: $(STAMP) ## the environment in .venv, pinned by requirements.txt
+
+$(STAMP): requirements.txt pyproject.toml
+	@bash tools/environment.sh
+	@touch $(STAMP)
+
+book: env ## execute the chapters from records and render _build/html
+	@$(PY) -m tools.book
+
+test: env ## all tests but the slow ones
+	$(PYTEST) -m "not slow" -n $(WORKERS) --dist loadfile
+
+test-slow: env ## the slow tests: live trainings, every chapter by papermill, the rendered pages in a browser
+	$(PYTEST) -m slow
+
+serve: book ## show the rendered book at http://localhost:8000
+	@echo "The book is at http://localhost:8000 (Ctrl-C ends it)."
+	@$(PY) -m http.server 8000 --bind 127.0.0.1 --directory _build/html
+
+clean: ## remove what `make book` made; .venv, data and runs stay
+	rm -rf _build

@@ -1,0 +1,96 @@
+"""What this book needs beyond Jupyter Book 1: a sound execution cache, clean pages, readable API docstrings."""
+
+import hashlib
+import os
+import re
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+
+CODE = ("arlib", "records", "studies", "requirements.txt", "pyproject.toml")
+
+
+def fingerprint(root: Path, extra: tuple[str, ...] = ()) -> str:
+    """SHA-256 over the names and contents of everything a chapter's result depends on, but the chapter itself."""
+    digest = hashlib.sha256(f"{sys.version} {os.environ.get('ARLIB_STORE')}".encode())
+    for path in sorted(p for name in (*CODE, *extra) for p in _files(root / name)):
+        digest.update(f"{path.relative_to(root)}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _files(path: Path):
+    if path.is_file():
+        return [path]
+    skip = {"__pycache__", ".ipynb_checkpoints"}
+    return [p for p in path.rglob("*") if p.is_file() and not skip.intersection(p.parts)]
+
+
+def repository(root: Path) -> str:
+    """The repository's address as pyproject has it; "" before it is stamped."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project.get("urls", {}).get("Repository", "").removesuffix(".git")
+
+
+def configure(app, config) -> None:
+    """The book is executed from published records, with a cache that notices a change of arlib or of a record."""
+    root = Path(app.srcdir)
+    caches = Path(app.outdir).parent / ".jupyter_cache"
+    os.environ.setdefault("ARLIB_STORE", str(caches.parent / "store"))
+    here = caches / fingerprint(root)[:16]
+    for old in caches.glob("*"):
+        if old != here and old.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
+    config.nb_execution_cache_path = str(here)
+    options = config.html_theme_options
+    options.pop("repository_url", None)
+    if address := repository(root):
+        options |= {"repository_url": address, "repository_branch": "main", "use_repository_button": True}
+        options["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
+    else:
+        options["launch_buttons"] = {}
+
+
+def drop_thebe(app) -> None:
+    """sphinx_thebe is always loaded and declares its constants twice on every page; nothing here uses it."""
+    for listeners in app.events.listeners.values():
+        for listener in list(listeners):
+            if listener.handler.__module__ == "sphinx_thebe" and listener.handler.__name__ != "st_static_path":
+                app.disconnect(listener.id)
+
+
+def clean_page(app, pagename, templatename, context, doctree) -> None:
+    """A list role without list items is a critical accessibility error: sphinxcontrib-bibtex's citation list."""
+    if "body" in context:
+        context["body"] = context["body"].replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+
+
+def readable_docstring(app, what, name, obj, options, lines) -> None:
+    """arlib's docstrings are plain prose with `code`: keep their paragraphs, escape what reST would interpret."""
+    paragraphs = re.split(r"\n\s*\n", "\n".join(lines).strip("\n"))
+    lines[:] = [line for paragraph in paragraphs for line in (*_paragraph(paragraph), "")]
+
+
+def _paragraph(text: str) -> list[str]:
+    lines = text.splitlines()
+    if any(line.startswith((" ", "\t")) for line in lines) and not lines[0].startswith(("- ", "* ")):
+        return ["::", "", *(f"    {line}" for line in lines)]
+    if lines and lines[0].startswith(("- ", "* ")):
+        return [_inline(" ".join(item.split())) for item in re.split(r"\n(?=[-*] )", text)]
+    return [_inline(line) for line in lines]
+
+
+def _inline(text: str) -> str:
+    bullet, body = (text[:2], text[2:]) if text.startswith(("- ", "* ")) else ("", text)
+    parts = re.split(r"(`+[^`]+`+)", body)
+    escaped = [f"``{p.strip('`')}``" if p.startswith("`") else re.sub(r"([*|\\_])", r"\\\1", p) for p in parts]
+    return bullet + "".join(escaped)
+
+
+def setup(app):
+    app.connect("config-inited", configure, priority=300)
+    app.connect("builder-inited", drop_thebe, priority=100)
+    app.connect("html-page-context", clean_page, priority=900)
+    app.connect("autodoc-process-docstring", readable_docstring)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
