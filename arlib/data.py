@@ -134,8 +134,8 @@ def _cifar(name: str, root: str | Path | None, download: bool):
         train, test = (kind(folder, train=part, download=download) for part in (True, False))
     except RuntimeError as error:
         raise InputError(
-            f"{name} was not found whole in {folder} ({error}). Download it once with data.load({name!r}, download=True), "
-            "or set ARLIB_DATA to the folder that has it."
+            f"{name} was not found whole in {folder} ({error}). Download it once with "
+            f"data.load({name!r}, download=True), or set ARLIB_DATA to the folder that has it."
         ) from error
     x, y = _planar(train.data), np.asarray(train.targets, dtype=np.int64)
     chosen = _last_of_each_class(y, VALIDATION_PER_CLASS[name])

@@ -35,7 +35,8 @@ def device(name: str | torch.device = "auto") -> torch.device:
         raise InputError(f"device is {name!r}; allowed: auto, cpu, cuda, cuda:0, …, mps.") from error
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise InputError(
-            f"device is {str(name)!r}, but torch sees {torch.cuda.device_count()} GPUs here. Use device='cpu' or 'auto'."
+            f"device is {str(name)!r}, but torch sees {torch.cuda.device_count()} GPUs here. "
+            "Use device='cpu' or 'auto'."
         )
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise InputError("device is 'mps', but torch has no Metal device here. Use device='cpu' or 'auto'.")

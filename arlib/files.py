@@ -91,6 +91,19 @@ def read_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, to
         raise RecordError(f"{path} is damaged: {error}. Delete its folder to have it computed again.") from error
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; `RecordError` names a file that is missing or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return stored.metadata() or {}
+    except FileNotFoundError as error:
+        raise RecordError(f"{path} is missing.") from error
+    except SafetensorError as error:
+        raise RecordError(f"{path} is damaged: {error}. Delete its folder to have it computed again.") from error
+
+
 def sha256(path: Path) -> str:
     with open(path, "rb") as stored:
         return hashlib.file_digest(stored, "sha256").hexdigest()
