@@ -1,0 +1,47 @@
+"""Statistics of a spectrum: how large it is, and how concentrated.
+
+Over all min(rows, columns) singular values, zeros included. Effective rank: Roy & Vetterli 2007,
+exp of the entropy of σ / Σσ. Stable rank: Rudelson & Vershynin 2007, Σσ² / σ_max². Both are
+divided by the number of values, so that 1 means "all equal" for any layer.
+"""
+
+import math
+
+import numpy as np
+import torch
+
+from arlib.errors import InputError
+
+NAMES = (
+    "count", "max", "min", "mean", "std", "std_over_mean", "effective_rank", "stable_rank", "condition",
+)  # fmt: skip
+QUANTILES = 201
+
+
+def statistics(values: torch.Tensor) -> dict[str, float]:
+    """Statistics of singular values (n,), in any order; keys are `NAMES`.
+
+    std has ddof 0; condition is the 95th over the 5th percentile (inf where that is 0). Of an
+    all-zero operator every ratio is undefined and nan. Raises `InputError` for no values, negative
+    or non-finite ones.
+    """
+    sigma = np.asarray(torch.as_tensor(values).detach().cpu().to(torch.float64))
+    if sigma.ndim != 1 or not sigma.size or not np.isfinite(sigma).all() or sigma.min() < 0:
+        raise InputError(f"values has shape {sigma.shape}; needed: a 1-D tensor of finite numbers ≥ 0, not empty.")
+    largest, mean, std = sigma.max(), sigma.mean(), sigma.std()
+    found = {"count": sigma.size, "max": largest, "min": sigma.min(), "mean": mean, "std": std}
+    if largest == 0:
+        return {**found, **dict.fromkeys(NAMES[5:], math.nan)}
+    p = sigma[sigma > 0] / sigma.sum()
+    low, high = np.quantile(sigma, (0.05, 0.95))
+    ranks = np.exp(-(p * np.log(p)).sum()), ((sigma / largest) ** 2).sum()
+    ratios = (std / mean, ranks[0] / sigma.size, ranks[1] / sigma.size, high / low if low > 0 else math.inf)
+    return {
+        name: int(v) if name == "count" else float(v) for name, v in zip(NAMES, (*found.values(), *ratios), strict=True)
+    }
+
+
+def quantiles(values: torch.Tensor) -> np.ndarray:
+    """201 evenly spaced quantiles of singular values, float32, ascending: first the min, last the max."""
+    sigma = values.detach().cpu().to(torch.float64).numpy()
+    return np.quantile(sigma, np.linspace(0, 1, QUANTILES)).astype(np.float32)
