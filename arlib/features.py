@@ -1,0 +1,124 @@
+"""Outputs of inner layers as a network of its own: images in, the named layers' outputs out.
+
+Only the part of the network that those layers need is run, so an attack on an early block costs
+what that block costs; and the part is a network like any other, so batch norms fold into it.
+"""
+
+import torch
+from torch import Tensor, fx, nn
+
+from arlib import engine, models
+from arlib.errors import InputError, one_of
+
+
+def layer_names(model: nn.Module, layers: list[str] | None = None) -> list[str]:
+    """The layers to look at: those given (checked), else residual blocks of our nets, else every Conv and Linear.
+
+    Raises `InputError` for a name the model does not have, an empty list, or nothing to look at.
+    """
+    model = source_of(model)
+    known = [name for name, _ in model.named_modules() if name]
+    for name in layers or []:
+        one_of("layer", name, known)
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+    fallback = [name for name, module in model.named_modules() if name and isinstance(module, kinds)]
+    chosen = list(layers) if layers is not None else models.block_names(model) or fallback
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise InputError(f"layers are {chosen}; give different names of modules, of {', '.join(known) or 'none here'}.")
+    return chosen
+
+
+def prepare(model: nn.Module, layers: list[str]) -> engine.Prepared:
+    """A prepared network x -> tuple of the layers' outputs at their first call, in the order given.
+
+    Nothing behind the last of the layers is run. Where torch.fx cannot follow the model, it runs as
+    it is and is left at the last layer. The model itself is neither changed nor shared.
+
+    Raises `InputError` for a layer that is never called, or whose output is not one tensor.
+    """
+    model = source_of(model)
+    part = _traced(model, layers)
+    return engine.prepare(_Watched(model, layers), "plain") if part is None else engine.prepare(part)
+
+
+def source_of(model: nn.Module) -> nn.Module:
+    """The network that a prepared one was made from (inlining loses the names of its blocks), else the model."""
+    return model._source[0] if isinstance(model, engine.Prepared) else model
+
+
+class _Recorder(fx.Tracer):
+    """A tracer that remembers what each module gave back at its first call."""
+
+    def __init__(self):
+        super().__init__()
+        self.outputs: dict[str, object] = {}
+
+    def call_module(self, m, forward, args, kwargs):
+        value = super().call_module(m, forward, args, kwargs)
+        self.outputs.setdefault(self.path_of_module(m), value)
+        return value
+
+
+def _traced(model: nn.Module, layers: list[str]) -> fx.GraphModule | None:
+    """The graph up to the layers, sharing the model's modules; None where tracing fails."""
+    tracer, modes = _Recorder(), [(module, module.training) for module in model.modules()]
+    try:
+        graph = tracer.trace(model.eval())
+    except Exception:  # fx raises whatever the traced code raises on a symbolic value
+        return None
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    outputs = [_checked(tracer.outputs.get(name), name, fx.Proxy).node for name in layers]
+    (end,) = [node for node in graph.nodes if node.op == "output"]
+    end.args = (tuple(outputs),)
+    for node in reversed(graph.nodes):
+        if not node.users and node.op not in ("output", "placeholder"):
+            graph.erase_node(node)
+    for node in set(outputs):
+        if len(node.users) > 1:  # a later layer may write over it in place
+            with graph.inserting_after(node):
+                copy = graph.call_method("clone", (node,))
+            end.replace_input_with(node, copy)
+    return fx.GraphModule(model, graph)
+
+
+class _Reached(Exception):
+    """The last of the watched layers has been run."""
+
+
+class _Watched(nn.Module):
+    """The same by hooks, for models that torch.fx cannot follow."""
+
+    def __init__(self, model: nn.Module, layers: list[str]):
+        super().__init__()
+        self.model, self.layers = model, layers
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        seen: dict[str, Tensor] = {}
+
+        def keep(name: str, value: object) -> None:
+            if name not in seen:
+                seen[name] = _checked(value, name, torch.Tensor).clone()
+            if len(seen) == len(self.layers):
+                raise _Reached
+
+        modules = [(name, self.model.get_submodule(name)) for name in self.layers]
+        hooks = [m.register_forward_hook(lambda _, __, value, name=name: keep(name, value)) for name, m in modules]
+        try:
+            self.model(x)
+        except _Reached:
+            return tuple(seen[name] for name in self.layers)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        missing = [name for name in self.layers if name not in seen]
+        raise InputError(f"layers {', '.join(missing)} are never called in the forward pass; leave them out.")
+
+
+def _checked(value: object, name: str, kind: type):
+    if value is None:
+        raise InputError(f"layer {name} is never called in the forward pass; leave it out.")
+    if not isinstance(value, kind):
+        raise InputError(f"layer {name} gives back a {type(value).__name__}, not one tensor; choose a layer inside it.")
+    return value

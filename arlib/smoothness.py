@@ -1,0 +1,281 @@
+"""How much a small change of the image changes features and predictions.
+
+A change of a layer's output is measured in units of how far apart the outputs of different
+images lie, so networks and layers of any scale compare. Every perturbed image x + δ stays
+in [0, 1]: δ has ‖δ‖∞ ≤ radius and x + δ is clamped to that range, for random and adversarial δ alike.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from arlib import engine, features
+from arlib.attacks import steps as parts
+from arlib.errors import InputError, one_of
+
+DIRECTIONS = ("random", "adversarial")
+FLIP_ATTACKS = ("pgd", "uniform", "sign")
+
+
+def normalisers(model: nn.Module, x: Tensor, *, layers: list[str] | None = None, batch_size: int = 250) -> dict:
+    """Per layer sqrt(½ E‖h(x) − h(x′)‖²) over all pairs of different images of x (n, …).
+
+    Exact, from sums: ½ E‖h − h′‖² = n/(n − 1) · (E‖h‖² − ‖E h‖²). Raises `InputError` for fewer than
+    two images, images outside [0, 1], or an unknown layer.
+    """
+    layers = features.layer_names(model, layers)
+    f = features.prepare(model, layers)
+    _check(f, x)
+    if len(x) < 2:
+        raise InputError("a normaliser needs at least two different images; give more images, or normaliser={...}.")
+    moments = _Moments(len(layers))
+    with torch.no_grad():
+        for part in x.split(batch_size):
+            moments.add(f(part))
+    return dict(zip(layers, moments.normalisers(), strict=True))
+
+
+def feature_change(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    radius: float,
+    direction: str = "random",
+    layers: list[str] | None = None,
+    steps: int = 20,
+    normaliser: Mapping[str, float] | None = None,
+    generator: torch.Generator | None = None,
+    batch_size: int = 128,
+) -> pd.DataFrame:
+    """How far each layer's output h moves when the image moves by at most `radius` in every pixel.
+
+    The change of an image is ‖h(x + δ) − h(x)‖ / sqrt(½ E‖h(x) − h(x′)‖²). "random": δ = ± radius, a
+    fair coin a pixel. "adversarial": for each layer its own PGD that maximises that layer's change
+    (`steps` steps of radius / 4 from a uniform random start), the largest change met on the way.
+
+    Args:
+        model, x: any network on images (n, …) in [0, 1]; measured in eval mode, left as it was found.
+        radius: of δ, in [0, 1] pixel units. layers: module names; by default the residual blocks of
+            our networks, else every Conv and Linear output.
+        normaliser: per layer, from `normalisers` on more images; by default from x itself (n ≥ 2).
+        generator: by default seed 0.
+
+    Returns: a row a layer: layer, change (mean over images), gain (change / the change of the row
+    above, NaN in the first), n, normaliser. A layer that gives every image the same output has change NaN.
+    Raises: `InputError` for an unknown direction or layer, a radius outside 0 … 1, unusable images.
+    """
+    one_of("direction", direction, DIRECTIONS)
+    layers = features.layer_names(model, layers)
+    generator = parts.default_generator(generator, x)
+    if normaliser is None and direction == "adversarial":
+        normaliser = normalisers(model, x, layers=layers)
+    if direction == "random":
+        distances, own = _random_distances(model, x, radius, layers, generator, batch_size)
+        normaliser = normaliser or own
+    else:
+        each = [_largest_distances(model, x, radius, name, steps, generator, batch_size) for name in layers]
+        distances = torch.stack(each, 1)
+    scale = torch.tensor([_of_layer(normaliser, name) for name in layers], dtype=torch.float64)
+    change = distances.mean(0) / torch.where(scale > 0, scale, torch.nan)  # (layers,)
+    frame = pd.DataFrame({"layer": layers, "change": change.numpy()})
+    frame["gain"] = frame["change"] / frame["change"].shift()
+    return frame.assign(n=len(x), normaliser=scale.numpy())
+
+
+def flip_rate(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    radius: float,
+    attack: str = "pgd",
+    steps: int = 20,
+    draws: int = 10,
+    generator: torch.Generator | None = None,
+    batch_size: int = 250,
+) -> float:
+    """Share of images x (n, …), right or wrong, whose predicted class changes within `radius` of x.
+
+    "pgd": cross-entropy PGD against the predicted class (`steps` steps of radius / 4 from a uniform
+    random start); an image counts as soon as any iterate flips it. "uniform": δ uniform in the cube;
+    "sign": δ = ± radius; both: share of flips over `draws` draws an image.
+
+    Raises `InputError` for an unknown attack, a radius outside 0 … 1, draws or steps < 1, unusable images.
+    """
+    one_of("attack", attack, FLIP_ATTACKS)
+    if draws < 1 or steps < 1:
+        raise InputError(f"draws is {draws} and steps {steps}; at least 1 is needed.")
+    generator, flips = parts.default_generator(generator, x), 0
+    with engine.frozen(model) as f:
+        _check(f, x, radius)
+        forward = parts.forward_of(f)
+        for part in x.split(batch_size):
+            with torch.no_grad():
+                y = forward(part).argmax(1)
+            if attack == "pgd":
+                flips += _attacked_flips(forward, part, y, radius, steps, generator)
+            else:
+                move = _uniform if attack == "uniform" else _signs
+                flips += sum(_flips(forward, move(part, radius, generator), y) for _ in range(draws))
+    return flips / (len(x) * (1 if attack == "pgd" else draws))
+
+
+def jacobian(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    layers: list[str] | None = None,
+    iterations: int = 20,
+    probes: int = 8,
+    normaliser: Mapping[str, float] | None = None,
+    generator: torch.Generator | None = None,
+    batch_size: int = 32,
+) -> pd.DataFrame:
+    """The Jacobian J from image to layer output at each x (n, …), in units of the layer's normaliser.
+
+    σ_max by power iteration on JᵀJ (`iterations` products with J and Jᵀ: a lower bound), ‖J‖_F from
+    `probes` Rademacher vectors z as the root of mean ‖Jᵀz‖² (Hutchinson 1990).
+
+    Returns: a row a layer, means over images: layer, sigma_max and frobenius (both / normaliser, per unit
+    of Euclidean pixel distance), uniformity = σ_max / (‖J‖_F / √rank), rank, n. The rank is the largest
+    possible one, min(pixels, features); uniformity is 1 where all that many singular values are equal,
+    √rank where there is one. Images whose J is zero are left out of the mean of uniformity.
+    Raises: `InputError` as `feature_change` does.
+    """
+    layers = features.layer_names(model, layers)
+    normaliser = normalisers(model, x, layers=layers) if normaliser is None else normaliser
+    generator, rows = parts.default_generator(generator, x), []
+    for name in layers:
+        f = features.prepare(model, [name])
+        _check(f, x)
+        found = [_jacobian_norms(f, part, iterations, probes, generator) for part in x.split(batch_size)]
+        largest, frobenius = (torch.cat(values) for values in zip(*(norms for norms, _ in found), strict=True))
+        rank, scale = found[0][1], _of_layer(normaliser, name) or torch.nan
+        ratio = (largest * rank**0.5 / frobenius)[frobenius > 0]
+        values = {"sigma_max": float(largest.mean()) / scale, "frobenius": float(frobenius.mean()) / scale}
+        rows.append({"layer": name} | values | {"uniformity": float(ratio.mean()), "rank": rank, "n": len(x)})
+    return pd.DataFrame(rows)
+
+
+class _Moments:
+    """Running sums of ‖h‖² and h of several layers, in float64."""
+
+    def __init__(self, layers: int):
+        self.n, self.squares, self.sums = 0, [0.0] * layers, [0.0] * layers
+
+    def add(self, outputs: tuple[Tensor, ...]) -> None:
+        self.n += len(outputs[0])
+        for index, h in enumerate(outputs):
+            self.squares[index] += float(parts.norms(h, "l2").double().square().sum())
+            self.sums[index] = self.sums[index] + h.sum(0, dtype=torch.float64)
+
+    def normalisers(self) -> list[float]:
+        squares = [square / self.n - float((total / self.n).square().sum()) for square, total in self._pairs()]
+        floor = [1e-12 * square / self.n for square in self.squares]  # below it: rounding of equal outputs
+        both = zip(squares, floor, strict=True)
+        return [(s * self.n / (self.n - 1)) ** 0.5 if s > least else 0.0 for s, least in both]
+
+    def _pairs(self) -> Iterator[tuple[float, Tensor]]:
+        return zip(self.squares, self.sums, strict=True)
+
+
+@torch.no_grad()
+def _random_distances(model, x: Tensor, radius: float, layers, generator, batch_size) -> tuple[Tensor, dict]:
+    """Distances (n, layers) under ± radius, and the normalisers, which the same passes give."""
+    f = features.prepare(model, layers)
+    _check(f, x, radius)
+    moments, rows = _Moments(len(layers)), []
+    for part in x.split(batch_size):
+        clean, moved = f(part), f(_signs(part, radius, generator))
+        moments.add(clean)
+        rows.append(torch.stack([parts.norms(b - a, "l2") for a, b in zip(clean, moved, strict=True)], 1))
+    own = dict(zip(layers, moments.normalisers(), strict=True)) if len(x) > 1 else {}  # one image: theirs is needed
+    return torch.cat(rows).double().cpu(), own
+
+
+def _largest_distances(model, x: Tensor, radius: float, layer: str, steps: int, generator, batch_size) -> Tensor:
+    """Largest distance (n,) that PGD on the distance itself meets."""
+    f = features.prepare(model, [layer])
+    _check(f, x, radius)
+    forward, found = (lambda z: f(z)[0]), []
+    for part in x.split(batch_size):
+        with torch.no_grad():
+            clean = forward(part)
+        ball = parts.LinfBall(parts.nhwc(part), radius)
+        z, best = ball.start(generator), torch.zeros(len(part), dtype=part.dtype, device=part.device)
+        for _ in range(steps):
+            gradient, _, squares = parts.input_gradient(forward, z, clean, _squared_distance)
+            z, best = ball.ascend(z, gradient, radius / 4), torch.maximum(best, squares)
+        with torch.no_grad():
+            best = torch.maximum(best, _squared_distance(forward(z), clean))
+        found.append(best.sqrt())
+    return torch.cat(found).double().cpu()
+
+
+def _squared_distance(h: Tensor, clean: Tensor) -> Tensor:
+    return (h - clean).flatten(1).square().sum(1)
+
+
+def _attacked_flips(forward: Callable, x: Tensor, y: Tensor, radius: float, steps: int, generator) -> int:
+    """Number of images that PGD flips; those already flipped are not attacked any further."""
+    ball, n = parts.LinfBall(parts.nhwc(x), radius), len(x)
+    z = ball.start(generator)
+    for _ in range(steps):
+        gradient, logits, _ = parts.input_gradient(forward, z, y, parts.cross_entropy)
+        z, left = ball.ascend(z, gradient, radius / 4), logits.argmax(1) == y
+        if not left.all():
+            z, y, ball = z[left], y[left], parts.LinfBall(ball.x[left], radius)
+        if not len(y):
+            return n
+    return n - len(y) + _flips(forward, z, y)
+
+
+@torch.no_grad()
+def _flips(forward: Callable, x: Tensor, y: Tensor) -> int:
+    return int((forward(x).argmax(1) != y).sum())
+
+
+def _signs(x: Tensor, radius: float, generator: torch.Generator) -> Tensor:
+    """x with ± radius on every pixel, clamped to [0, 1]."""
+    coins = torch.randint(2, x.shape, generator=generator, device=generator.device, dtype=torch.int8)
+    return torch.where(coins.to(x.device) > 0, x + radius, x - radius).clamp_(0, 1)
+
+
+def _uniform(x: Tensor, radius: float, generator: torch.Generator) -> Tensor:
+    return parts.LinfBall(x, radius).start(generator)
+
+
+def _jacobian_norms(f, x: Tensor, iterations: int, probes: int, generator) -> tuple[tuple[Tensor, Tensor], int]:
+    """(σ_max (n,), ‖J‖_F (n,)) of every image's Jacobian, and its largest possible rank."""
+    x = x.detach().requires_grad_(True)
+    h = f(x)[0]
+    dual = torch.zeros_like(h, requires_grad=True)
+    (pulled,) = torch.autograd.grad(h, x, dual, create_graph=True)  # Jᵀ·dual, linear in dual
+    pull = lambda u: torch.autograd.grad(h, x, u, retain_graph=True)[0]  # Jᵀu
+    push = lambda v: torch.autograd.grad(pulled, dual, v, retain_graph=True)[0]  # Jv
+    draw = lambda like, sample: sample(like.shape, generator=generator, device=generator.device).to(like)
+    squares = 0
+    for _ in range(probes):
+        signs = draw(h, lambda shape, **options: torch.randint(2, shape, **options) * 2 - 1)
+        squares = squares + parts.norms(pull(signs), "l2").double().square()
+    v = parts.unit(draw(x, torch.randn))
+    for _ in range(iterations):
+        image = push(v)
+        v = parts.unit(pull(image))
+    largest = parts.norms(push(v), "l2").double()
+    return (largest.cpu(), (squares / probes).sqrt().cpu()), min(x[0].numel(), h[0].numel())
+
+
+def _of_layer(normaliser: Mapping[str, float], layer: str) -> float:
+    if layer not in normaliser:
+        raise InputError(f"normaliser has no value for layer {layer}; it has {', '.join(normaliser) or 'none'}.")
+    return float(normaliser[layer])
+
+
+def _check(f: nn.Module, x: Tensor, radius: float = 0.0) -> None:
+    """Refuse images or a radius that cannot be used, before work starts."""
+    if not 0 <= radius <= 1:
+        raise InputError(f"radius is {radius}; allowed: 0 to 1, in units of [0, 1] pixels (strength 4 is 4/255).")
+    labels = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    parts.check(f, lambda z: z.flatten(1), x, labels)
