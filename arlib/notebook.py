@@ -1,0 +1,243 @@
+"""What every chapter needs: the setup cell, checked parameters, its records, its verdict, an environment stamp.
+
+A chapter begins with `SETUP_CELL` (the same in all chapters), a cell tagged `parameters` of annotated
+assignments (`study: str = "digits"  # help`), and `notebook.check(globals())`. papermill writes its values
+in a cell between the two, whatever their name or type: so the check is what a batch run relies on.
+"""
+
+import os
+import platform
+import types
+import typing
+from collections.abc import Callable, Collection
+
+from arlib.errors import InputError, one_of
+
+# `python -m tools.stamp ADDRESS` writes the repository's address between the quotes, in every chapter.
+SETUP_CELL = """\
+# Where arlib is installed this only imports it; elsewhere (on Colab, say) it installs it from its repository.
+try:
+    from arlib import notebook
+except ModuleNotFoundError:
+    import importlib, os, subprocess, sys
+    _source = os.environ.get("ARLIB_SOURCE") or "{source}"
+    if not _source:
+        raise SystemExit("arlib is not installed; set ARLIB_SOURCE to the address of its repository (git+https://…).")
+    if subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", _source]).returncode:
+        raise SystemExit(f"arlib could not be installed from {{_source}}; pip's message stands above.")
+    importlib.invalidate_caches()
+    from arlib import notebook\
+"""
+
+Rule = Callable[[str, object, dict], None]
+
+
+class ChapterStopped(InputError):
+    """A chapter cannot go on as asked. Jupyter and papermill show its message without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
+def setup_cell(address: str = "") -> str:
+    """The setup cell of all chapters, with the repository's address (https://…; "" before there is one)."""
+    return SETUP_CELL.format(source=f"git+{address}" if address else "")
+
+
+def check(namespace: dict, **rules: object) -> None:
+    """Check a chapter's parameters before anything is computed: names, types, ranges.
+
+    namespace: the chapter's `globals()`; what it annotates are its parameters. Common names are known
+    (`study`, `device`, `store`, `seed`, `eps`, `strength`, `epochs`, …); others are declared by keyword as
+    (low, high), a collection of allowed values, or a function of the value that raises `InputError`.
+
+    Raises `ChapterStopped` (an `InputError`) with one message for an unknown name, a wrong type or a value
+    out of range. The offending name is removed again, so that a corrected cell can be rerun in the same kernel.
+    """
+    known = RULES | {name: _declared(rule) for name, rule in rules.items()}
+    declared = dict(namespace.get("__annotations__", {}))
+    try:
+        _check_names(namespace, declared, known)
+        for name, kind in declared.items():
+            if name not in namespace:
+                raise InputError(f"{name} is declared in the parameters cell but has no value.")
+            _check_type(name, namespace[name], kind)
+        for name in sorted(declared, key=lambda name: name != "store"):  # a study is looked up in the store, too
+            known[name](name, namespace[name], namespace)
+    except InputError as error:
+        raise ChapterStopped(str(error)) from None
+    namespace["_checked"] = True
+
+
+def study(name: str, store: str = ""):
+    """The study of a chapter's `study` and `store` parameters."""
+    from arlib import studies
+
+    return studies.load(name, store=store or None)
+
+
+def records_or_explain(study, *, run_missing: bool = False, device: str = "auto"):
+    """The record table of a study; says how much of it there is, and runs what is missing only when asked.
+
+    study: as `notebook.study` returns it. Raises `ChapterStopped` if nothing is recorded and `run_missing`
+    is False: the message says what running the study costs and how to do it.
+    """
+    if run_missing and study.missing():
+        study.run(device=device)
+    records, planned, missing = study.records(), len(study.recipes), len(study.missing())
+    if records.empty:
+        raise ChapterStopped(
+            f"Nothing of the study {study.name} is recorded yet. Its {planned} runs cost: {study.cost.strip()} Run "
+            f"them with `arlib study run {study.name}`, or with run_missing = True here; or choose another study."
+        )
+    print(f"Study {study.name}: {planned - missing} of {planned} runs recorded.")
+    return records
+
+
+def verdict(claim: str, study):
+    """The computed verdict of one claim ("C1" … "C7") on a study, as Markdown.
+
+    It is glued as `verdict_C1` too, so that the text at a chapter's head, above this cell, can show it.
+    """
+    from IPython.display import Markdown
+
+    from arlib import claims
+
+    table = claims.verdicts(study)
+    one_of("claim", claim, tuple(table["claim"]))
+    row = table[table["claim"] == claim].iloc[0]
+    toy = ", a toy" if study.toy else ""
+    said = Markdown(f"**{claim} {row['title']}: {row['verdict']}** (study `{study.name}`{toy}). {row['note']}")
+    glue(f"verdict_{claim}", said)
+    return said
+
+
+def glue(name: str, value: object) -> None:
+    """Keep a value for the chapter's prose, where `{glue:text}` prints it; does nothing where no book is built."""
+    try:
+        import myst_nb
+    except ModuleNotFoundError:  # on Colab
+        return
+    myst_nb.glue(name, value, display=False)
+
+
+def stamp() -> None:
+    """Print what this chapter was run with. The one line that may differ between two runs of a chapter."""
+    import numpy
+    import torch
+
+    import arlib
+
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, numpy {numpy.__version__}"
+    print(f"Environment: arlib {arlib.__version__}, {versions}, {where}, {torch.get_num_threads()} threads")
+
+
+def _check_names(namespace: dict, declared: dict, known: dict) -> None:
+    """Unknown names, at the first check only: later the kernel also holds what the chapter computed."""
+    for name in declared:
+        if name not in known:
+            del namespace["__annotations__"][name]
+            namespace.pop(name, None)
+            raise InputError(f"{name} is not a parameter arlib knows; declare it: notebook.check(globals(), {name}=…).")
+    if "_checked" in namespace:
+        return
+    for name in [n for n, value in namespace.items() if _is_parameter(n, value) and n not in declared]:
+        del namespace[name]
+        one_of("parameter", name, tuple(declared))
+
+
+def _is_parameter(name: str, value: object) -> bool:
+    """Whether a global could have been injected: plain data under a public name, and not IPython's own."""
+    return not name.startswith("_") and name not in ("In", "Out") and isinstance(value, _PLAIN)
+
+
+_PLAIN = (str, int, float, list, dict, type(None))
+_KINDS = {str: "text", int: "a whole number", float: "a number", bool: "True or False", type(None): "None"}
+
+
+def _check_type(name: str, value: object, kind: object) -> None:
+    if _fits(value, kind):
+        return
+    text = isinstance(value, str)
+    hint = f" (papermill passes an expression as text: give the number; a list as -y '{name}: [0, 8]')" if text else ""
+    raise InputError(f"{name} is {value!r}, but {_words(kind)} belongs there{hint}.")
+
+
+def _fits(value: object, kind: object) -> bool:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(value, k) for k in inner)
+    if origin in (list, tuple):
+        return isinstance(value, list | tuple) and all(_fits(v, inner[0]) for v in value)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, kind or type(None)) and (kind is not int or not isinstance(value, bool))
+
+
+def _words(kind: object) -> str:
+    inner = typing.get_args(kind)
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return " or ".join(_words(k) for k in inner)
+    return f"a list of which each is {_words(inner[0])}" if inner else _KINDS.get(kind, str(kind))
+
+
+def _within(low: float, high: float, unit: str = "") -> Rule:
+    def rule(name: str, value: object, _: dict) -> None:
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if one is not None and not low <= one <= high:  # written so that NaN fails
+                allowed = f"at least {low:g}" if high == float("inf") else f"{low:g} to {high:g}"
+                raise InputError(f"{name} is {one!r}; allowed: {allowed}{unit}.")
+
+    return rule
+
+
+def _declared(rule: object) -> Rule:
+    if callable(rule):
+        return lambda name, value, _: rule(value)
+    if isinstance(rule, tuple) and len(rule) == 2 and all(isinstance(end, int | float) for end in rule):
+        return _within(*rule)
+    if isinstance(rule, Collection):
+        return lambda name, value, _: one_of(name, value, rule)
+    raise TypeError(f"a rule is (low, high), a collection of allowed values or a function, not {rule!r}")
+
+
+def _study_exists(name: str, value: object, namespace: dict) -> None:
+    from arlib import records
+
+    folders = records.places(namespace.get("store") or None).studies
+    one_of(name, value, sorted({path.stem for folder in folders for path in folder.glob("*.yml")}))
+
+
+def _device_exists(name: str, value: object, _: dict) -> None:
+    from arlib import engine
+
+    engine.device(value)
+
+
+def _writable_folder(name: str, value: object, _: dict) -> None:
+    from arlib import records
+
+    if not value:
+        return
+    folder = records.places(value).store
+    nearest = next(p for p in (folder, *folder.parents) if p.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise InputError(f"{name} is {str(value)!r}, where nothing can be written; give a folder of your own.")
+
+
+_RADIUS = _within(0, 1, " (an ℓ∞ radius in [0, 1] pixel units: AR strength 8 is 8/255 = 0.0314)")
+_STRENGTH = _within(0, 255, " (an AR strength, 255 times the radius)")
+_COUNT = _within(1, float("inf"))
+RULES: dict[str, Rule] = {
+    "store": _writable_folder,
+    "study": _study_exists,
+    "device": _device_exists,
+    "run_missing": lambda *_: None,
+    "seed": _within(0, 2**31 - 1),
+    "seeds": _within(0, 2**31 - 1),
+    "lr": _within(0, 10),
+    **dict.fromkeys(("eps", "radius", "step_size"), _RADIUS),
+    **dict.fromkeys(("strength", "strengths", "radii"), _STRENGTH),
+    **dict.fromkeys(("n", "images", "epochs", "steps", "restarts", "batch_size", "width"), _COUNT),
+}
