@@ -1,0 +1,312 @@
+"""The store: what is kept of a run, where it lies, and how it is read back whole or not at all.
+
+A record is a folder `<study>/<run id>/` with `record.json` (recipe, provenance, history, settings,
+rows), `arrays.npz` (quantiles of spectra, per-image margins) and, for seed 0, `weights.safetensors`.
+`record.json` carries a checksum of itself and the SHA-256 of the files beside it. Runs are finished
+in the store (`runs/`, writable) and published into `records/`, which nothing else writes.
+"""
+
+import hashlib
+import io
+import json
+import math
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from arlib import files
+from arlib.errors import InputError, RecordError
+
+FORMAT = 1
+LIMIT = 150_000  # bytes of a record without its weights
+WEIGHTS_LIMIT = 5_000_000  # bytes; larger networks publish no weights
+COLUMNS = ("checkpoint", "split", "statistic", "layer", "setting", "n", "value")
+PACKAGE = Path(__file__).resolve().parent
+# What is left out of a record that would be too large, in this order; every row of its table stays.
+_REDUCTIONS = (
+    ("margin|train", 20_000), ("margin|train", 10_000),
+    ("quantiles|zeros", 0), ("quantiles|reshaped", 0), ("quantiles|circular+bn", 0),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things lie: the writable store, and the folders searched for records and study files, in order."""
+
+    store: Path
+    records: tuple[Path, ...]
+    studies: tuple[Path, ...]
+
+
+def checkout() -> Path | None:
+    """The repository this package runs from, or None when it is installed."""
+    root = PACKAGE.parent
+    return root if (root / "pyproject.toml").is_file() else None
+
+
+def places(store: str | Path | None = None) -> Places:
+    """Look-up order: the argument, `ARLIB_STORE`, the checkout's folders, the copy shipped in the package.
+
+    Nothing is looked up in the working directory, so a relative store is an `InputError`. A store may
+    hold study files of its own (`<store>/NAME.yml`); they come before the checkout's.
+    """
+    root, shipped = checkout(), PACKAGE / "_shipped"
+    roots = [shipped] if root is None else [root, shipped]
+    given = _absolute("store", store) or _absolute("ARLIB_STORE", os.environ.get("ARLIB_STORE"))
+    default = Path.home() / ".cache" / "arlib" / "runs" if root is None else root / "runs"
+    chosen = given or default
+    return Places(chosen, tuple(r / "records" for r in roots), (chosen, *(r / "studies" for r in roots)))
+
+
+def _absolute(name: str, value: str | Path | None) -> Path | None:
+    if not value:
+        return None
+    path = Path(value).expanduser()
+    if not path.is_absolute():
+        raise InputError(f"{name} is {str(value)!r}; give an absolute path, so that it means one folder everywhere.")
+    return path
+
+
+@dataclass(frozen=True)
+class Record:
+    """One stored run. rows: the table of measurements (`COLUMNS`); history: one row an epoch."""
+
+    folder: Path
+    run: str
+    recipe: dict
+    variant: str
+    provenance: dict
+    settings: dict
+    left_out: list[str]
+    history: pd.DataFrame
+    rows: pd.DataFrame
+    quantile_layers: dict[str, list[str]]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Per-image arrays and, as `quantiles|<operator>|<layer>`, 201 quantiles of each spectrum."""
+        arrays = files.read_arrays(self.folder / "arrays.npz")
+        for operator, layers in self.quantile_layers.items():
+            stacked = arrays.pop(f"quantiles|{operator}", ())
+            arrays |= {f"quantiles|{operator}|{layer}": row.astype(np.float32) for layer, row in zip(layers, stacked)}  # noqa: B905
+        return arrays
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Weights of the last checkpoint, float32; from a finished run exact, from a record half precision."""
+        for name in ("last.safetensors", "weights.safetensors"):
+            if (self.folder / name).is_file():
+                stored = files.read_tensors(self.folder / name)
+                return {key: t.float() if t.is_floating_point() else t for key, t in stored.items()}
+        raise InputError(f"{self.folder} holds no weights (published records keep those of seed 0 only).")
+
+
+def write(
+    folder: Path, *, run: str, recipe: dict, variant: str, provenance: dict, settings: dict,
+    history: pd.DataFrame, rows: pd.DataFrame, arrays: dict[str, np.ndarray],
+) -> None:  # fmt: skip
+    """Write `arrays.npz`, then `record.json`, into the folder of a run.
+
+    rows: a table with `COLUMNS`; arrays: name → array. A record that would pass 150 kB keeps a thinned
+    `margin|train` and fewer quantiles, and says so in `left_out`; rows are always complete. Values are
+    kept to 7 significant digits, quantiles as float16.
+    """
+    layers, groups = _pack_rows(pd.DataFrame(rows))
+    arrays, quantile_layers = _stack_quantiles(arrays)
+    columns = pd.DataFrame(history)
+    content = {
+        "format": FORMAT, "run": run, "recipe": recipe, "variant": variant, "provenance": provenance,
+        "settings": settings, "history": {c: [_number(v) for v in columns[c]] for c in columns},
+        "layers": layers, "rows": groups, "quantile_layers": quantile_layers,
+    }  # fmt: skip
+    arrays, content["left_out"] = _reduce(arrays, LIMIT - len(_text(content)) - 500)
+    files.write_arrays(folder / "arrays.npz", arrays)
+    content["files"] = {"arrays.npz": files.sha256(folder / "arrays.npz")}
+    files.write_text(folder / "record.json", _text(content))
+
+
+def read(folder: Path) -> Record:
+    """Read a record; `RecordError` names the file that is missing, altered or of another version."""
+    folder = Path(folder)
+    content = _content(folder)
+    history = pd.DataFrame({name: [_value(v) for v in column] for name, column in content["history"].items()})
+    rows = _unpack_rows(content["layers"], content["rows"])
+    names = ("run", "recipe", "variant", "provenance", "settings", "left_out")
+    return Record(folder, *(content[n] for n in names), history, rows, content["quantile_layers"])
+
+
+def is_finished(folder: Path) -> bool:
+    return (Path(folder) / "record.json").is_file()
+
+
+def publish(folder: Path, target: Path, *, weights: bool) -> bool:
+    """Copy the finished run in `folder` to the record folder `target`; False if it is there already, unchanged.
+
+    weights: also keep the last checkpoint (convolutions float16, the rest float32) unless it is larger
+    than 5 MB. The record appears whole or not at all.
+    """
+    read(folder)
+    content, target = _content(folder), Path(target)
+    if is_finished(target) and _same(content, _content(target)):
+        return False
+    new = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        new.mkdir(parents=True)
+        shutil.copyfile(folder / "arrays.npz", new / "arrays.npz")
+        if weights:
+            _write_weights(files.read_tensors(folder / "last.safetensors"), new / "weights.safetensors")
+        content["files"] = {path.name: files.sha256(path) for path in sorted(new.iterdir())}
+        files.write_text(new / "record.json", _text(content))
+        if target.exists():
+            shutil.rmtree(target)
+        os.rename(new, target)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return True
+
+
+def size(folder: Path) -> int:
+    """Bytes of a record without its weights."""
+    return sum((folder / name).stat().st_size for name in ("record.json", "arrays.npz"))
+
+
+def _same(finished: dict, published: dict) -> bool:
+    """Whether the published record is of this very run: equal but for the weights beside it."""
+    arrays = [content["files"].get("arrays.npz") for content in (finished, published)]
+    rest = [{k: v for k, v in content.items() if k not in ("files", "checksum")} for content in (finished, published)]
+    return arrays[0] == arrays[1] and rest[0] == rest[1]
+
+
+def _write_weights(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    half = {k: t.half() if t.ndim == 4 and t.is_floating_point() else t for k, t in tensors.items()}
+    if sum(t.numel() * t.element_size() for t in half.values()) <= WEIGHTS_LIMIT:
+        files.write_tensors(path, half)
+
+
+def _content(folder: Path) -> dict:
+    """`record.json` after every check that needs no recipe: syntax, checksum, version, the files beside it."""
+    path = folder / "record.json"
+    content = files.read_json(path)
+    again = "Delete its folder to have it computed again, or restore it from the repository."
+    if not isinstance(content, dict) or "format" not in content:
+        raise RecordError(f"{path} is not a record. {again}")
+    if content["format"] != FORMAT:
+        raise RecordError(f"{path} has format {content['format']!r}; this arlib reads format {FORMAT}. Update arlib.")
+    if content.get("checksum") != _checksum(content):
+        raise RecordError(f"{path} is damaged: its content does not match its checksum. {again}")
+    for name, expected in content["files"].items():
+        if not (folder / name).is_file():
+            raise RecordError(f"{folder / name} is missing. {again}")
+        if (found := files.sha256(folder / name)) != expected:
+            raise RecordError(f"{folder / name} is damaged: SHA-256 {found}, recorded {expected}. {again}")
+    return content
+
+
+def _checksum(content: dict) -> str:
+    rest = {key: value for key, value in content.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _text(content: dict) -> str:
+    """JSON that diffs well: one line a field, one line a group of rows or a column of the history."""
+    content = json.loads(json.dumps(content, allow_nan=False))  # plain types, so that the checksum is of what is read
+    content["checksum"] = _checksum(content)
+    dump = lambda value: json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    fields = []
+    for key, value in content.items():
+        if value and key in ("rows", "layers"):
+            value = "[\n  " + ",\n  ".join(map(dump, value)) + "\n ]"
+        elif value and key in ("history", "provenance", "files"):
+            value = "{\n  " + ",\n  ".join(f"{dump(k)}: {dump(v)}" for k, v in value.items()) + "\n }"
+        else:
+            value = dump(value)
+        fields.append(f" {dump(key)}: {value}")
+    return "{\n" + ",\n".join(fields) + "\n}\n"
+
+
+def _number(value: object) -> object:
+    """A JSON value with 7 significant digits; NaN is null, an infinity a word."""
+    if isinstance(value, str | bool | np.bool_) or value is None:
+        return bool(value) if isinstance(value, np.bool_) else value
+    value = float(value)
+    if math.isnan(value):
+        return None
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return int(value) if value.is_integer() and abs(value) < 1e7 else float(f"{value:.7g}")
+
+
+def _value(stored: object) -> object:
+    return float("nan") if stored is None else float(stored) if stored in ("inf", "-inf") else stored
+
+
+def _pack_rows(rows: pd.DataFrame) -> tuple[list[list[str]], list[list]]:
+    """Rows that differ only in the layer become one group; equal lists of layers are stored once."""
+    if missing := set(COLUMNS) - set(rows.columns):
+        raise ValueError(f"the table of rows lacks the columns {sorted(missing)}")
+    keys = ["checkpoint", "split", "statistic", "setting"]
+    if rows.duplicated([*keys, "layer"]).any():
+        raise ValueError(f"measured twice: {rows[rows.duplicated([*keys, 'layer'])].iloc[0].to_dict()}")
+    layers: dict[tuple[str, ...], int] = {}
+    groups = []
+    for key, group in rows.groupby(keys, sort=False):
+        index = layers.setdefault(tuple(group["layer"]), len(layers))
+        counts = [int(n) for n in group["n"]]
+        counts = counts[0] if len(set(counts)) == 1 else counts
+        groups.append([*key, index, counts, [_number(v) for v in group["value"]]])
+    return [list(names) for names in layers], groups
+
+
+def _unpack_rows(layers: list[list[str]], groups: list[list]) -> pd.DataFrame:
+    table = {name: [] for name in COLUMNS}
+    for *key, index, counts, values in groups:
+        names = layers[index]
+        for column, value in zip(("checkpoint", "split", "statistic", "setting"), key, strict=True):
+            table[column] += [value] * len(names)
+        table["layer"] += names
+        table["n"] += [counts] * len(names) if isinstance(counts, int) else counts
+        table["value"] += [float(_value(v)) for v in values]
+    return pd.DataFrame(table, columns=list(COLUMNS)).astype({"n": "int64", "value": "float64"})
+
+
+def _stack_quantiles(arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """One float16 array (layers, 201) an operator: a zip entry a layer would cost more than its numbers."""
+    plain, stacks, layers = {}, {}, {}
+    for key, value in arrays.items():
+        kind, _, rest = key.partition("|")
+        operator, _, layer = rest.partition("|")
+        if kind != "quantiles" or not layer:
+            plain[key] = value
+            continue
+        stacks.setdefault(operator, []).append(value)
+        layers.setdefault(operator, []).append(layer)
+    for operator, values in stacks.items():
+        stacked = np.stack(values)  # (layers, 201)
+        fits = np.abs(stacked).max() < np.finfo(np.float16).max
+        plain[f"quantiles|{operator}"] = stacked.astype(np.float16 if fits else np.float32)
+    return plain, layers
+
+
+def _reduce(arrays: dict[str, np.ndarray], budget: int) -> tuple[dict[str, np.ndarray], list[str]]:
+    arrays, left_out = dict(arrays), []
+    for key, keep in _REDUCTIONS:
+        if _bytes(arrays) <= budget:
+            break
+        if key not in arrays or (keep and len(arrays[key]) <= keep):
+            continue
+        left_out.append(f"{key}: {f'{keep} of {len(arrays[key])} images kept, evenly spaced' if keep else 'not kept'}")
+        if keep:
+            arrays[key] = arrays[key][np.linspace(0, len(arrays[key]) - 1, keep).round().astype(int)]
+        else:
+            del arrays[key]
+    return arrays, left_out
+
+
+def _bytes(arrays: dict[str, np.ndarray]) -> int:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.tell()

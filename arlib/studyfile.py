@@ -1,0 +1,260 @@
+"""Reading `studies/NAME.yml` strictly: every mistake is one message with file, line, key and what is allowed."""
+
+import dataclasses
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from arlib.errors import InputError, one_of
+from arlib.measure import Settings
+from arlib.training import Recipe
+
+KEYS = ("title", "purpose", "toy", "cost", "recipe", "grid", "extra", "keep_epochs", "measure", "claims")
+REQUIRED = ("title", "purpose", "cost", "recipe", "grid")
+CLAIMS = ("effect", "feature", "flip_pgd", "flip_sign")
+# A study file speaks of strengths (255·eps), so these fields of a recipe are set through others.
+_HIDDEN = ("eps", "step_size", "seed")
+RECIPE_KEYS = (*(f.name for f in dataclasses.fields(Recipe) if f.name not in _HIDDEN), "step", "step_ratio")
+_SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run of a study. variant is empty for the runs of the grid, a short slug for extra ones."""
+
+    recipe: Recipe
+    variant: str = ""
+
+    @property
+    def run(self) -> str:
+        return self.recipe.id
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """What a study file says, checked and expanded; entries in the order in which they should run."""
+
+    path: Path
+    name: str
+    title: str
+    purpose: str
+    cost: str
+    toy: bool
+    entries: tuple[Entry, ...]
+    keep_epochs: tuple[int, ...]
+    settings: Settings
+    claims: dict[str, float]
+
+
+def parse(path: str | Path) -> StudyFile:
+    """Read and check a study file.
+
+    Raises `InputError` naming file, line, key, value and what is allowed: unknown or missing keys,
+    wrong types, strengths outside 0 ≤ strength < 255, seeds that are no whole numbers, a run listed twice.
+    """
+    document = _Document(Path(path))
+    top = document.mapping((), KEYS, REQUIRED)
+    texts = {key: document.typed((key,), str) for key in ("title", "purpose", "cost")}
+    toy = document.typed(("toy",), bool) if "toy" in top else False
+    entries = _entries(document)
+    return StudyFile(
+        Path(path), Path(path).stem, **texts, toy=toy, entries=entries,
+        keep_epochs=_keep_epochs(document, max(entry.recipe.epochs for entry in entries)),
+        settings=_settings(document), claims=_claims(document),
+    )  # fmt: skip
+
+
+def settings(values: dict) -> Settings:
+    """Measurement settings from plain YAML or JSON values."""
+    return Settings(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def plain(settings: Settings) -> dict:
+    """All measurement settings as JSON values."""
+    values = dataclasses.asdict(settings)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 5e-4 as a word for want of a dot; here it is a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+class _Document:
+    """The plain content of a YAML file, and the line on which each key or item stands."""
+
+    def __init__(self, path: Path):
+        self.path, self.lines = path, {}
+        try:
+            self._loader = _Loader(path.read_text(encoding="utf-8"))
+            node = self._loader.get_single_node()
+            self.content = None if node is None else self._plain(node, ())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+
+    def _plain(self, node: yaml.Node, place: tuple):
+        self.lines.setdefault(place, node.start_mark.line + 1)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._plain(item, (*place, index)) for index, item in enumerate(node.value)]
+        if not isinstance(node, yaml.MappingNode):
+            return self._loader.construct_object(node)
+        found = {}
+        for key_node, value_node in node.value:
+            key = self._loader.construct_object(key_node)
+            inner = (*place, key)
+            if not isinstance(key, str) or key in found:
+                self.lines[inner] = key_node.start_mark.line + 1
+                raise self.error(inner, "is there twice; keep one" if key in found else "is no name; keys are words")
+            self.lines[inner] = key_node.start_mark.line + 1
+            found[key] = self._plain(value_node, inner)
+        return found
+
+    def error(self, place: tuple, message: str) -> InputError:
+        known = next(place[:size] for size in range(len(place), -1, -1) if place[:size] in self.lines or not size)
+        return InputError(f"{self.path}, line {self.lines.get(known, 1)}: {_words(place)} {message}.")
+
+    def get(self, place: tuple):
+        value = self.content
+        for step in place:
+            value = value[step]
+        return value
+
+    def mapping(self, place: tuple, allowed: Collection[str], required: Collection[str] = ()) -> dict:
+        """The mapping at `place`, with no key that is not allowed and every one that is required."""
+        value = self.typed(place, dict)
+        for key in value:
+            try:
+                one_of("key", key, allowed)
+            except InputError as error:
+                raise self.error((*place, key), f"is an unknown key: {str(error).rstrip('.')}") from None
+        for key in required:
+            if key not in value:
+                raise self.error(place, f"lacks the key {key!r}; needed: {', '.join(required)}")
+        return value
+
+    def typed(self, place: tuple, kind: type):
+        value = self.get(place)
+        wanted = {str: "a text", bool: "true or false", dict: "a mapping of keys to values", list: "a list"}[kind]
+        if not isinstance(value, kind):
+            raise self.error(place, f"is {value!r}; it must be {wanted}")
+        return value
+
+    def numbers(self, place: tuple, whole: bool, low: float, high: float) -> list:
+        """A list of different numbers with low <= number < high."""
+        values = self.typed(place, list)
+        for index, value in enumerate(values):
+            self.number((*place, index), whole, low, high)
+            if value in values[:index]:
+                raise self.error((*place, index), f"is {value!r} for the second time")
+        if not values:
+            raise self.error(place, "is empty; give at least one number")
+        return values
+
+    def number(self, place: tuple, whole: bool, low: float, high: float) -> float:
+        value = self.get(place)
+        good = isinstance(value, int) or (isinstance(value, float) and not whole)
+        if not good or isinstance(value, bool) or not low <= value < high:
+            kind = "a whole number" if whole else "a number"
+            raise self.error(place, f"is {value!r}; it must be {kind}, at least {low:g} and below {high:g}")
+        return value
+
+
+def _words(place: tuple) -> str:
+    if not place:
+        return "the study file"
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).lstrip(".")
+
+
+def _entries(document: _Document) -> tuple[Entry, ...]:
+    """The grid, seed by seed so that whole seeds complete first, then the extra runs."""
+    shared = document.mapping(("recipe",), RECIPE_KEYS, ("dataset",))
+    _recipe(document, ("recipe",), shared, strength=8, seed=0)  # its mistakes are the recipe's, not the grid's
+    document.mapping(("grid",), ("strength", "seed"), ("strength", "seed"))
+    strengths = document.numbers(("grid", "strength"), False, 0, 255)
+    seeds = document.numbers(("grid", "seed"), True, 0, 2**31)
+    entries = [
+        Entry(_recipe(document, ("grid",), shared, strength=strength, seed=seed))
+        for seed in seeds
+        for strength in strengths
+    ]
+    extra = document.typed(("extra",), list) if "extra" in document.content else []
+    entries += [_extra(document, ("extra", index), shared) for index in range(len(extra))]
+    places = [("grid",)] * (len(entries) - len(extra)) + [("extra", index) for index in range(len(extra))]
+    seen = {}
+    for entry, place in zip(entries, places, strict=True):
+        if entry.run in seen:
+            raise document.error(place, f"lists the run {entry.run} twice, here and as {_words(seen[entry.run])}")
+        seen[entry.run] = place
+    return tuple(entries)
+
+
+def _extra(document: _Document, place: tuple, shared: dict) -> Entry:
+    required = ("strength", "seed", "variant")
+    values = document.mapping(place, (*required, *RECIPE_KEYS), required)
+    strength = document.number((*place, "strength"), False, 0, 255)
+    seed = document.number((*place, "seed"), True, 0, 2**31)
+    variant = values["variant"]
+    if not isinstance(variant, str) or not _SLUG.fullmatch(variant):
+        raise document.error((*place, "variant"), f"is {variant!r}; allowed: small letters, digits and dashes")
+    changed = {key: value for key, value in values.items() if key in RECIPE_KEYS}
+    if {"step", "step_ratio"} & set(changed):  # one way of giving the step replaces the other
+        shared = {key: value for key, value in shared.items() if key not in ("step", "step_ratio")}
+    return Entry(_recipe(document, place, shared | changed, strength=strength, seed=seed), variant)
+
+
+def _recipe(document: _Document, place: tuple, values: dict, *, strength: float, seed: int) -> Recipe:
+    fields = {key: value for key, value in values.items() if key not in ("step", "step_ratio")}
+    for key in ("step", "step_ratio"):
+        if key in document.get(place):
+            document.number((*place, key), False, 1e-6, 255)
+    if "step" in values and "step_ratio" in values:
+        raise document.error((*place, "step"), "and step_ratio are both given; keep one")
+    if "step" in values and strength:
+        fields["step_size"] = values["step"] / 255
+    if "step_ratio" in values and strength:
+        fields["step_size"] = values["step_ratio"] * strength / 255
+    try:
+        return Recipe.from_dict(fields | {"eps": strength / 255, "seed": seed})
+    except InputError as error:
+        key = str(error).split()[0]
+        where = (*place, key) if key in values else place
+        raise document.error(where, f"cannot be: {str(error).rstrip('.')}") from None
+
+
+def _keep_epochs(document: _Document, epochs: int) -> tuple[int, ...]:
+    if "keep_epochs" not in document.content:
+        return ()
+    return tuple(sorted(document.numbers(("keep_epochs",), True, 1, epochs)))
+
+
+def _settings(document: _Document) -> Settings:
+    names = [field.name for field in dataclasses.fields(Settings)]
+    values = document.mapping(("measure",), names) if "measure" in document.content else {}
+    try:
+        return settings(values)
+    except InputError as error:
+        key = str(error).split()[0]
+        place = ("measure", key) if key in values else ("measure",)
+        raise document.error(place, f"cannot be: {str(error).rstrip('.')}") from None
+
+
+def _claims(document: _Document) -> dict[str, float]:
+    """The strengths and radii that the claims compare at; `effect` must be trained, and so must 0."""
+    if "claims" not in document.content:
+        return {}
+    values = document.mapping(("claims",), CLAIMS, CLAIMS)
+    strengths = document.get(("grid", "strength"))
+    for key in CLAIMS:
+        document.number(("claims", key), False, 1e-6, 255)
+    if values["effect"] not in strengths or 0 not in strengths:
+        allowed = ", ".join(f"{s:g}" for s in strengths if s)
+        message = f"is {values['effect']!r}; it must be a strength of the grid ({allowed}), and so must 0"
+        raise document.error(("claims", "effect"), message)
+    return values

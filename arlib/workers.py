@@ -1,0 +1,148 @@
+"""Who works on what: claims by which any number of processes on one file system share the runs of a study.
+
+A claim is a small file naming host, process and its start time; its modification time is the
+heartbeat. It is void when its process is dead on this host or the heartbeat is older than five
+minutes. A worker that lost its claim (a laptop that slept, say) notices and stops: the run is
+somebody else's now.
+"""
+
+import _thread
+import contextlib
+import functools
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+import uuid
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from arlib import files
+
+HEARTBEAT = 30.0  # seconds between two signs of life
+STALE = 300.0  # seconds without one after which a claim is void
+
+
+class Claim:
+    """A claim held by this process; use it as a context manager, which beats its heart and lets it go.
+
+    `lost` turns True, and the main thread gets a KeyboardInterrupt, when another worker has taken the
+    claim because this one's heartbeat had stopped.
+    """
+
+    def __init__(self, path: Path, token: str):
+        self.path, self.token, self.lost = path, token, False
+        self._done, self._guard = threading.Event(), threading.Lock()
+        self._thread = threading.Thread(target=self._beat, name=f"heartbeat {path.stem}", daemon=True)
+
+    def __enter__(self) -> "Claim":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        with self._guard:
+            self._done.set()
+        with _lock(self.path.parent):
+            if self.holds():
+                self.path.unlink(missing_ok=True)
+
+    def holds(self) -> bool:
+        """Whether the claim file is still ours."""
+        return (read(self.path) or {}).get("token") == self.token
+
+    def _beat(self) -> None:
+        while not self._done.wait(HEARTBEAT):
+            with self._guard:
+                if self._done.is_set():
+                    return
+                if not self.holds():
+                    self.lost = True
+                    _thread.interrupt_main()
+                    return
+            with contextlib.suppress(OSError):  # a file system that stutters; the next beat may succeed
+                os.utime(self.path)
+
+
+def take(folder: Path, run: str) -> Claim | None:
+    """Claim a run for this process; None while another worker holds a valid claim on it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, token = folder / f"{run}.json", uuid.uuid4().hex[:8]
+    with _lock(folder) as locked:
+        if path.exists() and not void(path):
+            return None
+        claim = {"host": _host(), "pid": os.getpid(), "started": _started(os.getpid()), "token": token}
+        files.write_json(path, claim)
+    if not locked:  # no locks on this file system: the last writer of a crowd holds the claim
+        time.sleep(1.0)
+    held = Claim(path, token)
+    return held if locked or held.holds() else None
+
+
+def read(path: Path) -> dict | None:
+    """What a claim says; None if there is none or it cannot be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def void(path: Path) -> str:
+    """Why nobody works under this claim; empty while somebody does."""
+    claim = read(path)
+    if claim and claim.get("host") == _host() and _started(claim["pid"]) != claim["started"]:
+        return f"process {claim['pid']} is dead"
+    try:
+        age = _now(path.parent) - path.stat().st_mtime
+    except FileNotFoundError:
+        return "it was let go"
+    return f"no sign of life for {age / 60:.0f} minutes" if age > STALE else ""
+
+
+@contextlib.contextmanager
+def _lock(folder: Path):
+    """Serialise the taking and letting go of claims; yields False where the file system has no locks."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=60)
+    except (NotImplementedError, Timeout, OSError):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock that stamps the claims: on a shared file system, the server's."""
+    path = folder / f".now-{os.getpid()}-{threading.get_ident()}"
+    path.touch()
+    now = path.stat().st_mtime
+    path.unlink(missing_ok=True)
+    return now
+
+
+@functools.cache
+def _host() -> str:
+    """This machine, and the process table that its process numbers are of (containers have their own)."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _started(pid: int) -> str | None:
+    """When a process started, in the system's own words; None if it is not there or only waits to be buried."""
+    if not Path("/proc/self/stat").exists():
+        found = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True)
+        state, _, started = found.stdout.strip().partition(" ")
+        return None if not state or state.startswith("Z") else started.strip()
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if after_name[0] in "ZX" else after_name[19]  # proc(5): fields 3 (state) and 22 (start time)
