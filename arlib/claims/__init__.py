@@ -1,0 +1,45 @@
+"""The claims of the book and their verdicts: records in, verdicts out; nothing is typed by hand.
+
+The paper: Wen, Li and Jia, "Towards Understanding the Regularization of Adversarial Robustness on
+Neural Networks", ICML 2020. One declared primary statistic decides each claim, at most one twin
+stands beside it (`CLAIMS`); the unit is the seed. `verdicts(study)` is the whole; `decide` its pure part.
+"""
+
+from arlib.claims.decide import NOT_MEASURED, SCALE_ONLY, VERDICTS, decide, judge, verdict
+from arlib.claims.declared import CLAIMS, Claim, Config, Statistic
+from arlib.claims.evidence import Evidence, gather, noise_floor
+from arlib.claims.matched import matched_fit, trajectories
+from arlib.claims.report import combine, config_of, markdown, table, tested, verdicts
+from arlib.claims.sensitivity import sensitivity
+from arlib.claims.statistics import Interval, Trend, page_trend, t_interval
+from arlib.claims.values import collapsed
+
+__all__ = [
+    "CLAIMS",
+    "NOT_MEASURED",
+    "SCALE_ONLY",
+    "VERDICTS",
+    "Claim",
+    "Config",
+    "Evidence",
+    "Interval",
+    "Statistic",
+    "Trend",
+    "collapsed",
+    "combine",
+    "config_of",
+    "decide",
+    "gather",
+    "judge",
+    "markdown",
+    "matched_fit",
+    "noise_floor",
+    "page_trend",
+    "sensitivity",
+    "t_interval",
+    "table",
+    "tested",
+    "trajectories",
+    "verdict",
+    "verdicts",
+]

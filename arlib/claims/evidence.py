@@ -1,0 +1,134 @@
+"""What one statistic says about one study: effect over seeds, trend over strengths, share of layers."""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from arlib.claims.declared import Config, Statistic
+from arlib.claims.statistics import Interval, page_trend, t_interval
+
+SEEDS_NEEDED = 3
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One statistic over the grid. Differences of layer statistics are medians over the layers."""
+
+    problem: str = ""
+    """Why it is not measured; empty if it is."""
+    seeds: tuple[int, ...] = ()
+    strengths: tuple[float, ...] = ()
+    differences: tuple[float, ...] = ()
+    """Per seed: value at the effect strength − value at 0 (log ratios for log statistics)."""
+    effect: Interval = field(default_factory=Interval)
+    onset: Interval = field(default_factory=Interval)
+    """0 → smallest usable strength."""
+    dose: Interval = field(default_factory=Interval)
+    """Smallest → largest usable strength."""
+    trend_p: float = math.nan
+    trend: int = 0
+    shares: tuple[float, ...] = ()
+    """Per seed: share of layers whose statistic is smaller than at 0."""
+    larger: tuple[float, ...] = ()
+    """Per seed: share of layers whose statistic is larger than at 0."""
+    floor: float = math.nan
+    """Largest share of layers that moved together between two seeds of one strength."""
+    at_zero: float = math.nan
+    at_effect: float = math.nan
+    remarks: tuple[str, ...] = ()
+
+
+def gather(frame: pd.DataFrame, statistic: Statistic, config: Config, *, out: Collection[float] = ()) -> Evidence:
+    """Evidence from `frame` (rows (seed, strength), a column a layer); strengths in `out` are not used.
+
+    Seeds are those measured at 0 and at the effect strength; strengths those at which every one of
+    these seeds is measured.
+    """
+    frame = frame[~frame.index.get_level_values("strength").isin(out)]
+    if statistic.log:
+        frame = np.log(frame.where(frame > 0))
+    layered = bool(statistic.layers)
+    whole = frame.dropna(axis="columns") if layered else frame.dropna()
+    have = {s: set(group.index.get_level_values("seed")) for s, group in whole.groupby(level="strength")}
+    seeds = sorted(have.get(0.0, set()) & have.get(config.effect, set()))
+    if len(seeds) < SEEDS_NEEDED or whole.shape[1] == 0:
+        return Evidence(problem=_problem(have, config, out), seeds=tuple(seeds))
+    used = [s for s in sorted(have) if have[s] >= set(seeds)]
+    left = [f"AR strength {s:g} is left out: {_missing(set(seeds) - have[s])}." for s in sorted(set(have) - set(used))]
+    if frame.shape[1] > whole.shape[1]:
+        left.append(f"{frame.shape[1] - whole.shape[1]} layers are left out: 0 or not measured in some run.")
+    grid = {s: whole.xs(s, level="strength").loc[seeds] for s in used}  # each (seeds, layers)
+    return _summary(grid, seeds, config.effect, log=statistic.log, layered=layered, remarks=tuple(left))
+
+
+def _summary(grid: dict[float, pd.DataFrame], seeds: list[int], effect: float, *, log, layered, remarks) -> Evidence:
+    first, last = min(s for s in grid if s > 0), max(grid)
+    differences = _between(grid, 0.0, effect)
+    trend = page_trend(_levels(grid))
+    typical = {s: grid[s].median(axis=1).mean() for s in (0.0, effect)}
+    return Evidence(
+        seeds=tuple(seeds),
+        strengths=tuple(grid),
+        differences=tuple(differences),
+        effect=t_interval(differences),
+        onset=t_interval(_between(grid, 0.0, first)),
+        dose=t_interval(_between(grid, first, last)) if last > first else Interval(),
+        trend_p=trend.p,
+        trend=trend.sign,
+        shares=tuple((grid[effect] < grid[0.0]).mean(axis=1)) if layered else (),
+        larger=tuple((grid[effect] > grid[0.0]).mean(axis=1)) if layered else (),
+        floor=noise_floor(grid.values()) if layered else math.nan,
+        at_zero=float(np.exp(typical[0.0]) if log else typical[0.0]),
+        at_effect=float(np.exp(typical[effect]) if log else typical[effect]),
+        remarks=remarks,
+    )
+
+
+def _between(grid: dict[float, pd.DataFrame], start: float, end: float) -> list[float]:
+    return (grid[end] - grid[start]).median(axis=1).tolist()
+
+
+def _levels(grid: dict[float, pd.DataFrame]) -> np.ndarray:
+    """(seeds, strengths): median over layers of the deviation from the layer's mean over strengths.
+
+    Centred symmetrically, not on strength 0, so that strengths are exchangeable when nothing happens.
+    """
+    centre = sum(grid.values()) / len(grid)
+    return np.stack([(frame - centre).median(axis=1) for frame in grid.values()], axis=1)
+
+
+def noise_floor(frames) -> float:
+    """Largest share of layers that is smaller in one seed than in another at the same strength.
+
+    frames: one a strength, (seeds, layers). Every pair of seeds counts in both orders.
+    """
+    shares = [
+        max((frame.loc[a] < frame.loc[b]).mean(), (frame.loc[b] < frame.loc[a]).mean())
+        for frame in frames
+        for a, b in combinations(frame.index, 2)
+    ]
+    return float(max(shares))
+
+
+def _missing(seeds: set[int]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))} missing"
+
+
+def _problem(have: dict[float, set[int]], config: Config, out: Collection[float]) -> str:
+    """Says in plain words why fewer than three seeds can be compared."""
+    compared = (0.0, config.effect)
+    lost = [s for s in compared if s in out]
+    if lost:
+        return f"AR strength {lost[0]:g} is out, because a run collapsed there."
+    if not have:
+        return "Nothing is recorded yet."
+    known = set(config.seeds).union(*have.values())
+    gaps = {s: known - have.get(s, set()) for s in compared}
+    found = [f"{_missing(gap)} at AR strength {s:g}" for s, gap in gaps.items() if gap]
+    detail = "; ".join(found) or f"{len(known)} recorded"
+    return f"At least {SEEDS_NEEDED} seeds at AR strengths 0 and {config.effect:g} are needed: {detail}."

@@ -1,0 +1,95 @@
+"""Small-sample statistics: t intervals over seeds and Page's trend test with its exact p."""
+
+import math
+from collections import Counter, defaultdict
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from arlib.errors import InputError
+
+
+class Interval(NamedTuple):
+    """A mean with its 95 % interval."""
+
+    mean: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def sign(self) -> int:
+        """+1 or −1 if the interval lies on that side of 0, else 0 (also when nothing was measured)."""
+        return int(self.low > 0) - int(self.high < 0)
+
+
+def t_interval(values, level: float = 0.95) -> Interval:
+    """Mean of independent `values` (one a seed) with Student's t interval, df = values − 1.
+
+    With 3 seeds t is 4.30; a percentile bootstrap of 3 values would cover 75 % instead of 95 %.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.size < 2 or not np.isfinite(values).all():
+        raise InputError(f"a t interval needs at least 2 finite values; got {values.tolist()}.")
+    half = _student((1 + level) / 2, values.size - 1) * values.std(ddof=1) / math.sqrt(values.size)
+    return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half))
+
+
+@lru_cache
+def _student(quantile: float, df: int) -> float:
+    return float(stats.t.ppf(quantile, df))
+
+
+class Trend(NamedTuple):
+    """Page's L, its exact two-sided p, and the direction: +1 rising, −1 falling, 0 level."""
+
+    L: float
+    p: float
+    sign: int
+
+
+def page_trend(values) -> Trend:
+    """Page's trend test of `values` (seeds, strengths), columns in order of strength (Page 1963).
+
+    L = Σ_j j · (sum over seeds of the rank at strength j), ties at midrank. p = the share of all
+    permutations of strengths within seeds whose L is at least as far from its mean: counted
+    exactly, by convolving the seeds' distributions. 3 seeds × 2 strengths cannot go below .25.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 2 or values.shape[1] < 2 or not np.isfinite(values).all():
+        raise InputError(f"a trend needs a complete table of seeds × (2 or more) strengths; got shape {values.shape}.")
+    # Doubled midranks are whole numbers; rounding keeps ties that a subtraction broke in the last bit.
+    ranks = [tuple((2 * stats.rankdata(row)).astype(int).tolist()) for row in np.round(values, 12)]
+    count = values.shape[1]
+    observed = sum(j * rank for row in ranks for j, rank in enumerate(row, 1))
+    centre = len(ranks) * (count + 1) * count * (count + 1)  # twice the mean of the doubled L
+    totals = Counter({0: 1})
+    for row in ranks:
+        totals = _convolve(totals, _rank_sums(tuple(sorted(row))))
+    distance = abs(2 * observed - centre)
+    extreme = sum(times for total, times in totals.items() if abs(2 * total - centre) >= distance)
+    return Trend(observed / 2, extreme / sum(totals.values()), int(np.sign(2 * observed - centre)))
+
+
+def _convolve(left: Counter, right: Counter) -> Counter:
+    out: Counter = Counter()
+    for a, times_a in left.items():
+        for b, times_b in right.items():
+            out[a + b] += times_a * times_b
+    return out
+
+
+@lru_cache(maxsize=256)
+def _rank_sums(ranks: tuple[int, ...]) -> Counter:
+    """How many orders of `ranks` give each Σ j·rank_j (over sets of ranks already placed: 2^k, not k!)."""
+    placed = {0: Counter({0: 1})}
+    for j in range(1, len(ranks) + 1):
+        following: dict[int, Counter] = defaultdict(Counter)
+        for used, sums in placed.items():
+            for i, rank in enumerate(ranks):
+                if not used >> i & 1:
+                    for total, times in sums.items():
+                        following[used | 1 << i][total + j * rank] += times
+        placed = following
+    return placed[(1 << len(ranks)) - 1]

@@ -1,0 +1,73 @@
+"""From the record table to numbers: one statistic of every run, and which runs collapsed."""
+
+import re
+from collections.abc import Iterable
+
+import pandas as pd
+
+from arlib.claims.declared import CONVOLUTIONS, Config, Statistic
+from arlib.errors import InputError
+
+COLUMNS = ("checkpoint", "split", "statistic", "layer", "setting", "value", "strength", "seed")
+COUNTED = re.compile(r"blocks\.\d+\.conv\d+")
+"""C6 counts the 3×3 convolutions of residual branches: not the stem, a shortcut or the classifier."""
+
+
+def clean(records: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the grid itself (no variants) with finite values; columns are checked."""
+    lacking = [name for name in COLUMNS if name not in records.columns]
+    if lacking:
+        raise InputError(f"the record table lacks {', '.join(lacking)}; pass what Study.records() returns.")
+    table = records[records["variant"].fillna("") == ""] if "variant" in records else records
+    table = table.assign(value=pd.to_numeric(table["value"]), strength=table["strength"].astype(float).round(6))
+    for name in ("layer", "setting", "split"):
+        table[name] = table[name].fillna("")
+    return table[table["value"].abs() < float("inf")]
+
+
+def values(table: pd.DataFrame, statistic: Statistic, checkpoint: str | None = None) -> pd.DataFrame:
+    """One statistic of every run: rows (seed, strength), a column a layer (or one, "")."""
+    rows = table[
+        (table["statistic"] == statistic.name)
+        & (table["checkpoint"] == (checkpoint or statistic.checkpoint))
+        & (table["setting"] == statistic.setting)
+    ]
+    if statistic.layers == CONVOLUTIONS:
+        rows = rows[rows["layer"].astype(str).str.fullmatch(COUNTED.pattern)]
+    wide = _pivot(rows, statistic.split)
+    return (wide - _pivot(rows, statistic.minus)).dropna(how="all") if statistic.minus else wide
+
+
+def _pivot(rows: pd.DataFrame, split: str) -> pd.DataFrame:
+    rows = rows[rows["split"] == split]
+    key = ["seed", "strength", "layer"]
+    twice = rows[rows.duplicated(key)]
+    if len(twice):
+        first = twice.iloc[0]
+        raise InputError(
+            f"{first['statistic']} {first['setting']} {first['layer']} stands twice at AR strength "
+            f"{first['strength']:g}, seed {first['seed']}; pass the records of one study."
+        )
+    return rows.set_index(key)["value"].unstack("layer")
+
+
+def collapsed(records: pd.DataFrame, config: Config | dict | None = None) -> pd.DataFrame:
+    """Runs that learnt next to nothing: columns strength, seed, reason.
+
+    Natural train accuracy below 2/classes, or more than 90 % of the predictions in one class.
+    """
+    table, config = clean(records), Config.of(config)
+    last = table[(table["checkpoint"] == "last") & (table["layer"] == "")]
+    accuracy = 1 - _of(last, "error", ("train",))
+    largest = _of(last, "share_largest_class", ("train", "test"))
+    low, one = accuracy[accuracy < 2 / config.classes], largest[largest > 0.9]
+    rows = [(*run, f"train accuracy {value:.3f}") for run, value in low.items()]
+    rows += [(*run, f"{value:.0%} of predictions in one class") for run, value in one.items() if run not in low.index]
+    return pd.DataFrame(rows, columns=["strength", "seed", "reason"]).sort_values(
+        ["strength", "seed"], ignore_index=True
+    )
+
+
+def _of(rows: pd.DataFrame, statistic: str, splits: Iterable[str]) -> pd.Series:
+    rows = rows[(rows["statistic"] == statistic) & rows["split"].isin(splits)]
+    return rows.groupby(["strength", "seed"])["value"].max()

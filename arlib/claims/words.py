@@ -1,0 +1,111 @@
+"""Numbers and verdicts in plain words: what a chapter prints below its head."""
+
+import math
+
+import pandas as pd
+
+from arlib.claims.declared import Claim, Config, Statistic
+from arlib.claims.evidence import LEVEL, Evidence
+from arlib.claims.statistics import Interval
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def effect_text(statistic: Statistic, found: Interval) -> str:
+    """An effect with its 95 % interval: a factor for log statistics, points for rates, else the difference.
+
+    "× 0.55 [0.50, 0.61]", "+12.2 points [10.9, 13.5]", "−0.210 [−0.250, −0.170]", "–" if not measured.
+    """
+    if math.isnan(found.mean):
+        return "–"
+    if statistic.log:
+        mean, low, high = (math.exp(value) for value in found)
+        return f"× {mean:.3g} [{low:.3g}, {high:.3g}]"
+    scale, digits, unit = (100, 1, " points") if statistic.percent else (1, 3, "")
+    mean, low, high = (_signed(scale * value, digits) for value in found)
+    return f"{mean}{unit} [{low}, {high}]"
+
+
+def p_text(p: float) -> str:
+    """A p value with its exact small end: "p = 0.009"; "p < 0.001"."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def _level(statistic: Statistic, value: float) -> str:
+    return (f"{100 * value:.1f} %" if statistic.percent else f"{value:.3g}").replace("-", "−")
+
+
+def describe(
+    claim: Claim,
+    config: Config,
+    primary: Evidence | None,
+    twin: Evidence | None,
+    verdict: str,
+    collapsed: pd.DataFrame,
+    reading: str,
+) -> str:
+    """The verdict's reasons, in sentences."""
+    if primary is None:
+        return f"Not measured. It needs {claim.needs}."
+    said = [_sentence(claim.primary.at(config), primary, config)]
+    said += [_why(claim, primary, twin, verdict)]
+    if twin is not None:
+        said.append("Beside it: " + _sentence(claim.twin.at(config), twin, config))
+    said += primary.remarks
+    said += [
+        f"AR strength {row.strength:g} is out: seed {row.seed} collapsed ({row.reason})."
+        for row in collapsed.itertuples()
+    ]
+    said += [f"Against a standard net at equal train cross-entropy: {reading}."] if reading else []
+    return " ".join(text for text in said if text)
+
+
+def _sentence(statistic: Statistic, found: Evidence, config: Config) -> str:
+    name = statistic.label[0].upper() + statistic.label[1:]
+    if found.problem:
+        return f"{name}: not measured. {found.problem}"
+    verb = {1: "rises", -1: "falls", 0: "goes"}[found.effect.sign]
+    kind = ", median over layers," if statistic.layers else ""
+    text = (
+        f"{name}{kind} {verb} from {_level(statistic, found.at_zero)} at AR strength 0 to "
+        f"{_level(statistic, found.at_effect)} at {config.effect:g}: {effect_text(statistic, found.effect)}, "
+        f"95 % interval over {len(found.seeds)} seeds; trend {p_text(found.trend_p)}."
+    )
+    return text + (" " + _shares(found) if found.shares else "")
+
+
+def _shares(found: Evidence) -> str:
+    low, high = f"{100 * min(found.shares):.0f}", f"{100 * max(found.shares):.0f}"
+    own = f"{low} % of the layers in every seed" if low == high else f"{low} to {high} % of the layers"
+    return f"It is smaller in {own}; between two seeds of one strength, in up to {100 * found.floor:.0f} %."
+
+
+def _why(claim: Claim, primary: Evidence, twin: Evidence | None, verdict: str) -> str:
+    """Why a verdict is not a plain yes or no; empty if it is."""
+    if verdict == "mixed":
+        if primary.onset.sign * primary.dose.sign < 0:
+            first, last = primary.strengths[1], primary.strengths[-1]
+            return f"From 0 to {first:g} it moves one way, from {first:g} to {last:g} the other."
+        return "The statistic beside it moves the other way."
+    if verdict == "supported, scale only":
+        return "Its scale-free twin does not fall by the same rule."
+    return _undecided(primary) if verdict == "undecided" else ""
+
+
+def _undecided(found: Evidence) -> str:
+    if found.effect.sign == 0:
+        return "The interval contains no change."
+    if found.trend_p >= LEVEL:
+        few = " (with so few usable strengths it cannot fall below .05)" if _smallest_p(found) >= LEVEL else ""
+        return f"The trend over strengths is not significant{few}."
+    if found.trend != found.effect.sign:
+        return "The trend over strengths points the other way."
+    if found.floor == 1:
+        return "Two seeds of one strength already differ in all layers alike, so that no share of layers can stand out."
+    return "The share of layers does not stand out from the differences between seeds."
+
+
+def _smallest_p(found: Evidence) -> float:
+    return 2 / math.factorial(len(found.strengths)) ** len(found.seeds)
