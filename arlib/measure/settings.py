@@ -1,0 +1,119 @@
+"""How a network is measured: every number of images and every radius, checked before work starts."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+
+from arlib.errors import InputError, one_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of one measurement; the defaults suit one CPU core and CIFAR-10 (minutes a network).
+
+    Radii are AR strengths (255·ε) and are multiplied by `radius_scale`. A number of images means the
+    first so many, at most all there are; None is all.
+    """
+
+    seed: int = 0
+    """Of every random start, direction and probe; the same for every network, so that they are paired."""
+    batch_size: int = 250
+    radius_scale: float = 1.0
+    """Multiplies every radius below; 4 on the digits, where ±4/255 moves nothing."""
+    feature_radius: float = 4.0
+    """Of feature changes, random and adversarial."""
+    feature_images: int | None = None
+    """Test images for random feature changes and for the normaliser of all feature changes."""
+    adversarial_images: int = 256
+    """Test images for adversarial feature changes."""
+    jacobian_images: int = 32
+    flip_radii: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)
+    flip_main: float = 4.0
+    """The radius (one of flip_radii) with more images, at which ε = 0 is also measured along training."""
+    flip_images_main: int = 1000
+    flip_images: int = 500
+    flip_draws: int = 10
+    """Random directions an image, for each of uniform and sign."""
+    robust_radius: float = 8.0
+    """The one radius at which every network is attacked by PGD-10 and APGD-CE + targeted APGD."""
+    robust_images: int = 1000
+    """Test images, and as many training images, for PGD-10."""
+    strong_images: int = 300
+    """Test images for APGD-CE + targeted APGD."""
+    instance_images: int = 200
+    """Test images with instance margins."""
+    instance_steps: int = 20
+    """Steps of Auto-PGD at each of the 8 halvings of the radius."""
+    along_images: int | None = 2000
+    """Test images for random feature changes along the training of ε = 0."""
+    bn_images: int = 2000
+    """Training images on which batch-norm statistics are re-estimated for one of the folded spectra."""
+    zeros: bool = False
+    """Also measure spectra with the padding the layers have (slow for large maps)."""
+
+    def __post_init__(self):
+        for field in fields(self):
+            object.__setattr__(self, field.name, _typed(field.name, getattr(self, field.name), field.default))
+        radii = {name: getattr(self, name) for name in ("feature_radius", "robust_radius", "flip_main")}
+        for name, value in [*radii.items(), *(("flip_radii", value) for value in self.flip_radii)]:
+            if not 0 < value * self.radius_scale <= 255:
+                raise InputError(
+                    f"{name} × radius_scale is {value * self.radius_scale:g}; allowed: above 0, up to 255."
+                )
+        if self.flip_main not in self.flip_radii or len(set(self.flip_radii)) < len(self.flip_radii):
+            raise InputError(
+                f"flip_radii is {list(self.flip_radii)}; needed: different radii, flip_main {self.flip_main:g} among them."
+            )
+        if self.instance_images > self.strong_images:
+            raise InputError(
+                f"instance_images is {self.instance_images}; allowed: up to strong_images, {self.strong_images}, "
+                "since instance margins are checked against the strong attack on the same images."
+            )
+
+    def radius(self, strength: float) -> float:
+        """A radius of these settings in [0, 1] pixel units."""
+        return strength * self.radius_scale / 255
+
+    def name(self, kind: str, strength: float) -> str:
+        """The `setting` of a row: kind@radius, in AR strength with the scale applied."""
+        return f"{kind}@{strength * self.radius_scale:g}"
+
+    def to_dict(self) -> dict:
+        """All settings as plain numbers and lists, for a record."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> "Settings":
+        """Settings from a mapping as a study file has it; `InputError` names an unknown key or a bad value."""
+        for name in values:
+            one_of("measure setting", name, [field.name for field in fields(cls)])
+        return cls(**values)
+
+
+settings_from = Settings.from_dict
+
+
+def _typed(name: str, value: object, default: object) -> object:
+    """`value` in the type of the field's default: whole numbers ≥ 1 (seed ≥ 0), numbers, radii, yes or no."""
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise InputError(f"{name} is {value!r}; it must be true or false.")
+        return value
+    if isinstance(default, tuple):
+        if not isinstance(value, list | tuple) or not value:
+            raise InputError(f"{name} is {value!r}; it must be a list of numbers.")
+        return tuple(_number(name, one) for one in value)
+    if isinstance(default, float):
+        return _number(name, value)
+    if value is None and name in ("feature_images", "along_images"):
+        return None
+    least = {"seed": 0, "feature_images": 2, "along_images": 2}.get(name, 1)
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name} is {value!r}; it must be a whole number, at least {least}.")
+    return value
+
+
+def _number(name: str, value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not (math.isfinite(value) and value > 0):
+        raise InputError(f"{name} is {value!r}; it must be a number above 0.")
+    return float(value)
