@@ -81,16 +81,22 @@ def _slope(logits: torch.Tensor, y: torch.Tensor, inverse: float) -> float:
     return float((expected - logits.gather(1, y[:, None])[:, 0]).mean())
 
 
-def _checked(logits: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+def check_logits(logits: torch.Tensor, y: torch.Tensor | None = None) -> None:
+    """Raise `InputError` unless logits are finite and (n ≥ 1, classes ≥ 2), and y one label in range for each."""
     if logits.ndim != 2 or not len(logits) or logits.shape[1] < 2:
         raise InputError(f"logits have shape {tuple(logits.shape)}; needed: (n, classes), n ≥ 1, classes ≥ 2.")
     if not torch.isfinite(logits).all():
         raise InputError("logits hold NaN or infinity; the network that made them has diverged.")
-    if y is not None:
-        if y.shape != logits.shape[:1]:
-            raise InputError(
-                f"y has shape {tuple(y.shape)}; needed: one label for each of {len(logits)} rows of logits."
-            )
-        if y.min() < 0 or y.max() >= logits.shape[1]:
-            raise InputError(f"labels run from {y.min()} to {y.max()}; allowed: 0 to {logits.shape[1] - 1}.")
+    if y is None:
+        return
+    if y.shape != logits.shape[:1] or y.dtype != torch.int64:
+        raise InputError(
+            f"y is {y.dtype} of shape {tuple(y.shape)}; needed: int64, one for each of {len(logits)} rows."
+        )
+    if y.min() < 0 or y.max() >= logits.shape[1]:
+        raise InputError(f"labels run from {int(y.min())} to {int(y.max())}; allowed: 0 to {logits.shape[1] - 1}.")
+
+
+def _checked(logits: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+    check_logits(logits, y)
     return logits.double()

@@ -11,8 +11,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from arlib import engine, features
+from arlib import attacks, engine, features
 from arlib.attacks import steps as parts
+from arlib.attacks.checks import check
 from arlib.errors import InputError, one_of
 
 DIRECTIONS = ("random", "adversarial")
@@ -109,15 +110,15 @@ def flip_rate(
     generator, flips = parts.default_generator(generator, x), 0
     with engine.frozen(model) as f:
         _check(f, x, radius)
-        forward = parts.forward_of(f)
         for part in x.split(batch_size):
             with torch.no_grad():
-                y = forward(part).argmax(1)
+                y = f(part).argmax(1)
             if attack == "pgd":
-                flips += _attacked_flips(forward, part, y, radius, steps, generator)
+                options = {"eps": radius, "steps": steps, "generator": generator, "early_stop": True}
+                flips += _flips(f, attacks.pgd(f, part, y, **options), y)
             else:
                 move = _uniform if attack == "uniform" else _signs
-                flips += sum(_flips(forward, move(part, radius, generator), y) for _ in range(draws))
+                flips += sum(_flips(f, move(part, radius, generator), y) for _ in range(draws))
     return flips / (len(x) * (1 if attack == "pgd" else draws))
 
 
@@ -200,9 +201,9 @@ def _largest_distances(model, x: Tensor, radius: float, layer: str, steps: int, 
     _check(f, x, radius)
     forward, found = (lambda z: f(z)[0]), []
     for part in x.split(batch_size):
-        with torch.no_grad():
-            clean = forward(part)
         ball = parts.LinfBall(parts.nhwc(part), radius)
+        with torch.no_grad():
+            clean = forward(ball.x)
         z, best = ball.start(generator), torch.zeros(len(part), dtype=part.dtype, device=part.device)
         for _ in range(steps):
             gradient, _, squares = parts.input_gradient(forward, z, clean, _squared_distance)
@@ -217,23 +218,9 @@ def _squared_distance(h: Tensor, clean: Tensor) -> Tensor:
     return (h - clean).flatten(1).square().sum(1)
 
 
-def _attacked_flips(forward: Callable, x: Tensor, y: Tensor, radius: float, steps: int, generator) -> int:
-    """Number of images that PGD flips; those already flipped are not attacked any further."""
-    ball, n = parts.LinfBall(parts.nhwc(x), radius), len(x)
-    z = ball.start(generator)
-    for _ in range(steps):
-        gradient, logits, _ = parts.input_gradient(forward, z, y, parts.cross_entropy)
-        z, left = ball.ascend(z, gradient, radius / 4), logits.argmax(1) == y
-        if not left.all():
-            z, y, ball = z[left], y[left], parts.LinfBall(ball.x[left], radius)
-        if not len(y):
-            return n
-    return n - len(y) + _flips(forward, z, y)
-
-
 @torch.no_grad()
-def _flips(forward: Callable, x: Tensor, y: Tensor) -> int:
-    return int((forward(x).argmax(1) != y).sum())
+def _flips(f: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> int:
+    return int((f(x).argmax(1) != y).sum())
 
 
 def _signs(x: Tensor, radius: float, generator: torch.Generator) -> Tensor:
@@ -278,4 +265,4 @@ def _check(f: nn.Module, x: Tensor, radius: float = 0.0) -> None:
     if not 0 <= radius <= 1:
         raise InputError(f"radius is {radius}; allowed: 0 to 1, in units of [0, 1] pixels (strength 4 is 4/255).")
     labels = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    parts.check(f, lambda z: z.flatten(1), x, labels)
+    check(f, lambda image: image.new_zeros(1, 2), x, labels)  # there are no logits to look at

@@ -92,7 +92,7 @@ def test_nothing_depends_on_a_shift_of_the_logits_or_the_order_of_images(seed, s
         (torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), "shape"),
         (torch.zeros(3), torch.tensor([0]), "shape"),
         (torch.full((1, 3), torch.nan), torch.tensor([0]), "NaN"),
-        (torch.zeros(2, 3), torch.tensor([0]), "one label"),
+        (torch.zeros(2, 3), torch.tensor([0]), "one for each"),
         (torch.zeros(2, 3), torch.tensor([0, 3]), "labels run from 0 to 3"),
     ],
 )

@@ -62,7 +62,7 @@ class Settings:
                 )
         if self.flip_main not in self.flip_radii or len(set(self.flip_radii)) < len(self.flip_radii):
             raise InputError(
-                f"flip_radii is {list(self.flip_radii)}; needed: different radii, flip_main {self.flip_main:g} among them."
+                f"flip_radii is {list(self.flip_radii)}; needed: different radii, with flip_main, {self.flip_main:g}."
             )
         if self.instance_images > self.strong_images:
             raise InputError(
