@@ -12,7 +12,6 @@ import functools
 import json
 import os
 import socket
-import subprocess
 import threading
 import time
 import uuid
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from arlib import files
+from arlib import files, processes
 
 HEARTBEAT = 30.0  # seconds between two signs of life
 STALE = 300.0  # seconds without one after which a claim is void
@@ -73,7 +72,7 @@ def take(folder: Path, run: str) -> Claim | None:
     with _lock(folder) as locked:
         if path.exists() and not void(path):
             return None
-        claim = {"host": _host(), "pid": os.getpid(), "started": _started(os.getpid()), "token": token}
+        claim = {"host": _host(), "pid": os.getpid(), "started": processes.started(os.getpid()), "token": token}
         files.write_json(path, claim)
     if not locked:  # no locks on this file system: the last writer of a crowd holds the claim
         time.sleep(1.0)
@@ -93,7 +92,7 @@ def read(path: Path) -> dict | None:
 def void(path: Path) -> str:
     """Why nobody works under this claim; empty while somebody does."""
     claim = read(path)
-    if claim and claim.get("host") == _host() and _started(claim["pid"]) != claim["started"]:
+    if claim and claim.get("host") == _host() and processes.started(claim["pid"]) != claim["started"]:
         return f"process {claim['pid']} is dead"
     try:
         age = _now(path.parent) - path.stat().st_mtime
@@ -133,16 +132,3 @@ def _host() -> str:
         return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return socket.gethostname()
-
-
-def _started(pid: int) -> str | None:
-    """When a process started, in the system's own words; None if it is not there or only waits to be buried."""
-    if not Path("/proc/self/stat").exists():
-        found = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True)
-        state, _, started = found.stdout.strip().partition(" ")
-        return None if not state or state.startswith("Z") else started.strip()
-    try:
-        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if after_name[0] in "ZX" else after_name[19]  # proc(5): fields 3 (state) and 22 (start time)
