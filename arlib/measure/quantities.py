@@ -200,7 +200,6 @@ def strong_error(job: Job) -> Found:
     robust = np.asarray(evaluation.robust, dtype=bool).reshape(len(x))
     found.add("robust_error", 1 - robust.mean(), len(x), split="test", setting=setting)
     found.arrays["robust|test"] = robust
-    found.warnings += evaluation.warnings
     return found
 
 

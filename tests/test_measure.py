@@ -1,0 +1,244 @@
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from arlib import confidence, data, margins, measure, smoothness, spectra, training
+from arlib.errors import InputError, RecordError
+from arlib.measure import quantities
+from arlib.measure.run import plan
+
+SMALL = measure.Settings(
+    radius_scale=4, feature_images=80, adversarial_images=12, jacobian_images=4, flip_radii=(2, 4), flip_images_main=40,
+    flip_images=20, flip_draws=2, robust_images=40, strong_images=12, instance_images=8, instance_steps=4,
+    along_images=50, bn_images=100, zeros=True,
+)  # fmt: skip
+RECIPE = training.Recipe(dataset="digits", model="resnet8", width=4, epochs=3, lr=0.2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    assert training.train(RECIPE, folder=folder, keep_epochs=(1,), device="cpu", progress=False).finished
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured(folder, tmp_path_factory):
+    parts = tmp_path_factory.mktemp("parts")
+    rows, arrays = measure.measure(folder, RECIPE, SMALL, device="cpu", progress=False, part_folder=parts)
+    return rows, arrays, parts
+
+
+def value(rows, statistic, checkpoint="last", split="test", layer="", setting=""):
+    keys = {"statistic": statistic, "checkpoint": checkpoint, "split": split, "layer": layer, "setting": setting}
+    chosen = rows[np.logical_and.reduce([rows[key] == wanted for key, wanted in keys.items()])]
+    assert len(chosen) == 1, keys
+    return chosen["value"].item()
+
+
+def test_every_row_is_there_once(measured):
+    rows, _, _ = measured
+    assert list(rows.columns) == ["checkpoint", "split", "statistic", "layer", "setting", "n", "value"]
+    assert not rows.duplicated(["checkpoint", "split", "statistic", "layer", "setting"]).any()
+    assert set(rows["checkpoint"]) == {"last", "best", "epoch-1"}
+    last = rows[rows["checkpoint"] == "last"]
+    settings = {name: set(part["setting"]) for name, part in last.groupby("statistic")}
+    assert settings["robust_error"] == {"pgd-10@32", "pgd-10@trained", "apgd-ce+t@32"}
+    assert settings["flip_rate"] == {f"{attack}@{r}" for attack in ("pgd", "uniform", "sign") for r in (8, 16)}
+    assert settings["feature_change"] == settings["feature_gain"] == {"random@16", "adversarial@16"}
+    assert settings["sv_std"] == {"circular", "circular+bn", "circular+bn-natural", "reshaped", "zeros"}
+    assert set(last[last["statistic"] == "feature_change"]["layer"]) == {"blocks.0", "blocks.1", "blocks.2"}
+    assert set(last[last["statistic"] == "feature_gain"]["layer"]) == {"blocks.1", "blocks.2"}
+    assert set(last[last["statistic"] == "ece"]["split"]) == {"train", "val", "test"}
+    counted = last[(last["statistic"] == "counted") & (last["value"] == 1)]
+    assert set(counted["layer"]) == {f"blocks.{b}.conv{c}" for b in range(3) for c in (1, 2)}
+
+
+def test_numbers_of_images_are_written_down(measured):
+    rows, _, _ = measured
+    n = lambda **keys: set(rows[np.logical_and.reduce([rows[k] == v for k, v in keys.items()])]["n"])
+    assert n(statistic="error", split="test") == {360}
+    assert n(statistic="error", split="train") == {len(data.load("digits", device="cpu").train)}
+    assert n(setting="random@16", checkpoint="last") == {80}
+    assert n(setting="random@16", checkpoint="epoch-1") == {50}
+    assert n(setting="adversarial@16") == {12}
+    assert n(setting="pgd@16") == {40}
+    assert n(setting="pgd@8") == {20}
+    assert n(setting="pgd-10@32") == {40}
+    assert n(setting="apgd-ce+t@32") == {12}
+    assert n(statistic="instance_margin_median") == {8}
+
+
+def test_outputs_are_those_of_the_stored_weights(folder, measured):
+    rows, arrays, _ = measured
+    digits, model = data.load("digits", device="cpu"), training.load_model(folder)
+    x, y = digits.test
+    with torch.no_grad():
+        z, z_val = model(x), model(digits.val.x)
+    m, scale = margins.output(z, y), margins.logit_scale(z)
+    heat = confidence.temperature(z_val, digits.val.y)
+    expected = {
+        "error": (z.argmax(1) != y).double().mean(),
+        "ce": torch.nn.functional.cross_entropy(z, y),
+        "ce_scaled": torch.nn.functional.cross_entropy(z / heat, y),
+        "max_softmax": z.softmax(1).amax(1).mean(),
+        "ece": confidence.ece(z, y),
+        "overconfidence": confidence.overconfidence(z, y),
+        "overconfidence_scaled": confidence.overconfidence(z / heat, y),
+        "logit_scale": scale,
+        "median_margin": m.quantile(0.5),
+        "median_abs_margin": m.abs().quantile(0.5),
+        "median_abs_margin_scalefree": m.abs().quantile(0.5) / scale,
+        "share_largest_class": torch.bincount(z.argmax(1)).max() / len(y),
+    }
+    for statistic, wanted in expected.items():
+        assert value(rows, statistic) == pytest.approx(float(wanted), rel=1e-4, abs=1e-5), statistic
+    assert value(rows, "temperature", split="val") == pytest.approx(heat, rel=1e-3)
+    assert arrays["margin|test"].dtype == np.float16
+    assert arrays["margin|test"] == pytest.approx(m.numpy(), rel=2e-3, abs=1e-3)
+    assert len(arrays["margin|train"]) == len(digits.train)
+    assert (arrays["correct|test"] == (z.argmax(1) == y).numpy()).all()
+    assert value(rows, "error", split="train") == pytest.approx(float((arrays["margin|train"] < 0).mean()), abs=1e-3)
+
+
+def test_layers_and_robustness_make_sense_together(folder, measured):
+    rows, arrays, _ = measured
+    frame = spectra.of(training.load_model(folder), (1, 8, 8))
+    expected = frame.set_index("layer").loc["blocks.1.conv2", "std"]
+    assert value(rows, "sv_std", split="", layer="blocks.1.conv2", setting="circular") == pytest.approx(expected)
+    for block in ("blocks.0", "blocks.1", "blocks.2"):
+        change = {
+            kind: value(rows, "feature_change", layer=block, setting=f"{kind}@16") for kind in ("random", "adversarial")
+        }
+        assert 0 < change["random"] < change["adversarial"]
+        assert value(rows, "jacobian_uniformity", layer=block) > 1
+    assert value(rows, "flip_rate", setting="pgd@16") > value(rows, "flip_rate", setting="sign@16")
+    assert value(rows, "robust_error", setting="pgd-10@trained") <= value(rows, "robust_error", setting="pgd-10@32")
+    strong = 1 - arrays["robust|test"].mean()
+    assert value(rows, "robust_error", setting="apgd-ce+t@32") == pytest.approx(strong)
+    instance = arrays["instance_margin|test"]
+    assert (instance[~arrays["correct|test"][:8]] == 0).all()
+    assert value(rows, "instance_margin_median") == pytest.approx(float(np.median(instance)))
+    least = (1 - arrays["robust|test"][:8].mean()) - 0.005
+    assert value(rows, "instance_margin_accepted") == ((instance <= 32 / 255 + 1e-6).mean() >= least)
+    assert arrays["quantiles|zeros|stem"].shape == (201,)
+
+
+def test_jacobians_and_adversarial_changes_use_the_normaliser_of_all_images(folder, measured):
+    rows, arrays, _ = measured
+    model, digits = training.load_model(folder), data.load("digits", device="cpu")
+    expected = smoothness.normalisers(model, digits.test.x[:80])
+    assert arrays["normaliser"] == pytest.approx(list(expected.values()), rel=1e-5)
+    frame = smoothness.jacobian(model, digits.test.x[:4], layers=["blocks.1"], normaliser=expected)
+    assert value(rows, "jacobian_max", layer="blocks.1") == pytest.approx(frame["sigma_max"][0], rel=0.05)
+
+
+def test_measuring_again_gives_the_same_and_finished_parts_are_not_measured_again(folder, measured, monkeypatch):
+    rows, arrays, parts = measured
+    again, their = measure.measure(folder, RECIPE, SMALL, device="cpu", progress=False)
+    assert again.equals(rows)
+    assert all(np.array_equal(their[key], arrays[key]) for key in arrays)
+    for name in ("outputs", "flips", "along", "spectra_of_layers", "instance_margins", "robust_errors"):
+        monkeypatch.setattr(quantities, name, lambda *_, **__: pytest.fail("measured again"))
+    kept, _ = measure.measure(folder, RECIPE, SMALL, device="cpu", progress=False, part_folder=parts)
+    assert kept.equals(rows)
+    assert kept.attrs["seconds"] == rows.attrs["seconds"]
+    assert set(kept.attrs["seconds"]) >= {"last/outputs", "last/instance", "best/robust", "epoch-1/along"}
+
+
+def test_an_interrupted_measurement_goes_on(folder, tmp_path, monkeypatch):
+    calls, settings = [], replace(SMALL, flip_radii=(4,))
+    monkeypatch.setattr("arlib.measure.run.plan", lambda which, settings: recorded(which, settings, calls))
+    with pytest.raises(KeyboardInterrupt):
+        measure.measure(folder, RECIPE, settings, device="cpu", progress=False, part_folder=tmp_path)
+    measure.measure(folder, RECIPE, settings, device="cpu", progress=False, part_folder=tmp_path)
+    assert calls == ["outputs", "features", "features", "robust", "along"]
+
+
+def recorded(which, settings, calls):
+    """A short plan of real parts; the first call of the second one is interrupted."""
+
+    def compute(name, part, job):
+        calls.append(name)
+        if calls == ["outputs", "features"]:
+            raise KeyboardInterrupt
+        return part(job)
+
+    names = {"last": ("outputs", "features"), "best": ("robust",)}.get(which, ("along",))
+    return [
+        (name, lambda job, n=name, p=part: compute(n, p, job)) for name, part in plan(which, settings) if name in names
+    ]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
+def test_a_damaged_part_is_named_and_measured_again(folder, tmp_path, caplog, monkeypatch, damage):
+    monkeypatch.setattr("arlib.measure.run.plan", lambda which, settings: plan(which, settings)[:1])
+    once, arrays = measure.measure(folder, RECIPE, SMALL, device="cpu", progress=False, part_folder=tmp_path)
+    if damage == "truncated":
+        path = tmp_path / "last" / "outputs.json"
+        path.write_text(path.read_text()[:-40])
+    else:
+        path = tmp_path / "last" / "outputs.npz"
+        path.write_bytes(path.read_bytes()[:-1] + b"?") if damage == "altered" else path.unlink()
+    again, their = measure.measure(folder, RECIPE, SMALL, device="cpu", progress=False, part_folder=tmp_path)
+    assert again.equals(once)
+    assert np.array_equal(their["margin|test"], arrays["margin|test"])
+    assert str(path) in caplog.text
+    assert json.loads((tmp_path / "last" / "outputs.json").read_text())["seconds"] >= 0
+
+
+def test_parts_of_other_settings_or_weights_are_not_used(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("arlib.measure.run.plan", lambda which, settings: [("features", quantities.feature_changes)])
+    options = {"device": "cpu", "progress": False, "part_folder": tmp_path}
+    first, _ = measure.measure(folder, RECIPE, SMALL, **options)
+    other, _ = measure.measure(folder, RECIPE, replace(SMALL, feature_images=90), **options)
+    assert set(first["n"]) == {80}
+    assert set(other["n"]) == {90}
+
+
+def test_missing_weights_are_named(tmp_path):
+    with pytest.raises(RecordError, match=r"last\.safetensors is missing"):
+        measure.measure(tmp_path, RECIPE, SMALL, device="cpu", progress=False)
+
+
+def test_statistics_re_estimated_on_images_are_those_of_the_images():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(3)).eval()
+    x = torch.rand(40, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    copy = quantities.with_statistics_of(model, x, 20)
+    assert torch.allclose(copy[0].running_mean, x.mean((0, 2, 3)), atol=1e-5)
+    assert torch.equal(model[0].running_mean, torch.zeros(3))
+    assert not copy[0].training
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"flip_imagse": 3}, "Did you mean 'flip_images'"),
+        ({"robust_images": 0}, "robust_images is 0"),
+        ({"robust_images": True}, "robust_images is True"),
+        ({"strong_images": None}, "strong_images is None"),
+        ({"feature_radius": "4"}, "feature_radius is '4'"),
+        ({"robust_radius": 300}, "robust_radius × radius_scale is 300"),
+        ({"radius_scale": 40}, "radius_scale is 320"),
+        ({"flip_radii": [1, 2]}, "flip_radii is"),
+        ({"flip_radii": 4}, "it must be a list"),
+        ({"instance_images": 400}, "instance_images is 400"),
+        ({"zeros": 1}, "zeros is 1"),
+        ({"flip_main": math.nan}, "flip_main is nan"),
+    ],
+)
+def test_settings_name_what_is_wrong(values, message):
+    with pytest.raises(InputError, match=message):
+        measure.settings_from(values)
+
+
+def test_settings_survive_their_own_mapping():
+    settings = measure.settings_from({"flip_radii": [1, 4, 8], "zeros": True, "feature_images": None})
+    assert measure.settings_from(settings.to_dict()) == settings
+    assert json.loads(json.dumps(settings.to_dict())) == settings.to_dict()
+    assert measure.Settings(radius_scale=4).name("pgd", 4) == "pgd@16"
