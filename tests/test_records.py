@@ -1,0 +1,228 @@
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arlib import files, models, records
+from arlib.errors import InputError, RecordError
+
+RUN = "digits-resnet8-ar0-s0-00000000"
+
+
+def a_table(layers=("blocks.0.conv1", "blocks.0.conv2")):
+    rows = [("last", "test", "error", "", "", 360, 0.0333333), ("best", "test", "error", "", "", 360, 0.025)]
+    rows += [("last", "", "sv_std", layer, "circular", 64 + i, 0.5 + i) for i, layer in enumerate(layers)]
+    rows += [
+        ("last", "", "condition", layer, "circular", 64, value)
+        for layer, value in zip(layers, (np.inf, np.nan), strict=False)
+    ]
+    return pd.DataFrame(rows, columns=list(records.COLUMNS))
+
+
+def some_arrays():
+    generator = np.random.default_rng(0)
+    return {
+        "margin|test": generator.normal(size=360).astype(np.float16),
+        "quantiles|circular|blocks.0.conv1": np.linspace(0.25, 2, 201, dtype=np.float32),
+        "quantiles|circular|blocks.0.conv2": np.linspace(0.5, 3, 201, dtype=np.float32),
+    }
+
+
+def a_run(folder, rows=None, arrays=None, weights=None, **changes):
+    """A finished run in `folder`, as the runner writes it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    said = {
+        "run": RUN, "recipe": {"dataset": "digits"}, "variant": "", "settings": {},
+        "provenance": {"device": "cpu", "precision": "float32"},
+        "history": pd.DataFrame({"epoch": [1, 2], "val_error": [0.5, 0.25], "seconds": [1.0, np.nan]}),
+    }  # fmt: skip
+    arrays = some_arrays() if arrays is None else arrays
+    records.write(folder, rows=a_table() if rows is None else rows, arrays=arrays, **said | changes)
+    files.write_tensors(folder / "last.safetensors", weights or models.resnet(8, width=4).state_dict())
+    return folder
+
+
+def test_what_is_written_is_read(tmp_path):
+    found = records.read(a_run(tmp_path / RUN))
+    keys = ["checkpoint", "statistic", "layer"]
+    expected = a_table().sort_values(keys, ignore_index=True)
+    pd.testing.assert_frame_equal(found.rows.sort_values(keys, ignore_index=True), expected)
+    assert (found.run, found.recipe, found.provenance["precision"]) == (RUN, {"dataset": "digits"}, "float32")
+    assert list(found.history["val_error"]) == [0.5, 0.25] and np.isnan(found.history["seconds"][1])
+    arrays = found.arrays()
+    assert arrays.keys() == some_arrays().keys()
+    np.testing.assert_array_equal(arrays["margin|test"], some_arrays()["margin|test"])
+    for name in ("quantiles|circular|blocks.0.conv1", "quantiles|circular|blocks.0.conv2"):
+        assert arrays[name].dtype == np.float32
+        np.testing.assert_allclose(arrays[name], some_arrays()[name], rtol=5e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["last", "best"]), st.sampled_from(["", "test"]), st.sampled_from(["error", "sv_std"]),
+            st.sampled_from(["", "a", "b", "c"]), st.sampled_from(["", "pgd@4"]), st.integers(0, 10_000),
+            st.floats(width=32),
+        ),
+        unique_by=lambda row: row[:5], min_size=1,
+    )
+)  # fmt: skip
+def test_any_table_survives_packing(rows):
+    table = pd.DataFrame(rows, columns=list(records.COLUMNS))
+    packed = json.loads(json.dumps(records._pack_rows(table), allow_nan=False))
+    found = records._unpack_rows(*packed)
+    keys = list(records.COLUMNS[:5])
+    found, table = (t.sort_values(keys, ignore_index=True) for t in (found, table))
+    pd.testing.assert_frame_equal(found[[*keys, "n"]], table[[*keys, "n"]].astype({"n": "int64"}))
+    np.testing.assert_allclose(found["value"], table["value"], rtol=1e-6)
+
+
+def test_a_value_measured_twice_is_refused_when_it_is_written(tmp_path):
+    with pytest.raises(ValueError, match="measured twice"):
+        a_run(tmp_path / RUN, rows=pd.concat([a_table(), a_table().head(1)]))
+
+
+def test_damage_is_named_and_nothing_is_read(tmp_path):
+    whole = a_run(tmp_path / RUN)
+    for file, damage, message in [
+        ("record.json", lambda b: b.replace(b"0.0333333", b"0.0333334"), "does not match its checksum"),
+        ("record.json", lambda b: b[: len(b) // 2], "damaged"),
+        ("record.json", lambda b: b.replace(b'"format": 1', b'"format": 2'), "format 2; this arlib reads format 1"),
+        ("record.json", lambda b: b"[]", "is not a record"),
+        ("arrays.npz", lambda b: b[:-20], "SHA-256"),
+        ("arrays.npz", lambda b: b[:100] + bytes([b[100] ^ 1]) + b[101:], "SHA-256"),
+    ]:
+        copy = tmp_path / "copy"
+        shutil.copytree(whole, copy)
+        old = (copy / file).read_bytes()
+        assert damage(old) != old
+        (copy / file).write_bytes(damage(old))
+        with pytest.raises(RecordError, match=message) as caught:
+            records.read(copy)
+        assert str(copy / file) in str(caught.value)
+        shutil.rmtree(copy)
+    (whole / "arrays.npz").unlink()
+    with pytest.raises(RecordError, match="missing"):
+        records.read(whole)
+
+
+def large_run(folder):
+    """The numbers of a ResNet-56 on CIFAR-10: 55 convolutions, three operators, 27 blocks, 60 epochs."""
+    generator = np.random.default_rng(0)
+    draw = lambda *size: generator.normal(size=size)
+    rows = [
+        ("last", "", f"statistic{s}", f"blocks.{layer // 2}.conv{layer % 2 + 1}", operator, 16384, float(draw()))
+        for s in range(9) for layer in range(55) for operator in ("circular", "circular+bn", "reshaped")
+    ]  # fmt: skip
+    rows += [
+        (c, "test", "feature_change", f"blocks.{b}", "random@4", 256, float(draw()))
+        for c in ("last", "best")
+        for b in range(27)
+    ]
+    arrays = {"margin|train": draw(45_000).astype(np.float16), "margin|test": draw(10_000).astype(np.float16)}
+    arrays |= {"max_softmax|test": draw(10_000).astype(np.float16), "correct|test": draw(10_000) > 0}
+    for operator in ("circular", "circular+bn", "reshaped"):
+        for layer in range(55):
+            arrays[f"quantiles|{operator}|blocks.{layer // 2}.conv{layer % 2 + 1}"] = np.sort(np.abs(draw(201))).astype(
+                np.float32
+            )
+    history = pd.DataFrame(draw(60, 12), columns=[f"column{c}" for c in range(12)])
+    return a_run(folder, pd.DataFrame(rows, columns=list(records.COLUMNS)), arrays, history=history), arrays
+
+
+def test_a_large_record_is_thinned_to_its_limit_and_says_so(tmp_path):
+    folder, arrays = large_run(tmp_path / RUN)
+    assert records.size(folder) <= records.LIMIT
+    found = records.read(folder)
+    assert len(found.rows) == 55 * 9 * 3 + 54
+    kept = found.arrays()
+    assert any(text.startswith("margin|train: 10000 of 20000") for text in found.left_out)
+    assert len(kept["margin|train"]) == 10_000
+    assert set(kept["margin|train"]) <= set(arrays["margin|train"])
+    np.testing.assert_array_equal(kept["margin|test"], arrays["margin|test"])
+    assert sum(key.startswith("quantiles|circular|") for key in kept) == 55
+
+
+def test_a_small_record_keeps_everything(tmp_path):
+    assert records.read(a_run(tmp_path / RUN)).left_out == []
+
+
+def test_publishing_keeps_half_precision_convolutions_and_everything_else_exactly(tmp_path):
+    model = models.resnet(8, width=4)
+    folder = a_run(tmp_path / "store" / RUN, weights=model.state_dict())
+    target = tmp_path / "records" / RUN
+    assert records.publish(folder, target, weights=True)
+    assert sorted(p.name for p in target.iterdir()) == ["arrays.npz", "record.json", "weights.safetensors"]
+    stored = files.read_tensors(target / "weights.safetensors")
+    for name, value in model.state_dict().items():
+        half = value.ndim == 4
+        assert stored[name].dtype == (torch.float16 if half else value.dtype)
+        torch.testing.assert_close(
+            stored[name].to(value.dtype), value, rtol=1e-3 if half else 0, atol=1e-6 if half else 0
+        )
+    finished, published = records.read(folder), records.read(target)
+    pd.testing.assert_frame_equal(published.rows, finished.rows)
+    assert all(not t.is_floating_point() or t.dtype == torch.float32 for t in published.weights().values())
+    torch.testing.assert_close(finished.weights()["stem.weight"], model.state_dict()["stem.weight"], rtol=0, atol=0)
+
+
+def test_publishing_again_changes_nothing_and_a_new_measurement_replaces_the_old(tmp_path):
+    folder, target = a_run(tmp_path / "store" / RUN), tmp_path / "records" / RUN
+    assert records.publish(folder, target, weights=True)
+    before = (target / "record.json").read_bytes()
+    assert not records.publish(folder, target, weights=True)
+    assert (target / "record.json").read_bytes() == before
+    a_run(folder, rows=a_table().assign(value=0.75))
+    assert records.publish(folder, target, weights=False)
+    assert set(records.read(target).rows["value"]) == {0.75}
+    assert [p.name for p in (tmp_path / "records").iterdir()] == [RUN]
+
+
+def test_a_record_without_weights_says_so(tmp_path):
+    target = tmp_path / "records" / RUN
+    records.publish(a_run(tmp_path / "store" / RUN), target, weights=False)
+    with pytest.raises(InputError, match="holds no weights"):
+        records.read(target).weights()
+
+
+def test_a_damaged_run_is_not_published(tmp_path):
+    folder, target = a_run(tmp_path / "store" / RUN), tmp_path / "records" / RUN
+    (folder / "arrays.npz").write_bytes(b"")
+    with pytest.raises(RecordError, match=r"arrays\.npz"):
+        records.publish(folder, target, weights=True)
+    assert not target.exists()
+
+
+def test_places_are_looked_up_in_order_and_never_in_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.delenv("ARLIB_STORE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    root = records.checkout()
+    assert root is not None
+    default = records.places()
+    assert default.store == root / "runs"
+    assert default.records == (root / "records", records.PACKAGE / "_shipped" / "records")
+    assert default.studies[:2] == (root / "runs", root / "studies")
+    monkeypatch.setenv("ARLIB_STORE", str(tmp_path / "drive"))
+    assert records.places().store == tmp_path / "drive"
+    assert records.places(tmp_path / "mine").store == tmp_path / "mine"
+    assert records.places("").store == tmp_path / "drive"
+    monkeypatch.setenv("ARLIB_STORE", "runs2")
+    with pytest.raises(InputError, match=r"ARLIB_STORE is 'runs2'.*absolute"):
+        records.places()
+    with pytest.raises(InputError, match="store is 'here'"):
+        records.places("here")
+
+
+def test_an_installed_package_uses_its_shipped_copy_and_the_home(tmp_path, monkeypatch):
+    monkeypatch.delenv("ARLIB_STORE", raising=False)
+    monkeypatch.setattr(records, "PACKAGE", tmp_path / "site-packages" / "arlib")
+    found = records.places()
+    assert records.checkout() is None
+    assert found.records == (tmp_path / "site-packages" / "arlib" / "_shipped" / "records",)
+    assert found.store.is_absolute() and found.store.parts[-2:] == ("arlib", "runs")
