@@ -18,7 +18,7 @@ SETUP_CELL = """\
 # Where arlib is installed this only imports it; elsewhere (on Colab, say) it installs it from its repository.
 try:
     from arlib import notebook
-except ModuleNotFoundError:
+except ImportError:
     import importlib, os, subprocess, sys
     _source = os.environ.get("ARLIB_SOURCE") or "{source}"
     if not _source:
@@ -26,6 +26,7 @@ except ModuleNotFoundError:
     if subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", _source]).returncode:
         raise SystemExit(f"arlib could not be installed from {{_source}}; pip's message stands above.")
     importlib.invalidate_caches()
+    sys.modules.pop("arlib", None)
     from arlib import notebook\
 """
 

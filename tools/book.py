@@ -1,5 +1,6 @@
 """Build the book, unless nothing it depends on has changed: `python -m tools.book`, or `make book`."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,8 @@ def build() -> int:
         command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", *BUILD[1:]]
         status = subprocess.run(command, cwd=ROOT).returncode
         if status:
+            # Sphinx would not read the faulty pages again, and so find nothing wrong the next time.
+            shutil.rmtree(ROOT / "_build" / ".doctrees", ignore_errors=True)
             print("The book was not built: a warning above counts as an error.", file=sys.stderr)
             return status
         STAMP.write_text(state)

@@ -1,0 +1,212 @@
+"""Every rendered page, opened from disk in a headless browser, as a reader without network sees it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import pytest
+from bookfiles import ROOT, environment, toc
+
+from tools.stamp import repository
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(1800)]
+HTML = ROOT / "_build" / "html"
+PAGES = [*toc(), "index", "search", "genindex", "py-modindex"]
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+# Findings inside markup of the theme that the book cannot reach: (rule, part of the selector), and their cause.
+ALLOWED: dict[tuple[str, str], str] = {}
+
+
+@pytest.fixture(scope="module")
+def built():
+    """The rendered book, built now if anything changed."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "tools.book"],
+        capture_output=True, text=True, cwd=ROOT, env=environment(ROOT / "_build" / "store"),
+    )  # fmt: skip
+    assert ran.returncode == 0, (ran.stdout + ran.stderr)[-6000:]
+    return HTML
+
+
+@pytest.fixture(scope="module")
+def browser(built):
+    from playwright.sync_api import Error, sync_playwright
+
+    with sync_playwright() as playwright:
+        path = next(filter(None, map(shutil.which, CHROMIUM)), None)
+        try:
+            started = playwright.chromium.launch(executable_path=path, args=OPTIONS)
+        except Error as error:
+            pytest.skip(
+                f"no browser: {str(error).splitlines()[0]}; install chromium, or run playwright install chromium"
+            )
+        yield started
+        started.close()
+
+
+class Visit:
+    """One page opened in one colour scheme, with all it complained about."""
+
+    def __init__(self, browser, name: str, scheme: str = "light"):
+        self.complaints: list[str] = []
+        self.page = browser.new_page(color_scheme=scheme, viewport={"width": 1280, "height": 900})
+        self.page.on("console", self._said)
+        self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
+        self.page.on("requestfailed", lambda request: self.complaints.append(f"failed: {request.url}"))
+        self.page.on("request", self._asked)
+        self.page.goto((HTML / f"{name}.html").as_uri(), wait_until="load")
+        self.page.wait_for_load_state("networkidle")
+        if self.page.evaluate("typeof MathJax !== 'undefined' && !!MathJax.startup"):
+            self.page.evaluate("MathJax.startup.promise.then(() => true)")
+
+    def _said(self, message) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(f"console {message.type}: {message.text}")
+
+    def _asked(self, request) -> None:
+        if urlparse(request.url).scheme not in ("file", "data", "blob"):
+            self.complaints.append(f"asks another host: {request.url}")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.page.close()
+
+
+def test_the_pages_tested_are_all_there_are(built):
+    pages = {str(path.relative_to(built).with_suffix("")) for path in built.rglob("*.html")}
+    assert pages - set(PAGES) == set()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_whole(browser, name):
+    with Visit(browser, name) as visit:
+        assert visit.complaints == []
+        assert visit.page.evaluate(BROKEN_IMAGES) == []
+        assert visit.page.evaluate(UNRENDERED) == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_is_accessible(browser, name, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    with Visit(browser, name, scheme) as visit:
+        if name != "index":  # a redirect
+            assert visit.page.evaluate("document.documentElement.dataset.theme") == scheme
+        assert visit.complaints == []
+        found = Axe().run(visit.page).response["violations"]
+    serious = [
+        (finding["id"], node["target"], node["html"][:200])
+        for finding in found if finding["impact"] in ("serious", "critical")
+        for node in finding["nodes"]
+        if not any(rule == finding["id"] and part in str(node["target"]) for rule, part in ALLOWED)
+    ]  # fmt: skip
+    assert serious == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(browser, name):
+    with Visit(browser, name) as visit:
+        links = visit.page.evaluate("[...document.querySelectorAll('a[href]')].map(a => a.href)")
+        chrome = visit.page.evaluate(
+            "[...document.querySelectorAll('a[href]')].filter(a => !a.closest('article')).map(a => a.href)"
+        )
+    dead = [link for link in links if link.startswith("file:") and not target_exists(link)]
+    assert dead == []
+    ours = repository(ROOT)
+    hosts = ("github.com", "gitlab.com", "colab.research.google.com", "mybinder.org")
+    foreign = [link for link in chrome if urlparse(link).netloc in hosts and not (ours and ours.split("//")[1] in link)]
+    foreign += [link for link in links if "executablebooks" in link or "jupyter-book" in link]
+    assert foreign == []
+
+
+def target_exists(link: str) -> bool:
+    from bs4 import BeautifulSoup
+
+    address = urlparse(link)
+    path = Path(unquote(address.path))
+    if not path.is_file():
+        return False
+    if not address.fragment or path.suffix != ".html":
+        return True
+    if path not in _anchors:
+        _anchors[path] = {tag["id"] for tag in BeautifulSoup(path.read_text(), "html.parser").find_all(id=True)}
+    return unquote(address.fragment) in _anchors[path]
+
+
+_anchors: dict = {}
+
+
+def sliders(browser):
+    """Names of the pages that have a slider."""
+    return [name for name in toc() if 'class="ar-slider"' in (HTML / f"{name}.html").read_text()]
+
+
+def shown(slider) -> list[int]:
+    return slider.evaluate("s => [...s.querySelectorAll('figure')].flatMap((f, i) => f.checkVisibility() ? [i] : [])")
+
+
+def test_sliders_move_without_a_kernel(browser):
+    assert sliders(browser), "the book has a slider"
+    for name in sliders(browser):
+        with Visit(browser, name) as visit:
+            for slider in visit.page.query_selector_all(".ar-slider"):
+                control, last = slider.query_selector("input"), len(slider.query_selector_all("figure")) - 1
+                control.focus()
+                seen = []
+                for key in ("Home", "ArrowRight", "End"):
+                    visit.page.keyboard.press(key)
+                    seen.append((shown(slider), slider.query_selector("output").inner_text()))
+                captions = [f.text_content() for f in slider.query_selector_all("figcaption")]
+                assert seen == [([i], captions[i]) for i in (0, 1, last)]
+            assert visit.complaints == []
+
+
+def test_print_shows_every_frame_of_a_slider(browser):
+    for name in sliders(browser):
+        with Visit(browser, name) as visit:
+            visit.page.emulate_media(media="print")
+            for slider in visit.page.query_selector_all(".ar-slider"):
+                assert shown(slider) == list(range(len(slider.query_selector_all("figure"))))
+                assert not slider.query_selector("input").is_visible()
+
+
+def test_a_faulty_page_is_noticed(browser, tmp_path):
+    """A test of the tests: each check sees the fault planted for it."""
+    page = tmp_path / "faulty.html"
+    page.write_text(FAULTY)
+    with Visit(browser, "index") as visit:
+        visit.page.goto(page.as_uri(), wait_until="load")
+        visit.page.wait_for_timeout(500)
+        said = json.dumps(visit.complaints)
+        for part in ("asks another host: http://127.0.0.1:9/x.js", "console error", "failed: ", "planted"):
+            assert part in said
+        assert len(visit.page.evaluate(BROKEN_IMAGES)) == 2
+        assert len(visit.page.evaluate(UNRENDERED)) == 3
+    assert not target_exists((tmp_path / "none.html").as_uri())
+    assert not target_exists(page.as_uri() + "#none") and target_exists(page.as_uri() + "#here")
+
+
+FAULTY = """<!doctype html><html lang="en"><title>x</title><body><article id="here">
+<img src="none.png" alt="a figure"><img src="data:image/gif;base64,R0lGODlhAQABAAAAACw=">
+<span class="math">\\(x\\)</span> <p>{glue:text}`lost` and \\[y\\]</p>
+<script src="http://127.0.0.1:9/x.js"></script><script>throw new Error('planted')</script></article></body></html>"""
+
+BROKEN_IMAGES = """[...document.images].filter(i => !i.closest('mjx-container'))
+  .filter(i => !i.complete || !i.naturalWidth || !(i.alt || '').trim()).map(i => i.outerHTML.slice(0, 120))"""
+
+# Formulas that MathJax left or marked as wrong, and markup that should have been replaced by the build.
+UNRENDERED = r"""(() => {
+  const bare = [...document.querySelectorAll('.math')].filter(m => !m.querySelector('mjx-container'));
+  const wrong = [...document.querySelectorAll('mjx-merror, [data-mjx-error]')];
+  const prose = document.querySelector('article')?.cloneNode(true);
+  prose?.querySelectorAll('pre, code, script, style, mjx-container').forEach(e => e.remove());
+  const raw = (prose?.textContent || '').match(/\{[a-z]+(:[a-z]+)?\}`|\$\$|\\\[|\\begin\{/g) || [];
+  return [...bare, ...wrong].map(e => e.outerHTML.slice(0, 120)).concat(raw);
+})()"""

@@ -1,0 +1,189 @@
+import json
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from arlib import notebook
+from arlib.errors import InputError
+
+
+def parameters(**changed):
+    """A chapter's globals after its parameters cell, as Jupyter leaves them, and after papermill's."""
+    namespace = {"In": [""], "Out": {}, "_dh": [], "notebook": notebook, "exit": object()}
+    exec(
+        'device: str = "cpu"\nstore: str = ""\neps: float = 0.03\nepochs: int = 2\nrun_missing: bool = False\n'
+        "strengths: list[float] = [0, 4, 8]\nlimit: int | None = None",
+        namespace,
+    )
+    return namespace | changed
+
+
+def check(namespace):
+    notebook.check(namespace, limit=(1, 100))
+
+
+def test_parameters_of_the_right_kind_pass():
+    check(parameters())
+    check(parameters(eps=0, limit=5, strengths=[0.5]))
+    check(parameters(eps=1))
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"eps": -0.1}, "eps is -0.1; allowed: 0 to 1"),
+        ({"eps": 8}, "AR strength 8 is 8/255"),
+        ({"eps": float("nan")}, "eps is nan"),
+        ({"eps": "8/255"}, "eps is '8/255', but a number belongs there (papermill passes an expression as text"),
+        ({"eps": True}, "a number belongs"),
+        ({"epochs": 2.5}, "epochs is 2.5, but a whole number belongs"),
+        ({"epochs": 0}, "epochs is 0; allowed: at least 1"),
+        ({"epochs": True}, "a whole number belongs"),
+        ({"run_missing": "yes"}, "True or False belongs"),
+        ({"run_missing": 1}, "True or False belongs"),
+        ({"strengths": "0,4"}, "a list of which each is a number"),
+        ({"strengths": [0, "4"]}, "a list of which each is a number"),
+        ({"strengths": [0, 256]}, "strengths is 256; allowed: 0 to 255"),
+        ({"limit": 101}, "limit is 101; allowed: 1 to 100"),
+        ({"limit": "all"}, "a whole number or None belongs"),
+        ({"device": "cuda:99"}, "device is 'cuda:99', but torch sees"),
+        ({"device": "gpu"}, "device is 'gpu'; allowed"),
+        ({"store": "runs"}, "absolute path"),
+        ({"store": __file__ + "/runs"}, "nothing can be written"),
+        ({"epoch": 3}, "parameter is 'epoch'; allowed: device, store, eps, epochs"),
+    ],
+)
+def test_bad_parameters_are_one_message(changed, message):
+    with pytest.raises(notebook.ChapterStopped) as stopped:
+        check(parameters(**changed))
+    assert message in str(stopped.value)
+    assert isinstance(stopped.value, InputError)
+    assert stopped.value._render_traceback_() == [f"ChapterStopped: {stopped.value}"]
+
+
+def test_unknown_names_get_a_suggestion():
+    with pytest.raises(InputError, match=r"Did you mean 'epochs'\?"):
+        check(parameters(epoch=3))
+
+
+def test_unknown_study_lists_the_studies(tmp_path):
+    (tmp_path / "mine.yml").write_text("title: x")
+    namespace = parameters(store=str(tmp_path))
+    exec('study: str = "mine"', namespace)
+    check(namespace)
+    with pytest.raises(InputError, match=r"study is 'min'; allowed: .*mine.*Did you mean 'mine'"):
+        check(namespace | {"study": "min"})
+
+
+def test_a_corrected_cell_runs_again_in_the_same_kernel():
+    namespace = parameters(epoch=3)
+    with pytest.raises(InputError):
+        check(namespace)
+    assert "epoch" not in namespace
+    check(namespace)
+
+
+def test_what_the_chapter_computed_is_no_parameter_when_cells_are_rerun():
+    namespace = parameters()
+    check(namespace)
+    namespace |= {"table": [1, 2], "accuracy": 0.5}
+    check(namespace)
+    namespace["eps"] = -1
+    with pytest.raises(InputError):
+        check(namespace)
+
+
+def test_a_misspelt_declaration_is_found():
+    namespace = parameters()
+    exec("epocs: int = 3", namespace)
+    with pytest.raises(InputError, match="epocs is not a parameter"):
+        check(namespace)
+    check(namespace)
+
+
+def test_a_declaration_without_value():
+    namespace = parameters()
+    exec("seed: int", namespace)
+    with pytest.raises(InputError, match="seed is declared"):
+        check(namespace)
+
+
+def test_rules_a_chapter_declares():
+    namespace = {"__annotations__": {"layer": str, "width": int}, "layer": "stem", "width": 8}
+
+    def even(value):
+        if value % 2:
+            raise InputError("width must be even.")
+
+    notebook.check(dict(namespace), layer=["stem", "head"], width=even)
+    with pytest.raises(InputError, match="layer is 'stem'; allowed: head"):
+        notebook.check(dict(namespace), layer=["head"])
+    with pytest.raises(InputError, match="even"):
+        notebook.check(namespace | {"width": 3}, layer=["stem"], width=even)
+
+
+class FakeStudy(SimpleNamespace):
+    def missing(self):
+        return self.gone
+
+    def records(self):
+        return pd.DataFrame({"run": self.have})
+
+    def run(self, device):
+        self.have, self.gone, self.ran = self.have + self.gone, [], device
+
+
+def study(have, gone):
+    return FakeStudy(name="small", toy=True, cost="two hours.", recipes=[*have, *gone], have=have, gone=gone)
+
+
+def test_records_or_explain(capsys):
+    assert list(notebook.records_or_explain(study(["a"], ["b"]))["run"]) == ["a"]
+    assert capsys.readouterr().out == "Study small: 1 of 2 runs recorded.\n"
+    with pytest.raises(notebook.ChapterStopped, match=r"2 runs cost: two hours\. Run .*arlib study run small"):
+        notebook.records_or_explain(study([], ["a", "b"]))
+    asked = study([], ["a"])
+    assert list(notebook.records_or_explain(asked, run_missing=True, device="cpu")["run"]) == ["a"]
+    assert asked.ran == "cpu"
+
+
+def test_verdict_is_the_computed_row(monkeypatch):
+    from arlib import claims
+
+    rows = {
+        "claim": ["C1", "C2"],
+        "title": ["degradation", "gap"],
+        "verdict": ["supported", "mixed"],
+        "note": ["x.", "y."],
+    }
+    monkeypatch.setattr(claims, "verdicts", lambda study: pd.DataFrame(rows), raising=False)
+    monkeypatch.setattr(notebook, "glue", lambda name, value: glued.append(name))
+    glued = []
+    said = notebook.verdict("C2", study(["a"], []))
+    assert said.data == "**C2 gap: mixed** (study `small`, a toy). y."
+    assert glued == ["verdict_C2"]
+    with pytest.raises(InputError, match="claim is 'C9'"):
+        notebook.verdict("C9", study(["a"], []))
+
+
+def test_stamp_is_one_line_that_nbval_sanitises(capsys):
+    import configparser
+    import re
+    from pathlib import Path
+
+    notebook.stamp()
+    (line,) = capsys.readouterr().out.splitlines()
+    rules = configparser.RawConfigParser()
+    rules.read(Path(__file__).with_name("nbval_sanitize.cfg"))
+    assert re.sub(rules["environment"]["regex"], rules["environment"]["replace"], line) == "ENVIRONMENT"
+
+
+def test_setup_cell_is_valid_and_carries_the_address(monkeypatch):
+    compile(notebook.setup_cell(), "setup", "exec")
+    assert '"git+https://example.org/a/b"' in notebook.setup_cell("https://example.org/a/b")
+    namespace = {}
+    exec(notebook.setup_cell(), namespace)
+    assert namespace["notebook"] is notebook
+    assert [n for n in namespace if not n.startswith("_")] == ["notebook"]
+    json.dumps(notebook.setup_cell())

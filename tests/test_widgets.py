@@ -1,0 +1,86 @@
+import base64
+import io
+import re
+
+import matplotlib
+import pytest
+from matplotlib import pyplot as plt
+from PIL import Image
+
+from arlib import widgets
+from arlib.errors import InputError
+
+matplotlib.use("agg")
+
+
+def figures(n=3):
+    made = []
+    for k in range(n):
+        figure, axes = plt.subplots(figsize=(3, 2))
+        axes.plot([0, k])
+        made.append(figure)
+    return made
+
+
+def slider(**options):
+    return widgets.figure_slider(figures(), [0, 4, 8], "AR strength", alt="A line.", **options).data
+
+
+def frames(markup):
+    return re.findall(
+        r'<figure( hidden)?><img src="data:image/png;base64,([^"]+)" alt="([^"]+)"><figcaption>([^<]+)', markup
+    )
+
+
+def test_each_value_has_its_frame_and_one_shows():
+    markup = slider(start=1)
+    shown = frames(markup)
+    assert [hidden == "" for hidden, *_ in shown] == [False, True, False]
+    assert [caption for *_, caption in shown] == ["AR strength = 0", "AR strength = 4", "AR strength = 8"]
+    assert all(alt == f"A line. {caption}" for _, _, alt, caption in shown)
+    images = [Image.open(io.BytesIO(base64.b64decode(data))) for _, data, _, _ in shown]
+    assert {image.size for image in images} == {(300, 200)}
+    assert len({image.tobytes() for image in images}) == 3
+    assert 'min="0" max="2" step="1" value="1"' in markup
+    assert not plt.get_fignums()
+
+
+def test_nothing_is_fetched_and_all_frames_print():
+    markup = slider()
+    assert "http" not in markup and "<script" not in markup
+    assert re.search(r"@media print \{.*figure\[hidden\].*display: block", markup, re.S)
+
+
+def test_the_label_belongs_to_the_input_and_ids_are_stable():
+    first, second = slider(), slider()
+    without = lambda markup: re.sub(r"base64,[^\"]+", "", markup)
+    assert without(first) == without(second)
+    (name,) = re.findall(r'<input type="range" id="([^"]+)"', first)
+    assert f'<label for="{name}">' in first and f'<output for="{name}">' in first
+    other = widgets.figure_slider(figures(), [0, 4, 8], "AR strength", alt="Another line.").data
+    assert f'id="{name}"' not in other
+
+
+def test_words_are_escaped():
+    markup = widgets.figure_slider(figures(2), ["<b>", "&"], 'a "label"', alt="<i>").data
+    assert "<b>" not in markup and "<i>" not in markup and 'a "label"' not in markup
+
+
+def test_ready_images_are_taken_as_they_are():
+    png = base64.b64decode(frames(slider())[0][1])
+    assert base64.b64encode(png).decode() in widgets.figure_slider([png, png], [0, 1], "k", alt="x").data
+
+
+@pytest.mark.parametrize("values, options", [([0, 4], {}), ([0, 4, 8], {"alt": ""}), ([0, 4, 8], {"start": 3})])
+def test_bad_input(values, options):
+    with pytest.raises(InputError):
+        widgets.figure_slider(figures(), values, "k", **({"alt": "x"} | options))
+    plt.close("all")
+
+
+def test_live_computes_only_when_asked():
+    calls = []
+    box = widgets.live(lambda strength: calls.append(strength), strength=(0, 8, 4))
+    assert not calls
+    box.manual_button.click()
+    assert calls == [4]
