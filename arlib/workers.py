@@ -6,11 +6,11 @@ minutes. A worker that lost its claim (a laptop that slept, say) notices and sto
 somebody else's now.
 """
 
-import _thread
 import contextlib
 import functools
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -59,10 +59,15 @@ class Claim:
                     return
                 if not self.holds():
                     self.lost = True
-                    _thread.interrupt_main()
+                    interrupt_main_thread()
                     return
             with contextlib.suppress(OSError):  # a file system that stutters; the next beat may succeed
                 os.utime(self.path)
+
+
+def interrupt_main_thread() -> None:
+    """KeyboardInterrupt in the main thread, by a real signal: it also ends a wait."""
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
 
 def take(folder: Path, run: str) -> Claim | None:

@@ -1,0 +1,453 @@
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from arlib import files, records, runner, studies, training, workers
+from arlib.errors import InputError, RecordError, TrainingStopped
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = """\
+title: tiny
+purpose: a test
+cost: seconds
+toy: true
+recipe:
+  dataset: digits
+  model: resnet8
+  width: 4
+  steps: 2
+  epochs: 3
+  batch_size: 128
+  monitor_images: 64
+grid:
+  strength: [0, 32]
+  seed: [0, 1]
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A study of four runs, alone in a store of its own."""
+    monkeypatch.delenv("ARLIB_STORE", raising=False)
+    return a_study(tmp_path)
+
+
+def a_study(folder: Path, text: str = TINY) -> studies.Study:
+    folder.mkdir(exist_ok=True)
+    (folder / "tiny.yml").write_text(text)
+    return studies.load(folder / "tiny.yml", folder / "store")
+
+
+def fake(study, entry, folder, *, device, progress, seconds, pause=0.0, log=None):
+    """What `runner.compute` does, without the computing; `log` gets a line when it begins."""
+    if log is not None:
+        with open(log, "a") as said:
+            said.write(f"{entry.run} {os.getpid()}\n")
+    time.sleep(pause)
+    rows = pd.DataFrame([("last", "test", "error", "", "", 360, 0.25)], columns=list(records.COLUMNS))
+    records.write(
+        folder, run=entry.run, recipe=entry.recipe.to_dict(), variant=entry.variant,
+        provenance=training.store.provenance(torch.device("cpu")), settings=studies.studyfile.plain(study.settings),
+        history=pd.DataFrame({"epoch": [1], "seconds": [7.0]}), rows=rows, arrays={"margin|test": np.zeros(4)},
+    )  # fmt: skip
+    files.write_tensors(folder / "last.safetensors", {"weight": torch.zeros(2)})
+    return True
+
+
+def run(study, **options):
+    return study.run(device="cpu", progress=False, **{"_compute": fake} | options)
+
+
+# ---- study files ------------------------------------------------------------------------------
+
+
+def test_shipped_studies_are_what_the_book_says():
+    assert set(studies.names()) >= {"digits", "cifar10-resnet20-small", "cifar10-resnet56"}
+    digits, small, main = (studies.load(n) for n in ("digits", "cifar10-resnet20-small", "cifar10-resnet56"))
+    pairs = lambda study: {(e.recipe.strength, e.recipe.seed) for e in study.entries if not e.variant}
+    assert pairs(digits) == {(s, seed) for s in (0, 16, 32, 64) for seed in range(3)} and digits.toy
+    assert pairs(small) == {(s, seed) for s in (0, 4, 8) for seed in range(3)} and not small.toy
+    assert pairs(main) == {(s, seed) for s in (0, 2, 4, 8, 16) for seed in range(3)} and not main.toy
+    extra = [(e.recipe.strength, e.recipe.seed, e.variant, e.recipe.step_size) for e in main.entries if e.variant]
+    assert extra == [(4, 0, "step2", 2 / 255), (16, 0, "step2", 2 / 255)]
+    assert {e.recipe.attack_step / e.recipe.eps for e in small.entries if e.recipe.eps} == {0.5}
+    assert {e.recipe.train_images for e in small.entries} == {10_000}
+    assert main.keep_epochs == (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
+    assert main.claims == small.claims == {"effect": 8, "feature": 4, "flip_pgd": 4, "flip_sign": 8}
+    assert digits.claims == {"effect": 32, "feature": 16, "flip_pgd": 16, "flip_sign": 32}
+
+
+def test_run_ids_of_the_printed_studies_never_change():
+    """A record lies in a folder of this name: a new field of the recipe or key of the file must rename none."""
+    named = {name: [entry.run for entry in studies.load(name).entries] for name in ("digits", "cifar10-resnet20-small")}
+    assert named["digits"][:2] == ["digits-resnet8-ar0-s0-627bced0", "digits-resnet8-ar16-s0-f6b202db"]
+    assert named["cifar10-resnet20-small"][:3] == [
+        "cifar10-resnet20-ar0-s0-55529422", "cifar10-resnet20-ar4-s0-6716bd15", "cifar10-resnet20-ar8-s0-4d3cb56a",
+    ]  # fmt: skip
+    assert studies.load("cifar10-resnet56").entries[-1].run == "cifar10-resnet56-ar16-s0-51e16f77"
+
+
+def test_whole_seeds_come_first_and_extras_last(tmp_path):
+    extra = "extra: [{strength: 32, seed: 0, variant: step8, step: 8}]\n"
+    found = [(e.recipe.seed, e.recipe.strength, e.variant) for e in a_study(tmp_path, TINY + extra).entries]
+    assert found == [(0, 0, ""), (0, 32, ""), (1, 0, ""), (1, 32, ""), (0, 32, "step8")]
+
+
+MISTAKES = [
+    ("titel: x\n", "titel", "line 17", "Did you mean 'title'"),
+    ("grid:\n  strength: [0, 32]\n  seed: [0, 1]", "grid", "line 13", "mapping", "grid: 3"),
+    ("  epochs: 3", "recipe.epoch", "line 10", "Did you mean 'epochs'", "  epoch: 3"),
+    ("  epochs: 3", "recipe.epochs", "line 10", "it must be a int", "  epochs: three"),
+    ("  epochs: 3", "recipe.epochs", "line 10", "at least 1", "  epochs: 0"),
+    ("  model: resnet8", "recipe.model", "line 7", "Did you mean 'resnet8'", "  model: resent8"),
+    ("[0, 32]", "grid.strength[1]", "line 14", "at least 0 and below 255", "[0, -4]"),
+    ("[0, 32]", "grid.strength[1]", "line 14", "at least 0 and below 255", "[0, 256]"),
+    ("[0, 32]", "grid.strength[1]", "line 14", "'8/255'", "[0, 8/255]"),
+    ("[0, 32]", "grid.strength[1]", "line 14", "second time", "[32, 32]"),
+    ("[0, 32]", "grid.strength", "line 14", "empty", "[]"),
+    ("[0, 1]", "grid.seed[0]", "line 15", "whole number", "[0.5, 1]"),
+    ("[0, 1]", "grid.seed[1]", "line 15", "True", "[0, true]"),
+    ("toy: true", "toy", "line 4", "true or false", "toy: maybe"),
+    ("title: tiny", "title", "line 1", "must be a text", "title: 3"),
+    ("  width: 4", "recipe.width", "line 9", "twice", "  width: 4\n  width: 5"),
+    ("cost: seconds\n", "study file", "line 1", "lacks the key 'cost'", ""),
+    ("", "keep_epochs[0]", "line 17", "below 3", "keep_epochs: [7]\n"),
+    ("", "claims.effect", "line 17", "grid (32)", "claims: {effect: 8, feature: 4, flip_pgd: 4, flip_sign: 8}\n"),
+    ("", "claims", "line 17", "lacks the key 'feature'", "claims: {effect: 32}\n"),
+    ("", "extra[0]", "line 17", "twice", "extra: [{strength: 32, seed: 0, variant: again}]\n"),
+    ("", "extra[0].variant", "line 17", "small letters", "extra: [{strength: 32, seed: 3, variant: A b}]\n"),
+    ("", "measure", "line 17", "unknown key", "measure: {imagez: 3}\n"),
+    ("title: tiny", "cannot be read as YAML", "line 2", "", "title: [tiny"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda m: m[1])
+def test_a_mistake_in_a_study_file_is_one_message_with_file_line_key_and_what_is_allowed(tmp_path, mistake):
+    old, key, line, said, *new = mistake
+    text = TINY + "\n" + (old if not new else "")
+    text = text.replace(old, new[0], 1) if new and old else text + "".join(new)
+    with pytest.raises(InputError) as caught:
+        a_study(tmp_path, text)
+    message = str(caught.value)
+    assert str(tmp_path / "tiny.yml") in message and "\n" not in message
+    assert key in message and line in message and said in message
+
+
+def test_numbers_with_exponents_are_numbers(tmp_path):
+    study = a_study(tmp_path, TINY.replace("width: 4", "weight_decay: 5e-3"))
+    assert study.entries[0].recipe.weight_decay == 0.005
+
+
+def test_an_unknown_study_is_named_with_the_known_ones(tmp_path):
+    with pytest.raises(InputError, match=r"'digitz'; allowed: .*Did you mean 'digits'"):
+        studies.load("digitz")
+    with pytest.raises(InputError, match="no such file"):
+        studies.load(tmp_path / "nothing.yml")
+
+
+def test_a_store_may_hold_studies_of_its_own(tmp_path):
+    (tmp_path / "mine.yml").write_text(TINY)
+    assert "mine" in studies.names(tmp_path)
+    assert studies.load("mine", tmp_path).folder == tmp_path / "mine"
+
+
+# ---- running and reading ----------------------------------------------------------------------
+
+
+def test_a_study_runs_what_is_missing_and_reads_as_tables(tiny):
+    assert tiny.records().empty and list(tiny.records()) == [*studies.KEYS, *records.COLUMNS]
+    assert len(tiny.missing()) == 4 and set(tiny.status()["state"]) == {"missing"}
+    table = run(tiny)
+    assert list(table["state"]) == ["finished"] * 4 and not tiny.missing()
+    found = tiny.records()
+    assert list(found) == [*studies.KEYS, *records.COLUMNS]
+    assert list(zip(found["seed"], found["strength"], strict=True)) == [(0, 0), (0, 32), (1, 0), (1, 32)]
+    assert list(tiny.histories()["seconds"]) == [7.0] * 4
+    assert set(tiny.arrays(tiny.entries[0].run)) == {"margin|test"}
+    assert not list(tiny.work_folder.iterdir()) and not list(tiny.claims_folder.glob("*.json"))
+
+
+def test_a_finished_run_is_not_computed_again(tiny, tmp_path):
+    run(tiny)
+    log = tmp_path / "log"
+    run(tiny, _compute=lambda *a, **k: fake(*a, **k, log=log))
+    assert not log.exists()
+
+
+def test_each_run_is_readable_as_soon_as_it_is_finished(tiny):
+    seen = []
+
+    def work(study, *args, **options):
+        seen.append(len(studies.load(study.path, study.places.store).records()))
+        return fake(study, *args, **options)
+
+    run(tiny, _compute=work)
+    assert seen == [0, 1, 2, 3]
+
+
+def test_an_interrupted_study_goes_on_where_it_was(tiny, caplog):
+    def interrupted(study, entry, folder, **options):
+        if entry.recipe.seed == 1:
+            (folder / "half").write_text("done")
+            raise KeyboardInterrupt
+        return fake(study, entry, folder, **options)
+
+    caplog.set_level(logging.INFO)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny, _compute=interrupted)
+    assert "goes on from here" in caplog.text
+    assert len(tiny.missing()) == 2 and not list(tiny.claims_folder.glob("*.json"))
+    seen = []
+
+    def goes_on(study, entry, folder, **options):
+        seen.append((folder / "half").exists())
+        return fake(study, entry, folder, **options)
+
+    run(tiny, _compute=goes_on)
+    assert seen == [True, False] and not tiny.missing()
+
+
+def test_a_training_that_stops_by_itself_does_not_stop_the_others(tiny):
+    def sometimes(study, entry, folder, **options):
+        if entry.recipe.seed == 0 and entry.recipe.eps:
+            raise TrainingStopped("the loss became nan")
+        return fake(study, entry, folder, **options)
+
+    with pytest.raises(TrainingStopped, match=r"1 trainings stopped.*became nan"):
+        run(tiny, _compute=sometimes)
+    assert [entry.run for entry in tiny.missing()] == [tiny.entries[1].run]
+
+
+def test_a_damaged_record_is_named_and_refused_by_everything_that_reads(tiny):
+    run(tiny)
+    path = tiny.folder / tiny.entries[2].run / "arrays.npz"
+    path.write_bytes(path.read_bytes()[:-5])
+    again = studies.load(tiny.path, tiny.places.store)
+    for use in (
+        again.records,
+        again.missing,
+        again.publish,
+        lambda: run(again),
+        lambda: again.arrays(again.entries[2].run),
+    ):
+        with pytest.raises(RecordError, match=str(path)):
+            use()
+    table = again.status()
+    assert list(table["state"]) == ["finished", "finished", "damaged", "finished"] and str(path) in table["note"][2]
+
+
+def test_a_record_of_another_recipe_is_refused(tiny):
+    run(tiny)
+    first, second = (tiny.folder / entry.run for entry in tiny.entries[:2])
+    os.rename(first, tiny.folder / "away")
+    os.rename(second, first)
+    with pytest.raises(RecordError, match="another recipe"):
+        studies.load(tiny.path, tiny.places.store).records()
+
+
+def test_a_run_measured_with_other_settings_counts_as_missing_and_keeps_its_training(tiny):
+    run(tiny)
+    folder = tiny.folder / tiny.entries[0].run
+    (folder / "trained").write_text("hours")
+    content = json.loads((folder / "record.json").read_text())
+    content["settings"] |= {"of_old": 3}
+    (folder / "record.json").write_text(records._text({k: v for k, v in content.items() if k != "checksum"}))
+    again = studies.load(tiny.path, tiny.places.store)
+    assert [e.run for e in again.missing()] == [tiny.entries[0].run] and len(again.records()) == 3
+    seen = []
+
+    def work(study, entry, folder, **options):
+        seen.append((folder / "trained").read_text())
+        return fake(study, entry, folder, **options)
+
+    run(again, _compute=work)
+    assert seen == ["hours"] and len(again.records()) == 4
+
+
+def test_devices_are_not_mixed_silently(tiny):
+    run(tiny)
+    folder = tiny.folder / tiny.entries[0].run
+    content = json.loads((folder / "record.json").read_text())
+    content["provenance"]["precision"] = "bfloat16"
+    (folder / "record.json").write_text(records._text({k: v for k, v in content.items() if k != "checksum"}))
+    again = studies.load(tiny.path, tiny.places.store)
+    with pytest.raises(InputError, match=r"precision 'bfloat16', this would be 'float32'.*--mix"):
+        run(again)
+    run(again, mix=True)
+    with pytest.raises(InputError, match="mixture"):
+        again.publish()
+
+
+def test_published_records_count_unless_asked_afresh_and_the_store_comes_first(tiny, tmp_path):
+    run(tiny)
+    assert len(tiny.publish(tmp_path / "records")) == 4 and tiny.publish(tmp_path / "records") == []
+    places = records.Places(tmp_path / "empty", (tmp_path / "records",), ())
+    published = studies.Study(tiny.file, places)
+    assert not published.missing() and len(published.missing(afresh=True)) == 4
+    assert set(published.status()["state"]) == {"recorded"}
+    pd.testing.assert_frame_equal(published.records(), tiny.records())
+    weights = [(tmp_path / "records" / "tiny" / e.run / "weights.safetensors").exists() for e in tiny.entries]
+    assert weights == [True, True, False, False]
+    both = studies.Study(tiny.file, records.Places(tiny.places.store, (tmp_path / "records",), ()))
+    assert {folder.parent for folder in both.finished().values()} == {tiny.folder}
+
+
+def test_a_budget_too_small_for_an_epoch_is_refused_once_the_speed_is_known(tiny):
+    run(tiny, _compute=lambda study, entry, *a, **k: entry.recipe.seed == 0 and fake(study, entry, *a, **k))
+    assert len(tiny.missing()) == 2  # seed 1; its siblings took 7 s an epoch
+    with pytest.raises(InputError, match=r"time budget of 5 s is too small for one epoch, which takes about 7 s"):
+        run(tiny, time_budget=5)
+    run(tiny, time_budget=20)
+    assert not tiny.missing()
+
+
+def test_a_time_budget_ends_a_computation_that_does_not_look_at_the_clock(tiny, caplog):
+    caplog.set_level(logging.INFO)
+    begun = time.monotonic()
+    run(tiny, time_budget=2.5, _compute=lambda *a, **k: fake(*a, **k, pause=60))
+    assert time.monotonic() - begun < 2.5
+    assert "time budget was over" in caplog.text and not list(tiny.claims_folder.glob("*.json"))
+
+
+def test_impossible_options_are_refused(tiny):
+    with pytest.raises(InputError, match="above 0"):
+        run(tiny, jobs=0)
+    with pytest.raises(InputError, match="above 0"):
+        run(tiny, time_budget=-1)
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="GPU"):
+            tiny.run(device="cuda")
+
+
+# ---- claims: who works on what ----------------------------------------------------------------
+
+
+def a_claim(folder: Path, **changes) -> Path:
+    """The file of somebody else's claim."""
+    (folder / "r.json").unlink(missing_ok=True)
+    with workers.take(folder, "r") as claim:
+        said = workers.read(claim.path)
+    files.write_json(folder / "r.json", said | changes)
+    return folder / "r.json"
+
+
+def test_a_claim_is_exclusive_and_let_go(tmp_path):
+    with workers.take(tmp_path, "r") as claim:
+        assert claim.holds() and workers.take(tmp_path, "r") is None
+        assert workers.take(tmp_path, "other") is not None
+    assert workers.take(tmp_path, "r") is not None
+
+
+def test_a_claim_is_void_when_its_process_is_dead_here_or_its_heart_has_stopped(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    begun = str(workers.processes.started(dead.pid))
+    time.sleep(0.3)  # it ends, but nobody has waited for it: still in the process table
+    assert "is dead" in workers.void(a_claim(tmp_path, pid=dead.pid, started=begun))
+    dead.wait()
+    assert "is dead" in workers.void(a_claim(tmp_path, pid=dead.pid, started=begun))
+    assert "is dead" in workers.void(a_claim(tmp_path, started="1"))  # our process number, used again
+    assert not workers.void(a_claim(tmp_path))
+    elsewhere = a_claim(tmp_path, host="elsewhere", pid=dead.pid, started=begun)
+    assert not workers.void(elsewhere) and workers.take(tmp_path, "r") is None
+    late = time.time() - workers.STALE - 60
+    os.utime(elsewhere, (late, late))
+    assert "no sign of life" in workers.void(elsewhere)
+    assert workers.take(tmp_path, "r") is not None
+
+
+def test_the_heart_beats_and_a_lost_claim_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "HEARTBEAT", 0.05)
+    interrupted = []
+    monkeypatch.setattr(workers, "interrupt_main_thread", lambda: interrupted.append(True))
+    with workers.take(tmp_path, "r") as claim:
+        os.utime(claim.path, (0, 0))
+        time.sleep(0.5)
+        assert claim.path.stat().st_mtime > 1e9 and not claim.lost
+        files.write_json(claim.path, workers.read(claim.path) | {"token": "another"})
+        time.sleep(0.5)
+        assert claim.lost and interrupted == [True]
+    assert claim.path.exists()  # the other's claim stays
+
+
+def test_a_worker_that_lost_its_run_leaves_it_to_the_other(tiny, monkeypatch):
+    monkeypatch.setattr(workers, "HEARTBEAT", 0.05)
+    first = tiny.entries[0].run
+
+    def slept(study, entry, folder, **options):
+        if entry.run != first:
+            return fake(study, entry, folder, **options)
+        claim = study.claims_folder / f"{first}.json"
+        files.write_json(claim, workers.read(claim) | {"token": "another", "host": "elsewhere"})
+        time.sleep(10)
+        raise AssertionError("it was not interrupted")
+
+    run(tiny, _compute=slept, wait=False)
+    assert [entry.run for entry in tiny.missing()] == [first]
+
+
+def test_who_renames_first_wins_and_the_other_result_is_dropped(tiny):
+    entry = tiny.entries[0]
+    mine, theirs = (runner._adopt(tiny, entry.run, token) for token in ("mine", "theirs"))
+    mine.mkdir(exist_ok=True)
+    for folder in (mine, theirs):
+        fake(tiny, entry, folder, device="cpu", progress=False, seconds=None)
+    (theirs / "theirs").write_text("")
+    runner._publish(tiny, entry.run, theirs)
+    os.makedirs(mine, exist_ok=True)
+    fake(tiny, entry, mine, device="cpu", progress=False, seconds=None)
+    runner._publish(tiny, entry.run, mine)
+    assert (tiny.folder / entry.run / "theirs").exists() and not list(tiny.work_folder.iterdir())
+
+
+WORKER = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import test_studies as t
+from arlib import studies
+study = studies.load(sys.argv[2], sys.argv[3])
+t.run(study, _compute=lambda *a, **k: t.fake(*a, **k, pause=float(sys.argv[5]), log=sys.argv[4]))
+"""
+
+
+def worker(study, log, pause):
+    given = [ROOT / "tests", study.path, study.places.store, log, pause]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.Popen([sys.executable, "-c", WORKER, *map(str, given)], env=environment)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_study_and_one_takes_over_from_the_killed_other(tmp_path, monkeypatch):
+    monkeypatch.delenv("ARLIB_STORE", raising=False)
+    study = a_study(tmp_path, TINY.replace("seed: [0, 1]", "seed: [0, 1, 2, 3]"))
+    log = tmp_path / "log"
+    slow, quick = worker(study, log, 600), worker(study, log, 0.2)
+    try:
+        lines = []
+        for _ in range(600):
+            lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+            if len(lines) >= 6 and str(slow.pid) in {pid for _, pid in lines}:
+                break
+            time.sleep(0.05)
+        begun = [name for name, pid in lines if pid == str(slow.pid)]
+        assert len(begun) == 1, lines
+        assert study.status().set_index("run")["state"][begun[0]] == "running"
+        slow.send_signal(signal.SIGKILL)
+        assert quick.wait(60) == 0
+    finally:
+        for process in (slow, quick):
+            process.kill()
+            process.wait()
+    done = [line.split()[0] for line in log.read_text().splitlines()]
+    assert sorted(done) == sorted([entry.run for entry in study.entries] + begun)  # the killed one's twice, no other
+    assert set(study.status()["state"]) == {"finished"} and len(study.records()) == 8
+    assert not list(study.work_folder.iterdir()) and not list(study.claims_folder.glob("*.json"))
