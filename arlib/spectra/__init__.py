@@ -1,7 +1,11 @@
-"""Singular values of real layers: of one kernel (`singular_values`) or of every layer of a model (`of`)."""
+"""Singular values of real layers: of one kernel (`singular_values`) or of every layer of a model (`of`).
+
+Where the spectrum is too large to compute, `estimate` gives its statistics with intervals.
+"""
 
 from arlib.spectra.conv import singular_values
 from arlib.spectra.model import of
-from arlib.spectra.statistics import quantiles, statistics
+from arlib.spectra.stochastic import Estimate, estimate
+from arlib.spectra.summary import quantiles, statistics
 
-__all__ = ["of", "quantiles", "singular_values", "statistics"]
+__all__ = ["Estimate", "estimate", "of", "quantiles", "singular_values", "statistics"]

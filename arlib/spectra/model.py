@@ -1,28 +1,32 @@
 """Singular values of every layer of a model, in one table."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from arlib import engine
-from arlib.errors import InputError, one_of
+from arlib.errors import one_of
 from arlib.spectra import layers as model_layers
-from arlib.spectra.conv import checked, singular_values_dense
+from arlib.spectra.conv import checked, fits_dense, singular_values_dense
 from arlib.spectra.geometry import Geometry, geometry
 from arlib.spectra.layers import Layer
-from arlib.spectra.statistics import NAMES, quantiles, statistics
+from arlib.spectra.stochastic import estimate_convolution
+from arlib.spectra.summary import NAMES, quantiles, statistics
 from arlib.spectra.symbol import singular_values_cyclic
 
 OPERATORS = ("circular", "as-built", "reshaped")
+ENDS = tuple(f"{name}_{end}" for name in NAMES[1:] for end in ("low", "high"))
 COLUMNS = (
     "layer", "kind", "shape", "size", "stride", "padding", "method", *NAMES, "dead_channels", "folded", "counted",
-    "note",
+    "note", *ENDS,
 )  # fmt: skip
 DEAD = 1e-3  # of the layer's median |γ| / √(var + eps)
+DENSE_WORK = 2**31  # rows · columns · min of both: about a second of dense SVD, above it Lanczos is faster
 
 
 def of(
@@ -32,6 +36,9 @@ def of(
     fold_bn: bool = False,
     *,
     sizes: dict | None = None,
+    probes: int | None = None,
+    tolerance: float = 0.01,
+    seed: int = 0,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Singular values of every convolution, linear layer and attention projection: a row a layer.
@@ -43,29 +50,77 @@ def of(
         fold_bn: with the eval-mode batch norm that alone reads the convolution's output: its weight
             times γ/√(var + eps). Column `folded` says "yes", or "not foldable".
         sizes: maps by layer name where the forward pass does not show them; None skips the layer.
+        probes, tolerance, seed: of the estimates, as in `estimate`.
 
     Columns: layer, kind, shape (of the weight), size (of the map), stride, padding (treated as),
-    method ("frequencies" and "dense" are exact, so is "svd" of a matrix), the statistics of
-    `statistics`, dead_channels (share with |γ|/√(var+eps) below 1e-3 of the layer's median; nan
-    without a batch norm), folded, counted (k×k convolutions other than stem and shortcuts), note.
-    `frame.attrs["quantiles"]` maps each layer to 201 float32 quantiles.
+    method, the statistics of `statistics`, dead_channels (share with |γ|/√(var+eps) below 1e-3 of the
+    layer's median; nan without a batch norm), folded, counted (k×k convolutions other than stem and
+    shortcuts), note, and for each statistic the ends of its interval, std_low, std_high and so on.
+    Methods "frequencies", "dense" and "svd" (of a matrix) are exact: the ends equal the value.
+    "lanczos" is an estimate, used where no blocks exist and the matrix is large: its max is a lower
+    bound (max_high an upper one), its min an upper bound, its quantiles lie between bounds.
+    `frame.attrs["quantiles"]` maps each layer to 201 float32 quantiles, `frame.attrs["quantile_bounds"]`
+    each estimated one to their lower and upper bounds.
 
     The model is left as found. Raises `InputError` naming the layer whose weights are complex,
     quantised or not finite, whose map is unknown, or whose matrix would be too large.
     """
     one_of("operator", operator, OPERATORS)
     norms = engine.batchnorm_of(model)
-    rows, found = [], {}
-    for layer in tqdm(model_layers.find(model, input_shape, sizes), disable=not progress, desc="spectra"):
+    rows, middle, bounds = [], {}, {}
+    layers = model_layers.find(model, input_shape, sizes)
+    for index, layer in enumerate(tqdm(layers, disable=not progress, desc="spectra")):
         bn = model.get_submodule(norms[layer.name]) if layer.name in norms else None
-        folded = _folded(model, layer, bn) if fold_bn else layer
-        row, values = _row(folded, operator)
-        row |= {"dead_channels": dead_channels(bn), "folded": _folded_word(layer, bn) if fold_bn else "no"}
-        rows.append(row)
-        found[layer.name] = quantiles(values)
+        measured = _folded(model, layer, bn) if fold_bn else layer
+        found = _spectrum(measured, operator, {"probes": probes, "tolerance": tolerance, "seed": seed + index})
+        about = {"dead_channels": dead_channels(bn), "folded": _folded_word(layer, bn) if fold_bn else "no"}
+        rows.append(_description(layer, operator) | about | found.row())
+        middle[layer.name] = found.quantiles
+        if found.bounds is not None:
+            bounds[layer.name] = found.bounds
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    frame.attrs["quantiles"] = found
+    frame.attrs |= {"quantiles": middle, "quantile_bounds": bounds}
     return frame
+
+
+@dataclass(frozen=True)
+class _Spectrum:
+    """What is known of one layer's spectrum: (value, low, high) by statistic."""
+
+    method: str
+    count: int
+    values: dict[str, tuple[float, float, float]]
+    quantiles: np.ndarray
+    bounds: tuple[np.ndarray, np.ndarray] | None = None
+
+    @classmethod
+    def exact(cls, values: torch.Tensor, method: str) -> "_Spectrum":
+        found = statistics(values)
+        return cls(method, found.pop("count"), {name: (v, v, v) for name, v in found.items()}, quantiles(values))
+
+    def row(self) -> dict:
+        row = {"method": self.method, "count": self.count}
+        for name, (value, low, high) in self.values.items():
+            row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+        return row
+
+
+def _spectrum(layer: Layer, operator: str, options: dict) -> _Spectrum:
+    weight = checked(layer.weight, torch.float64, f"Layer {layer.name}")
+    shape = _treated_as(layer, operator)
+    if shape is None:
+        return _Spectrum.exact(torch.linalg.svdvals(weight.flatten(1)), "svd")
+    if shape.cyclic:
+        return _Spectrum.exact(singular_values_cyclic(weight, shape), "frequencies")
+    if _cheap_dense(weight, shape) or not weight.any():
+        return _Spectrum.exact(singular_values_dense(weight, shape), "dense")
+    found = estimate_convolution(weight, shape, **options)
+    return _Spectrum("lanczos", found.count, found.values, found.quantiles, found.quantile_bounds)
+
+
+def _cheap_dense(weight: torch.Tensor, shape: Geometry) -> bool:
+    rows, columns = (side // shape.groups for side in shape.matrix_shape(weight))
+    return fits_dense(weight, shape) and shape.groups * rows * columns * min(rows, columns) <= DENSE_WORK
 
 
 def _folded(model: nn.Module, layer: Layer, bn: nn.Module | None) -> Layer:
@@ -88,42 +143,28 @@ def dead_channels(bn: nn.Module | None) -> float:
     return float((scale < DEAD * scale.median()).double().mean())
 
 
-def _row(layer: Layer, operator: str) -> tuple[dict, torch.Tensor]:
-    shape = None if layer.built is None or operator == "reshaped" else treated_as(layer, operator)
-    weight = checked(layer.weight, torch.float64, f"Layer {layer.name}")
-    try:
-        values, method = spectrum(weight, shape)
-    except InputError as error:
-        raise InputError(f"Layer {layer.name}: {error}") from error
-    row = {
+def _description(layer: Layer, operator: str) -> dict:
+    built, shape = layer.built, _treated_as(layer, operator)
+    return {
         "layer": layer.name,
         "kind": layer.kind,
         "shape": tuple(layer.weight.shape),
-        "size": layer.built.size if layer.built else (),
-        "stride": layer.built.stride if layer.built else (),
+        "size": built.size if built else (),
+        "stride": built.stride if built else (),
         "padding": _padding_word(layer, shape, operator),
-        "method": method,
         "counted": layer.counted,
         "note": _note(layer, operator),
     }
-    return row | statistics(values), values
 
 
-def treated_as(layer: Layer, operator: str) -> Geometry:
-    """The geometry in which a convolution is measured."""
-    if operator == "as-built":
-        return layer.built
+def _treated_as(layer: Layer, operator: str) -> Geometry | None:
+    """The geometry in which a layer is measured; None for a matrix."""
     built = layer.built
+    if built is None or operator == "reshaped":
+        return None
+    if operator == "as-built":
+        return built
     return geometry(layer.weight, built.size, built.stride, "circular", built.dilation, built.groups)
-
-
-def spectrum(weight: torch.Tensor, shape: Geometry | None) -> tuple[torch.Tensor, str]:
-    """All singular values, and the method: "svd" of the flattened kernel without a geometry."""
-    if shape is None:
-        return torch.linalg.svdvals(weight.flatten(1)), "svd"
-    if shape.cyclic:
-        return singular_values_cyclic(weight, shape), "frequencies"
-    return singular_values_dense(weight, shape), "dense"
 
 
 def _padding_word(layer: Layer, shape: Geometry | None, operator: str) -> str:
@@ -135,10 +176,8 @@ def _padding_word(layer: Layer, shape: Geometry | None, operator: str) -> str:
 
 
 def _note(layer: Layer, operator: str) -> str:
-    """Where the circular operator is another one than a differently padded version of the layer."""
+    """Where the circular operator differs from the layer by more than what the padding holds."""
     if layer.built is None or operator != "circular" or layer.built.cyclic:
         return ""
-    circular = treated_as(layer, operator)
-    if circular.out != layer.built.out:
-        return f"circular map {circular.out}, the layer's {layer.built.out}"
-    return ""
+    circular = _treated_as(layer, operator)
+    return "" if circular.out == layer.built.out else f"circular map {circular.out}, the layer's {layer.built.out}"
