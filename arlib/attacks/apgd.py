@@ -15,9 +15,9 @@ from arlib.attacks.steps import (
     Best,
     Forward,
     Streams,
+    ascent,
     default_generator,
     forward_of,
-    input_gradient,
     look,
     nhwc,
     per_image,
@@ -63,7 +63,7 @@ def apgd(
         counts = {"steps": steps, "restarts": restarts, "targets": targets}
         check_loss(loss, check(model, forward, x, y, eps=eps, norm=norm, clip=clip, **counts), targeted)
         x = nhwc(x)
-        best = restarted(
+        best = apgd_restarts(
             forward,
             BALLS[norm](x, eps, clip),
             Goal(y, loss, targeted),
@@ -76,7 +76,7 @@ def apgd(
     return best.x.contiguous()
 
 
-def restarted(
+def apgd_restarts(
     forward: Forward,
     ball: Ball,
     goal: Goal,
@@ -155,7 +155,7 @@ class _Walk:
 
 
 def _begin(forward: Forward, ball: Ball, x: Tensor, goal: Goal, best: Best) -> _Walk:
-    gradient, hits, loss = input_gradient(forward, x, goal)
+    gradient, hits, loss = ascent(forward, x, goal)
     best.update(x, hits, loss)
     size = 2 * torch.as_tensor(ball.eps, dtype=x.dtype, device=x.device).expand(len(x))
     rises, halved = torch.zeros(len(x), device=x.device), torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -177,7 +177,7 @@ def climb(
             ahead = ball.project(walk.x + MOMENTUM * (ahead - walk.x) + (1 - MOMENTUM) * (walk.x - walk.before))
         if step == steps:
             return best.update(ahead, *look(forward, ahead, goal))
-        gradient, hits, loss = input_gradient(forward, ahead, goal)
+        gradient, hits, loss = ascent(forward, ahead, goal)
         best.update(ahead, hits, loss)
         walk.arrive(ahead, gradient, loss)
         if step in points:

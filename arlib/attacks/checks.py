@@ -1,18 +1,20 @@
 """What no attack can use is refused before any work, with one message."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from arlib.attacks.steps import NORMS, Forward
 from arlib.errors import InputError, one_of
+
+NORMS = ("linf", "l2")
 
 
 @torch.no_grad()
 def check(
     model: nn.Module,
-    forward: Forward,
+    forward: Callable[[Tensor], Tensor],
     x: Tensor,
     y: Tensor,
     *,

@@ -12,9 +12,9 @@ from arlib.attacks.steps import (
     Best,
     Forward,
     Streams,
+    ascent,
     default_generator,
     forward_of,
-    input_gradient,
     look,
     nhwc,
     take,
@@ -47,7 +47,7 @@ def perturb(
     step_size = eps / 4 if step_size is None else step_size
     x_adv = x if start is None else nhwc(start)
     for _ in range(steps):
-        gradient, _, _ = input_gradient(forward, x_adv, goal)
+        gradient, _, _ = ascent(forward, x_adv, goal)
         x_adv = ball.ascend(x_adv, gradient, step_size)
     return x_adv
 
@@ -95,7 +95,7 @@ def pgd(
         classes = check(model, forward, x, y, eps=eps, norm=norm, clip=clip, steps=steps, restarts=restarts)
         check_loss(loss, classes, targeted)
         x = nhwc(x)
-        best = restarted(
+        best = pgd_restarts(
             forward,
             BALLS[norm](x, eps, clip),
             Goal(y, loss, targeted),
@@ -130,7 +130,7 @@ def fgsm(
         return perturb(f, x, y, eps=eps, steps=1, step_size=eps, **options).contiguous()
 
 
-def restarted(
+def pgd_restarts(
     forward: Forward,
     ball: Ball,
     goal: Goal,
@@ -165,7 +165,7 @@ def climb(
 ) -> None:
     """PGD from x_adv inside `ball`; tells `best` every iterate (the last one costs a forward pass)."""
     for step in range(steps):
-        gradient, hits, losses = input_gradient(forward, x_adv, goal)
+        gradient, hits, losses = ascent(forward, x_adv, goal)
         best.update(x_adv, hits, losses)
         x_adv = ball.ascend(x_adv, gradient, size)
         if early_stop and (keep := best.drop(step)) is not None:

@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from arlib.attacks.checks import check as check
 from arlib.attacks.losses import Goal
+from arlib.attacks.losses import cross_entropy as cross_entropy
+from arlib.attacks.losses import margin as margin
 
-NORMS = ("linf", "l2")
 Forward = Callable[[Tensor], Tensor]  # images (n, …) -> logits (n, k)
 
 
@@ -142,17 +144,26 @@ def forward_of(f: Forward) -> Forward:
     return forward
 
 
-def input_gradient(forward: Forward, x: Tensor, goal: Goal) -> tuple[Tensor, Tensor, Tensor]:
-    """One forward and one backward pass to the input: gradient (n, …), hits (n,) bool, losses (n,).
+def input_gradient(
+    forward: Forward, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One forward and one backward pass to the input: gradient (n, …), outputs, losses (n,).
 
-    The losses are summed, never averaged: an image's gradient does not depend on its batch.
+    loss: (outputs, y) -> (n,). The losses are summed, never averaged: an image's gradient does not
+    depend on its batch.
     """
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
-        logits = forward(x)
-        losses = goal.losses(logits)
+        outputs = forward(x)
+        losses = loss(outputs, y)
     (gradient,) = torch.autograd.grad(losses.sum(), x)
-    return gradient, goal.hits(logits.detach()), losses.detach()
+    return gradient, outputs.detach(), losses.detach()
+
+
+def ascent(forward: Forward, x: Tensor, goal: Goal) -> tuple[Tensor, Tensor, Tensor]:
+    """Where to go from x: gradient (n, …) of the goal's loss, hits (n,) bool, losses (n,)."""
+    gradient, logits, losses = input_gradient(forward, x, goal.y, lambda logits, _: goal.losses(logits))
+    return gradient, goal.hits(logits), losses
 
 
 @torch.no_grad()

@@ -1,0 +1,283 @@
+"""Robust accuracy: the worst case of several attacks per image, with its interval, resumable, self-critical."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from arlib import engine
+from arlib.attacks import sanity
+from arlib.attacks.checks import check
+from arlib.attacks.losses import Goal
+from arlib.attacks.named import Named
+from arlib.attacks.steps import BALLS, Forward, Streams, forward_of, look, nhwc
+from arlib.errors import InputError
+
+State = dict[str, np.ndarray]
+UNTRIED, STOOD, BROKEN, BROKEN_8BIT = range(4)  # outcome of one attack on one image; the last: also rounded to 8 bits
+SAMPLE = 256  # images that the checks of trustworthiness look at
+
+
+class TrustWarning(UserWarning):
+    """A robustness number that should not be believed as it stands."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found.
+
+    table: a row for the natural images (attack "none"), for each attack and for the "worst case" at each
+        eps: eps, attack, attacks (the set that the row's number is of: compare numbers of equal sets
+        only), n, correct, accuracy, low, high (Wilson 95 %), accuracy_8bit (counting only adversarial
+        images that still are when their perturbation is rounded to multiples of 1/255 inside the ball).
+    eps: radii, ascending. robust: (len(eps), n) bool, classified right whatever was tried. natural: (n,) bool.
+    state: for resuming. warnings: why the numbers should not be trusted, if so.
+    """
+
+    table: pd.DataFrame
+    eps: tuple[float, ...]
+    robust: np.ndarray
+    natural: np.ndarray
+    state: State
+    warnings: list[str]
+
+
+def evaluate(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float | Sequence[float],
+    attacks: Sequence[str] = ("apgd-ce", "apgd-t"),
+    norm: str = "linf",
+    seed: int = 0,
+    batch_size: int = 256,
+    independent: bool = False,
+    state: State | None = None,
+    save: Callable[[State], object] | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Robust accuracy of a network at several radii.
+
+    Radii go upwards and attacks in the order given (black boxes last). An image that is misclassified,
+    or broken at a smaller radius or by an earlier attack, is not attacked again; so the row of an
+    attack counts what it and those before it left standing.
+
+    Args:
+        model, x, y, norm: as in `pgd`; eps: one radius or several, in [0, 1] pixel units.
+        attacks: "fgsm", "pgd-20", "pgd-50x10" (restarts), "apgd-ce", "apgd-dlr", "apgd-margin",
+            "apgd-t" (targeted DLR), "apgd-margin-t" (for fewer than 4 classes), "square".
+        seed: of each image's own random stream: batches and their order do not matter.
+        independent: run every attack on every image that is right, so that each row is of that attack alone.
+        state: an earlier evaluation's, or a dict to be filled; arrays that an npz can hold, updated
+            in place after every batch and then passed to `save`, so that an interrupted evaluation goes on.
+        progress: show a bar for each attack and radius.
+
+    Returns: an `Evaluation`; its warnings are also emitted as `TrustWarning`.
+    Raises: `InputError` as `pgd`; for an unknown attack or one the model has too few classes for;
+        for a state that belongs to another evaluation.
+    """
+    job = _Job(tuple(sorted({float(e) for e in np.atleast_1d(eps)})), _ordered(attacks), norm, seed, independent)
+    doubts = [sanity.training_modules(model)]
+    with engine.frozen(model) as f:
+        forward = forward_of(f)
+        if not job.eps:
+            raise InputError("eps is empty; give at least one radius, such as eps=[8/255].")
+        classes = check(model, forward, x, y, eps=job.eps[0], norm=norm, batch_size=batch_size)
+        check(model, forward, x[:1], y[:1], eps=job.eps[-1], norm=norm)
+        for attack in job.attacks:
+            attack.check(classes, tuple(x.shape), norm)
+        state = job.begin({} if state is None else state, f, x, y)
+        _classify(forward, x, y, state, batch_size)
+        doubts += _doubts_before(f, forward, x, y, state, classes)
+        for stage in job.stages():
+            _attack(forward, x, y, state, job, stage, batch_size, save, progress)
+        doubts += _doubts_after(forward, x, y, state, job)
+    found = [doubt for doubt in doubts if doubt]
+    for doubt in found:
+        warnings.warn(f"evaluate: {doubt}", TrustWarning, stacklevel=2)
+    return Evaluation(_table(state, job), job.eps, ~_broken(state, job).any(1), state["natural"] == STOOD, state, found)
+
+
+def wilson(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share (Wilson 1927)."""
+    centre = (correct + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * np.sqrt(correct * (n - correct) / n + z * z / 4)
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def _ordered(names: Sequence[str]) -> tuple[Named, ...]:
+    names = [names] if isinstance(names, str) else list(names)
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"attacks is {names}; give at least one, each once.")
+    return tuple(sorted(map(Named, names), key=lambda attack: attack.black_box))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is to be done; a stage is one attack at one radius."""
+
+    eps: tuple[float, ...]
+    attacks: tuple[Named, ...]
+    norm: str
+    seed: int
+    independent: bool
+
+    def stages(self) -> list[tuple[int, int]]:
+        return [(e, a) for e in range(len(self.eps)) for a in range(len(self.attacks))]
+
+    def names(self, a: int | None = None) -> str:
+        """The set of attacks that a row is of: of attack `a`, or of all."""
+        if a is not None and self.independent:
+            return self.attacks[a].name
+        return "+".join(attack.name for attack in self.attacks[: None if a is None else a + 1])
+
+    def begin(self, state: State, f: nn.Module, x: Tensor, y: Tensor) -> State:
+        """Fill an empty state, or make sure that this one is of the same evaluation."""
+        settings = [list(self.eps), [attack.name for attack in self.attacks], self.norm, self.seed, self.independent]
+        key = {
+            "images": _digest(x),
+            "labels": _digest(y),
+            "weights": _digest(*f.state_dict().values()),
+            "settings": json.dumps(settings),
+        }
+        if state:
+            stored = json.loads(str(state["key"]))
+            other = [name for name, value in key.items() if stored.get(name) != value]
+            if other:
+                raise InputError(
+                    f"state is of another evaluation: its {', '.join(other)} differ. "
+                    "Start with state=None, or with the arguments it was made with."
+                )
+            return state
+        state["key"] = np.array(json.dumps(key))
+        state["natural"] = np.full(len(x), UNTRIED, np.uint8)
+        state["outcome"] = np.full((len(self.eps), len(self.attacks), len(x)), UNTRIED, np.uint8)
+        return state
+
+
+def _digest(*tensors: Tensor) -> str:
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        sha.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode() + flat.view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()[:16]
+
+
+@torch.no_grad()
+def _classify(forward: Forward, x: Tensor, y: Tensor, state: State, batch_size: int) -> None:
+    if not (state["natural"] == UNTRIED).any():
+        return
+    parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
+    right = torch.cat([forward(nhwc(part)).argmax(1) == labels for part, labels in parts]).cpu().numpy()
+    state["natural"][:] = np.where(right, STOOD, BROKEN)
+
+
+def _attack(forward, x, y, state: State, job: _Job, stage: tuple[int, int], batch_size, save, progress) -> None:
+    """Run one attack at one radius on the images still standing, batch by batch.
+
+    The batches are those of an uninterrupted evaluation, so that resuming changes no rounding.
+    """
+    (e, a), outcome = stage, state["outcome"]
+    attack, eps = job.attacks[a], job.eps[e]
+    standing = np.flatnonzero((state["natural"] == STOOD) & ~_broken_before(state, job, stage))
+    batches = [standing[i : i + batch_size] for i in range(0, len(standing), batch_size)]
+    todo = [batch for batch in batches if (outcome[e, a, batch] == UNTRIED).any()]
+    for batch in tqdm(todo, desc=f"{attack.name} at eps={eps:.4g}", disable=not progress, leave=False):
+        index = torch.from_numpy(batch).to(x.device)
+        ball = BALLS[job.norm](nhwc(x[index]), eps)
+        best = attack.run(forward, ball, y[index], Streams(job.seed, batch.tolist(), attack.name))
+        rounded, _ = look(forward, _rounded(ball.x, best.x, eps, job.norm), Goal(y[index]))
+        code = torch.where(best.hit, torch.where(rounded, BROKEN_8BIT, BROKEN), STOOD)
+        outcome[e, a, batch] = code.cpu().numpy().astype(np.uint8)
+        if save is not None:
+            save(state)
+
+
+def _rounded(x: Tensor, x_adv: Tensor, eps: float, norm: str) -> Tensor:
+    """The perturbation in multiples of 1/255, inside the ball: linf to the nearest one there is, l2 towards 0."""
+    levels = (x_adv - x) * 255
+    if norm == "l2":
+        return x + levels.trunc() / 255
+    most = int(eps * 255 + 1e-3)  # 7.9999 means 8
+    return x + levels.round().clamp(-most, most) / 255
+
+
+def _broken(state: State, job: _Job, least: int = BROKEN) -> np.ndarray:
+    """(eps, attack, n) bool: broken by that attack up to that radius, or misclassified from the start.
+
+    Where attacks build on each other, by it or those before it up to that radius, or by any at a smaller one.
+    """
+    outcome = state["outcome"] >= least
+    broken = np.logical_or.accumulate(outcome, axis=0)
+    if not job.independent:
+        smaller = np.concatenate([np.zeros_like(broken[:1]), broken[:-1]]).any(1, keepdims=True)
+        broken = np.logical_or.accumulate(broken, axis=1) | smaller
+    return broken | (state["natural"] == BROKEN)
+
+
+def _broken_before(state: State, job: _Job, stage: tuple[int, int]) -> np.ndarray:
+    """(n,) bool: what this stage need not try: by the stages before it only."""
+    (e, a), outcome = stage, state["outcome"] >= BROKEN
+    if job.independent:
+        return outcome[:e, a].any(0)
+    return outcome[:e].any((0, 1)) | outcome[e, :a].any(0)
+
+
+def _table(state: State, job: _Job) -> pd.DataFrame:
+    broken, rounded = _broken(state, job), _broken(state, job, BROKEN_8BIT)
+    natural = state["natural"] == BROKEN
+    rows = [_row(0.0, "none", "none", natural, natural)]
+    for e, eps in enumerate(job.eps):
+        for a, attack in enumerate(job.attacks):
+            rows.append(_row(eps, attack.name, job.names(a), broken[e, a], rounded[e, a]))
+        rows.append(_row(eps, "worst case", job.names(), broken[e].any(0), rounded[e].any(0)))
+    return pd.DataFrame(rows)
+
+
+def _row(eps: float, attack: str, attacks: str, broken: np.ndarray, rounded: np.ndarray) -> dict:
+    n, correct = len(broken), int((~broken).sum())
+    low, high = wilson(correct, n)
+    numbers = {"n": n, "correct": correct, "accuracy": correct / n, "low": low, "high": high}
+    return {"eps": eps, "attack": attack, "attacks": attacks, **numbers, "accuracy_8bit": float((~rounded).mean())}
+
+
+def _sample(x: Tensor, y: Tensor, mask: np.ndarray) -> tuple[Tensor, Tensor]:
+    index = torch.from_numpy(np.flatnonzero(mask)[:SAMPLE]).to(x.device)
+    return nhwc(x[index]), y[index]
+
+
+def _doubts_before(f, forward: Forward, x: Tensor, y: Tensor, state: State, classes: int) -> list[str | None]:
+    right = state["natural"] == STOOD
+    doubts = [*sanity.behaviour(f, forward, nhwc(x[:SAMPLE])), sanity.near_chance(int(right.sum()), len(x), classes)]
+    return [*doubts, sanity.zero_gradients(forward, *_sample(x, y, right))] if right.any() else doubts
+
+
+def _doubts_after(forward: Forward, x: Tensor, y: Tensor, state: State, job: _Job) -> list[str | None]:
+    right, doubts = state["natural"] == STOOD, []
+    if right.any():
+        some_x, some_y = _sample(x, y, right)
+        streams = Streams(job.seed, range(len(some_x)), "sanity")
+        doubts.append(sanity.does_not_fall(forward, some_x, some_y, job.norm, streams))
+    white = [a for a, attack in enumerate(job.attacks) if not attack.black_box]
+    outcome, generator = state["outcome"] >= BROKEN, torch.Generator().manual_seed(job.seed)
+    for e, eps in enumerate(job.eps):
+        others = "+".join(job.attacks[a].name for a in white)
+        stood = right & ~outcome[: e + 1, white].any((0, 1))
+        for a, attack in enumerate(job.attacks):
+            if attack.black_box and white:
+                broken = int((outcome[e, a] & stood).sum())
+                doubts.append(sanity.stronger_black_box(attack.name, eps, broken, len(x), others))
+        standing = right & ~outcome[: e + 1].any((0, 1))
+        if standing.any():
+            some_x, some_y = _sample(x, y, standing)
+            broken = sanity.random_noise(forward, BALLS[job.norm](some_x, eps), some_y, generator)
+            doubts.append(sanity.stronger_black_box("random noise", eps, broken, len(some_x), job.names()))
+    return doubts

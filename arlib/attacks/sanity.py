@@ -1,0 +1,103 @@
+"""Reasons to distrust a robustness number: each check returns a sentence, or None where all is well.
+
+The list follows what made published defences look robust that were not (Athalye et al. 2018,
+Carlini et al. 2019, the checks of Croce & Hein's AutoAttack), so that an evaluation says so itself.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from arlib.attacks.losses import Goal
+from arlib.attacks.pgd import pgd_restarts
+from arlib.attacks.steps import BALLS, Ball, Forward, Streams, ascent, look, nhwc
+
+SLACK = 0.003  # share of images that two attacks may differ by without meaning anything
+HUGE = 0.5  # radius at which every image can become plain grey, so that no network can be right on all
+LEFT = 0.05  # share that may be left standing there
+STEPS = 20
+
+
+def training_modules(model: nn.Module) -> str | None:
+    """A network given in training mode is not what the numbers are about: attacks run in eval mode."""
+    names = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
+    if names:
+        return (
+            f"{len(names)} modules were in training mode ({', '.join(names[:3])}, …): the network was attacked "
+            "in eval mode. Call model.eval() first if that is meant."
+        )
+
+
+@torch.no_grad()
+def behaviour(f: nn.Module, forward: Forward, x: Tensor) -> list[str | None]:
+    """What two forward passes of the same images x (a few), and one of the first alone, give away."""
+    once, again, alone = forward(x), forward(x), forward(x[:1])
+    found = [None] * 4
+    if not torch.isfinite(once).all():
+        return ["the logits are not finite on natural images: nothing measured here means anything."]
+    if any(module.training for module in f.modules()):
+        found[0] = "the network puts modules back into training mode in its forward pass; its answers depend on it."
+    scale = float(once.max() - once.min())
+    if float((once - again).abs().max()) > 1e-3 * scale:
+        found[1] = "two forward passes of the same images differ: a random network needs attacks on its average answer."
+    elif float((once[:1] - alone).abs().max()) > 0.05 * scale:
+        found[2] = "an image's logits depend on the other images of its batch, as with batch norm in training mode."
+    sums = once.sum(1)
+    if float(once.min()) >= 0 and float((sums - 1).abs().max()) < 1e-2:
+        found[3] = "the network returns probabilities: give logits, or the loss's gradient vanishes where it is sure."
+    return found
+
+
+def zero_gradients(forward: Forward, x: Tensor, y: Tensor) -> str | None:
+    """Gradients that are exactly zero: half-precision underflow, saturation, or masking."""
+    gradient, _, _ = ascent(forward, nhwc(x), Goal(y))
+    zero = (gradient == 0).flatten(1)
+    images, pixels = float(zero.all(1).float().mean()), float(zero.float().mean())
+    if images > 0.01 or pixels > 0.25:
+        return (
+            f"the gradient is exactly zero for {images:.1%} of the images and {pixels:.1%} of the pixels: "
+            "gradient attacks are blind there (saturated or non-differentiable parts, half-precision underflow)."
+        )
+
+
+def near_chance(correct: int, n: int, classes: int) -> str | None:
+    """A network that guesses was trained on something else, or gets its images or labels in another form."""
+    if correct < 2 * n / classes and correct < n / 2 + math.sqrt(n):
+        return (
+            f"natural accuracy is {correct / n:.1%} ({correct} of {n}), near chance for {classes} classes: "
+            "are pixels, normalisation and labels those of the training?"
+        )
+
+
+def stronger_black_box(name: str, eps: float, broken: int, n: int, others: str) -> str | None:
+    """A search without gradients should find nothing that gradients do not."""
+    if broken > max(1, SLACK * n):
+        return (
+            f"{name} broke {broken} of {n} images at eps={eps:.4g} that {others} did not: the gradients mislead "
+            "(masking), or the attacks are too weak; the robust accuracy is too high."
+        )
+
+
+@torch.no_grad()
+def random_noise(forward: Forward, ball: Ball, y: Tensor, generator: torch.Generator) -> int:
+    """How many images one random direction of full length breaks: ± eps in every pixel, or on the l2 sphere."""
+    noise = torch.randn(ball.x.shape, generator=generator, device=generator.device, dtype=ball.x.dtype)
+    moved = ball.ascend(ball.x, noise.to(ball.x.device), ball.eps)  # a step up a random "gradient"
+    return int(look(forward, moved, Goal(y))[0].sum())
+
+
+def does_not_fall(forward: Forward, x: Tensor, y: Tensor, norm: str, streams: Streams) -> str | None:
+    """At a radius where every image can become any grey one, an attack that works leaves next to nothing."""
+    eps = HUGE if norm == "linf" else HUGE * math.sqrt(x[0].numel())
+    left = len(x)
+    for loss in ("margin", "ce"):
+        options = {"steps": STEPS, "step_size": eps / 4, "restarts": 1, "generator": streams, "early_stop": True}
+        best = pgd_restarts(forward, BALLS[norm](nhwc(x), eps), Goal(y, loss), **options)
+        left = min(left, int((~best.hit).sum()))
+        if left <= LEFT * len(x):
+            return None
+    return (
+        f"accuracy does not fall to 0 as eps grows: {left} of {len(x)} images withstand PGD at {norm} eps={eps:.3g}, "
+        "where every image can be made plain grey. The gradients are masked, or the attack is broken."
+    )
