@@ -192,6 +192,17 @@ def test_c6_counts_only_convolutions_of_residual_branches():
     pd.testing.assert_frame_equal(claims.decide(changed), claims.decide(table))
 
 
+def test_rows_named_counted_say_which_layers_count():
+    table = synthetic.records()
+    names = [*synthetic.CONVOLUTIONS[:6], *synthetic.OTHERS]
+    rows = pd.DataFrame({"layer": names, "value": [1.0] * 6 + [0.0] * 2}).assign(
+        checkpoint="last", split="", statistic="counted", setting="", strength=0.0, seed=0, variant=""
+    )
+    few = table[table["layer"].isin(["", *synthetic.BLOCKS, *names[:6]])]
+    marked, alone = claims.decide(pd.concat([table, rows])), claims.decide(few)
+    pd.testing.assert_frame_equal(marked, alone)
+
+
 # --- collapsed runs, missing seeds, variants
 
 

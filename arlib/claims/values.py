@@ -9,8 +9,7 @@ from arlib.claims.declared import CONVOLUTIONS, Config, Statistic
 from arlib.errors import InputError
 
 COLUMNS = ("checkpoint", "split", "statistic", "layer", "setting", "value", "strength", "seed")
-COUNTED = re.compile(r"blocks\.\d+\.conv\d+")
-"""C6 counts the 3×3 convolutions of residual branches: not the stem, a shortcut or the classifier."""
+_OF_BRANCHES = r"blocks\.\d+\.conv\d+"
 
 
 def clean(records: pd.DataFrame) -> pd.DataFrame:
@@ -33,9 +32,20 @@ def values(table: pd.DataFrame, statistic: Statistic, checkpoint: str | None = N
         & (table["setting"] == statistic.setting)
     ]
     if statistic.layers == CONVOLUTIONS:
-        rows = rows[rows["layer"].astype(str).str.fullmatch(COUNTED.pattern)]
+        rows = rows[rows["layer"].isin(counted(table))]
     wide = _pivot(rows, statistic.split)
     return (wide - _pivot(rows, statistic.minus)).dropna(how="all") if statistic.minus else wide
+
+
+def counted(table: pd.DataFrame) -> list[str]:
+    """The layers that C6 counts: 3×3 convolutions of residual branches, not stem, shortcuts or classifier.
+
+    Those with value 1 in the rows "counted"; in a table without such rows, those named blocks.N.convM.
+    """
+    rows = table[table["statistic"] == "counted"]
+    if len(rows):
+        return sorted(set(rows.loc[rows["value"] > 0, "layer"]))
+    return [name for name in table["layer"].unique() if re.fullmatch(_OF_BRANCHES, name)]
 
 
 def _pivot(rows: pd.DataFrame, split: str) -> pd.DataFrame:

@@ -1,0 +1,51 @@
+"""Every figure of the book: tidy tables in, a matplotlib figure with alt text (`fig.alt`) out.
+
+An AR strength has one colour and one marker in all of them. Seeds are thin lines or points around
+their mean. `records` is `Study.records()`, `arrays` what `collect(study)` returns. Figures are not
+known to pyplot, so there is nothing to close and nothing is shown twice.
+"""
+
+from arlib.figures.images import collect, margin_distribution, margin_quantiles, reliability, survival
+from arlib.figures.layers import feature_change, jacobian, operators, spectra, spread_per_layer
+from arlib.figures.nets import (
+    attack_ladder,
+    confidence,
+    cross_entropy,
+    errors,
+    flip_rates,
+    four_effects,
+    margin_medians,
+    matched_fit,
+    robust_errors,
+    training_curves,
+    verdict_strip,
+)
+from arlib.figures.style import Picture, alt, colour, marker
+
+__all__ = [
+    "Picture",
+    "alt",
+    "attack_ladder",
+    "collect",
+    "colour",
+    "confidence",
+    "cross_entropy",
+    "errors",
+    "feature_change",
+    "flip_rates",
+    "four_effects",
+    "jacobian",
+    "margin_distribution",
+    "margin_medians",
+    "margin_quantiles",
+    "marker",
+    "matched_fit",
+    "operators",
+    "reliability",
+    "robust_errors",
+    "spectra",
+    "spread_per_layer",
+    "survival",
+    "training_curves",
+    "verdict_strip",
+]

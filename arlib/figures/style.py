@@ -1,0 +1,156 @@
+"""The look of every figure: one colour and marker a strength, seeds as spread, a white card, alt text."""
+
+import functools
+import io
+import math
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.colors import LinearSegmentedColormap, to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from arlib.errors import InputError
+
+STRENGTH = "AR strength (255·ε)"
+NEUTRAL = "#1F2937"
+GREY = "#9AA1AC"
+# 2, 4, …, 64: told apart in normal and colour-blind vision (ΔE ≥ 17 in the book's sets), contrast to white ≥ 3.
+_ANCHORS = ("#4A98CC", "#0F5FAF", "#DB7A1C", "#A3123A", "#B97CE0", "#1E8C6E")
+_MARKERS = ("v", "s", "D", "^", "P", "X")
+_CMAP = LinearSegmentedColormap.from_list("ar-strength", _ANCHORS)
+_RC = {
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E3E6EA",
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.8,
+    "figure.constrained_layout.use": True,
+}
+
+
+class Picture(Figure):
+    """A matplotlib figure outside pyplot (nothing to close), with alt text; notebooks show it as PNG."""
+
+    alt: str = ""
+
+    def draw(self, renderer) -> None:
+        with rc_context(_RC):  # ticks are made when they are drawn
+            super().draw(renderer)
+
+    def _repr_png_(self) -> bytes:
+        stream = io.BytesIO()
+        self.savefig(stream, format="png", dpi=110, metadata={"Software": None})
+        return stream.getvalue()
+
+
+def picture(function: Callable) -> Callable:
+    """Draw in the book's style; the function returns (figure, alt text), the caller gets the figure."""
+
+    @functools.wraps(function)
+    def drawn(*args, **kwargs) -> Picture:
+        with rc_context(_RC):
+            figure, alt = function(*args, **kwargs)
+        figure.alt = alt
+        return figure
+
+    return drawn
+
+
+def alt(figure: Figure) -> str:
+    """What a figure shows, in words, for those who cannot see it."""
+    return getattr(figure, "alt", "")
+
+
+def colour(strength: float) -> str:
+    """The colour of an AR strength, the same in the whole book; strengths between 2 and 64 blend."""
+    if not (math.isfinite(strength) and strength >= 0):
+        raise InputError(f"strength is {strength!r}; an AR strength is a number, 0 or more.")
+    return NEUTRAL if strength == 0 else to_hex(_CMAP(_place(strength) / 5))
+
+
+def marker(strength: float) -> str:
+    """The marker of an AR strength: what tells it apart in black and white."""
+    return "o" if strength == 0 else _MARKERS[round(_place(strength))]
+
+
+def _place(strength: float) -> float:
+    return min(max(math.log2(strength) - 1, 0.0), 5.0)
+
+
+def panels(count: int, *, columns: int = 3, width: float = 7.6, height: float = 2.7, **options):
+    """A picture with `count` axes in rows of at most `columns` (4 axes: 2 × 2), flat in order."""
+    columns = 2 if count == 4 else min(columns, count)
+    rows = math.ceil(count / columns)
+    figure = Picture(figsize=(width if columns > 1 else 5.0, height * rows))
+    axes = figure.subplots(rows, columns, squeeze=False, **options).ravel()
+    for spare in axes[count:]:
+        spare.set_visible(False)
+    return figure, axes[:count]
+
+
+def strengths_of(frame: pd.DataFrame) -> list[float]:
+    """The strengths in a frame (column or index level), in order; `InputError` if there are none."""
+    found = frame.reset_index()["strength"].unique()
+    if not len(found):
+        raise InputError("nothing is recorded to draw; run the study first.")
+    return sorted(found)
+
+
+def against_strength(ax, values: pd.Series, *, label: str) -> None:
+    """values (index seed, strength) against strength: a thin line a seed, mean as coloured markers."""
+    wide = values.unstack("strength")
+    places = np.arange(wide.shape[1])
+    for _, row in wide.iterrows():
+        ax.plot(places, row, color=GREY, linewidth=0.8, marker=".", markersize=3)
+    mean = wide.mean()
+    ax.plot(places, mean, color=NEUTRAL, linewidth=1.2, zorder=3)
+    for place, strength in zip(places, wide.columns, strict=True):
+        ax.plot(place, mean[strength], marker(strength), color=colour(strength), markersize=7, zorder=4)
+    ax.set_xticks(places, [f"{strength:g}" for strength in wide.columns])
+    ax.set_xlim(-0.4, len(places) - 0.6)
+    ax.set(xlabel=STRENGTH, ylabel=label)
+
+
+def by_strength(ax, x, curves: dict[float, np.ndarray], *, every: int = 1) -> None:
+    """curves {strength: (seeds, points)} against x: mean line with markers, thin line a seed."""
+    for strength, rows in curves.items():
+        rows = np.atleast_2d(rows)
+        for row in rows if len(rows) > 1 else ():
+            ax.plot(x, row, color=colour(strength), linewidth=0.7, alpha=0.45)
+        style = {"color": colour(strength), "marker": marker(strength), "markersize": 5, "markevery": every}
+        ax.plot(x, rows.mean(axis=0), label=f"{strength:g}", **style)
+
+
+def log_axis(ax) -> None:
+    """A logarithmic y axis with plain numbers (call it last: the ticks depend on what is drawn)."""
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    ax.yaxis.set_major_locator(MaxNLocator(6) if high < 8 * low else LogLocator(subs=(1, 2, 5), numticks=12))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
+
+
+def legend(figure: Picture, strengths: Iterable[float], *, extra: Iterable = ()) -> None:
+    """One legend of strengths above all panels."""
+    handles = [Line2D([], [], color=colour(s), marker=marker(s), label=f"{s:g}") for s in strengths]
+    figure.legend(handles=[*handles, *extra], loc="outside upper center", ncols=len(handles) + 2, title=STRENGTH)
+
+
+def words(series: pd.Series, unit: str = "") -> str:
+    """ "0: 0.14, 8: 0.28": means by strength, for alt text."""
+    return ", ".join(f"{strength:g}: {value:.3g}{unit}" for strength, value in series.items())

@@ -1,0 +1,176 @@
+"""Every figure draws from tidy tables, without warnings, labelled, in the book's colours, with alt text."""
+
+import io
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from arlib import claims, figures
+from arlib.errors import InputError
+from arlib.figures import layers, style
+
+STRENGTHS = (0.0, 4.0, 8.0)
+RECORDS = synthetic.records(epochs=(1, 2, 4))
+POINTS = claims.trajectories(RECORDS)
+ARRAYS = {(strength, seed): synthetic.arrays(strength, seed) for strength in STRENGTHS for seed in (0, 1)}
+LADDER = pd.DataFrame(
+    {"attack": ["fgsm", "pgd-10", "apgd-t"], "accuracy": [0.6, 0.5, 0.45], "low": [0.57, 0.47, 0.42],
+     "high": [0.63, 0.53, 0.48], "n": 1000}
+)  # fmt: skip
+ALL = {
+    "four_effects": lambda: figures.four_effects(RECORDS),
+    "errors": lambda: figures.errors(RECORDS, checkpoint="best"),
+    "cross_entropy": lambda: figures.cross_entropy(RECORDS),
+    "confidence": lambda: figures.confidence(RECORDS),
+    "margin_medians": lambda: figures.margin_medians(RECORDS),
+    "robust_errors": lambda: figures.robust_errors(RECORDS),
+    "training_curves": lambda: figures.training_curves(synthetic.histories()),
+    "flip_rates": lambda: figures.flip_rates(RECORDS),
+    "matched_fit": lambda: figures.matched_fit(POINTS),
+    "matched_fit, one": lambda: figures.matched_fit(POINTS, "C4"),
+    "attack_ladder": lambda: figures.attack_ladder(LADDER),
+    "verdict_strip": lambda: figures.verdict_strip(claims.decide(RECORDS)),
+    "feature_change": lambda: figures.feature_change(RECORDS),
+    "jacobian": lambda: figures.jacobian(RECORDS),
+    "spread_per_layer": lambda: figures.spread_per_layer(RECORDS),
+    "operators": lambda: figures.operators(RECORDS),
+    "spectra": lambda: figures.spectra(ARRAYS),
+    "spectra, one": lambda: figures.spectra(ARRAYS, layers=["stem"], operator="reshaped", strength=8.0),
+    "margin_distribution": lambda: figures.margin_distribution(ARRAYS, strength=4.0),
+    "margin_quantiles": lambda: figures.margin_quantiles(ARRAYS),
+    "survival": lambda: figures.survival(ARRAYS),
+    "reliability": lambda: figures.reliability(ARRAYS),
+}
+
+
+def test_every_figure_is_drawn_here():
+    helpers = {"Picture", "alt", "collect", "colour", "marker"}
+    assert {name.split(",")[0] for name in ALL} == set(figures.__all__) - helpers
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_figure_draws_labelled_with_alt_text(name):
+    figure = ALL[name]()
+    image = Image.open(io.BytesIO(figure._repr_png_()))
+    assert image.width > 400 and np.asarray(image.convert("L")).std() > 5
+    assert tuple(image.convert("RGB").getpixel((1, 1))) == (255, 255, 255)  # a white card on any page
+    assert len(figures.alt(figure)) > 30 and figures.alt(figure).endswith(".") and "nan" not in figures.alt(figure)
+    shown = [ax for ax in figure.axes if ax.get_visible()]
+    assert all(ax.get_xlabel() for ax in shown) and shown[0].get_ylabel()
+    assert all(ax.get_ylabel() or ax.get_title() for ax in shown)
+    texts = [text for ax in shown for text in (*ax.get_xticklabels(), *ax.get_yticklabels(), ax.title, ax.xaxis.label)]
+    assert min(text.get_fontsize() for text in texts) >= 9
+    assert not plt.get_fignums()  # pyplot does not know it
+
+
+def test_drawing_leaves_the_readers_settings_alone():
+    before = dict(plt.rcParams)
+    figures.errors(RECORDS)._repr_png_()
+    assert dict(plt.rcParams) == before
+
+
+def test_figures_are_the_same_bytes_every_time():
+    assert ALL["errors"]()._repr_png_() == ALL["errors"]()._repr_png_()
+
+
+def test_colours_are_constant_distinct_and_dark_enough():
+    strengths = (0, 2, 4, 8, 16, 32, 64)
+    colours = [figures.colour(s) for s in strengths]
+    assert len(set(colours)) == 7 == len({figures.marker(s) for s in strengths})
+    assert figures.colour(8) == "#db7a1c" and figures.colour(0) == style.NEUTRAL
+    assert figures.colour(100) == figures.colour(64) and figures.colour(1) == figures.colour(2)
+    assert figures.colour(12) not in colours
+    for name in colours:
+        linear = np.array([c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(name)])
+        assert 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05) >= 2.95  # WCAG: graphics against white
+
+
+@pytest.mark.parametrize("strength", [-1, float("nan"), float("inf")])
+def test_colour_refuses_what_is_no_strength(strength):
+    with pytest.raises(InputError, match="strength is"):
+        figures.colour(strength)
+
+
+@pytest.mark.parametrize("name", ["errors", "flip_rates", "feature_change", "spectra", "survival", "training_curves"])
+def test_a_strength_has_its_colour_in_every_figure(name):
+    lines = [line for ax in ALL[name]().axes for line in ax.get_lines()]
+    drawn = {to_rgb(line.get_color()) for line in lines}
+    assert {to_rgb(figures.colour(s)) for s in STRENGTHS} <= drawn
+    assert drawn <= {to_rgb(c) for c in (*map(figures.colour, STRENGTHS), style.GREY, style.NEUTRAL)}
+
+
+def test_seeds_are_shown_beside_their_mean():
+    ax = figures.errors(RECORDS).axes[1]
+    error = RECORDS[
+        (RECORDS["statistic"] == "error") & (RECORDS["split"] == "test") & (RECORDS["checkpoint"] == "last")
+    ]
+    wide = error.pivot(index="seed", columns="strength", values="value")
+    lines = [line.get_ydata().tolist() for line in ax.get_lines()]
+    assert lines[:3] == wide.to_numpy().tolist() and lines[3] == pytest.approx(wide.mean().tolist())
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "4", "8"]
+
+
+def test_survival_curve_counts_images():
+    margins = np.array([0, 0.5, 1, 1.5], dtype=np.float32) / 255
+    figure = figures.survival({8.0: {"instance_margin|test": margins}}, largest=2)
+    line = figure.axes[0].get_lines()[-1]
+    assert line.get_ydata()[0] == 0.75 and line.get_ydata()[-1] == 0
+    assert line.get_ydata()[np.searchsorted(line.get_xdata(), 1.2)] == 0.25
+
+
+def test_margin_shares_add_up_to_accuracy_and_error():
+    figure = figures.margin_distribution({8.0: ARRAYS[8.0, 0]}, strength=8.0)
+    _, right, wrong = [patch.get_data().values.sum() for patch in figure.axes[0].patches]
+    accuracy = ARRAYS[8.0, 0]["correct|test"].mean()
+    assert (right, wrong) == pytest.approx((accuracy, 1 - accuracy))
+
+
+def test_slider_frames_share_their_axes():
+    frames = [figures.margin_distribution(ARRAYS, strength=s).axes[0] for s in STRENGTHS]
+    assert len({(ax.get_xlim(), ax.get_ylim()) for ax in frames}) == 1
+    frames = [figures.spectra(ARRAYS, strength=s).axes[0] for s in STRENGTHS]
+    assert len({ax.get_ylim() for ax in frames}) == 1
+
+
+def test_ratio_band_is_the_largest_difference_between_seeds():
+    figure = figures.spread_per_layer(RECORDS)
+    band = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    std = RECORDS[
+        (RECORDS["statistic"] == "sv_std") & (RECORDS["setting"] == "circular") & (RECORDS["checkpoint"] == "last")
+    ]
+    std = std[std["layer"].isin(synthetic.CONVOLUTIONS)]
+    ratios = std.groupby(["layer", "strength"])["value"].agg(lambda values: values.max() / values.min())
+    assert band.max() == pytest.approx(ratios.max()) and band.min() == pytest.approx(1 / ratios.max())
+
+
+def test_layers_stand_in_the_order_of_the_network():
+    names = ["blocks.10.conv1", "blocks.2.conv2", "blocks.2.conv1", "stem"]
+    assert layers._depth(names) == ["stem", "blocks.2.conv1", "blocks.2.conv2", "blocks.10.conv1"]
+
+
+def test_collect_takes_the_grid_and_leaves_variants():
+    records = pd.concat([RECORDS, RECORDS.iloc[:3].assign(variant="x", run="other")])
+    study = SimpleNamespace(records=lambda: records, arrays=lambda run: {"run": run})
+    found = figures.collect(study)
+    assert len(found) == 9 and found[8.0, 1] == {"run": "r8-s1"}
+
+
+def test_what_cannot_be_drawn_says_so():
+    with pytest.raises(InputError, match="nothing is recorded"):
+        figures.errors(RECORDS.iloc[:0])
+    with pytest.raises(InputError, match="nothing is recorded"):
+        figures.survival({})
+    with pytest.raises(InputError, match="strength is 5"):
+        figures.margin_distribution(ARRAYS, strength=5.0)
+    with pytest.raises(InputError, match="Did you mean 'stem'"):
+        figures.spectra(ARRAYS, layers=["steam"])
+    with pytest.raises(InputError, match="no spectra of operator 'zeros'"):
+        figures.spectra(ARRAYS, operator="zeros")
+    with pytest.raises(InputError, match="select one eps"):
+        figures.attack_ladder(pd.concat([LADDER, LADDER]))
