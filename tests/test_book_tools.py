@@ -1,0 +1,144 @@
+"""The tools behind `make`: what a build depends on, the stamped address, the environment."""
+
+import json
+import os
+import shutil
+import subprocess
+import tomllib
+
+import nbformat
+import pytest
+from bookfiles import ROOT
+
+from arlib import notebook
+from tools import book, execute, stamp
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A small copy of the project: one chapter, one record, one study."""
+    root = tmp_path / "a b"
+    for name in ("pyproject.toml", "requirements.txt"):
+        (root / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, root)
+    for name in ("arlib/x.py", "records/s/r/record.json", "studies/s.yml"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("1")
+    cell = nbformat.v4.new_code_cell("stale", metadata={"tags": ["setup"], "execution": {"x": "2026"}})
+    chapter = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell("x = 1")], metadata={"widgets": {}})
+    (root / "book").mkdir()
+    nbformat.write(chapter, root / "book" / "one.ipynb")
+    return root
+
+
+@pytest.mark.parametrize("name", ["arlib/x.py", "records/s/r/record.json", "studies/s.yml", "requirements.txt"])
+def test_a_build_depends_on_what_chapters_read(project, name):
+    before = book.fingerprint(project)
+    assert book.fingerprint(project) == before
+    with open(project / name, "a") as changed:
+        changed.write(" ")
+    assert book.fingerprint(project) != before
+
+
+def test_a_build_depends_on_names_and_the_store_but_not_on_caches(project, monkeypatch):
+    before = book.fingerprint(project)
+    (project / "arlib" / "__pycache__").mkdir()
+    (project / "arlib" / "__pycache__" / "x.pyc").write_text("1")
+    assert book.fingerprint(project) == before
+    monkeypatch.setenv("ARLIB_STORE", "/elsewhere")
+    assert book.fingerprint(project) != before
+    monkeypatch.undo()
+    (project / "arlib" / "x.py").rename(project / "arlib" / "y.py")
+    assert book.fingerprint(project) != before
+
+
+def test_unchanged_book_is_not_built_again(monkeypatch, tmp_path, capsys):
+    calls = []
+    fake = lambda command, cwd: calls.append(command) or subprocess.CompletedProcess(command, 0)
+    monkeypatch.setattr(book.subprocess, "run", fake)
+    monkeypatch.setattr(book, "HTML", tmp_path)
+    monkeypatch.setattr(book, "STAMP", tmp_path / ".built-from")
+    assert book.build() == 0 and len(calls) == 1
+    assert {"-W", "-n", "--keep-going"} <= set(calls[0])
+    assert str(tmp_path / "index.html") in capsys.readouterr().out
+    assert book.build() == 0 and len(calls) == 1
+    assert "Nothing changed" in capsys.readouterr().out
+
+
+def test_a_failed_build_fails_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(book.subprocess, "run", lambda command, cwd: subprocess.CompletedProcess(command, 1))
+    monkeypatch.setattr(book, "ROOT", tmp_path)
+    monkeypatch.setattr(book, "HTML", tmp_path / "_build" / "html")
+    monkeypatch.setattr(book, "STAMP", tmp_path / "_build" / "html" / ".built-from")
+    (tmp_path / "_build" / ".doctrees").mkdir(parents=True)
+    assert book.build() == 1
+    assert not book.STAMP.exists() and not (tmp_path / "_build" / ".doctrees").exists()
+
+
+def test_stamp_writes_the_address_once_and_everywhere(project):
+    assert stamp.repository(project) == ""
+    assert stamp.restamp(project, write=False) == ["one.ipynb"]
+    for address in ("https://example.org/first/try", "https://example.org/a/b"):
+        stamp.write_address(address, project)
+        assert tomllib.loads((project / "pyproject.toml").read_text())["project"]["urls"] == {"Repository": address}
+    assert stamp.restamp(project) == ["one.ipynb"]
+    (cell,) = stamp.setup_cells(json.loads((project / "book" / "one.ipynb").read_text()))
+    assert "".join(cell["source"]) == notebook.setup_cell("https://example.org/a/b")
+    assert stamp.restamp(project) == []
+    nbformat.validate(nbformat.read(project / "book" / "one.ipynb", as_version=4))
+
+
+@pytest.mark.parametrize("address", ["http://example.org", "https://a b", 'https://a"; import os', "git@host:a/b"])
+def test_an_address_that_is_none_is_refused(project, address):
+    with pytest.raises(SystemExit, match="must begin with https"):
+        stamp.write_address(address, project)
+    assert stamp.repository(project) == ""
+
+
+def test_tidy_drops_what_changes_from_run_to_run(project):
+    path = project / "book" / "one.ipynb"
+    assert execute.write(path, execute.tidy(nbformat.read(path, as_version=4)))
+    chapter = json.loads(path.read_text())
+    assert set(chapter["metadata"]) == {"kernelspec", "language_info"}
+    assert chapter["cells"][0]["metadata"] == {"tags": ["setup"]}
+    assert not execute.write(path, execute.tidy(nbformat.read(path, as_version=4)))
+
+
+@pytest.mark.parametrize(
+    "prose, rest",
+    [
+        ("median |m| of x_adv, 2 * 3", r"median \|m\| of x\_adv, 2 \* 3"),
+        ("`f(x)` and ``g``", "``f(x)`` and ``g``"),
+        ("- first\n  goes on\n- second", "- first goes on\n- second"),
+        ("    indented *code*", "::\n\n        indented *code*"),
+    ],
+)
+def test_prose_docstrings_become_rest(prose, rest):
+    from arbook import readable_docstring
+
+    lines = prose.splitlines()
+    readable_docstring(None, "function", "f", None, None, lines)
+    assert "\n".join(lines).strip() == rest
+
+
+def test_environment_refuses_an_old_python_in_one_sentence(tmp_path):
+    """Names on the PATH that do not run (as version managers leave) or are too old are passed over."""
+    (tmp_path / "tools").mkdir()
+    shutil.copy(ROOT / "tools" / "environment.sh", tmp_path / "tools")
+    names = tmp_path / "bin"
+    names.mkdir()
+    for name in ("python3.11", "python3.12", "python3.13", "python3"):
+        (names / name).write_text("#!/bin/sh\nexit 1\n")
+        (names / name).chmod(0o755)
+    (names / "dirname").symlink_to(shutil.which("dirname"))
+    run = [shutil.which("bash"), str(tmp_path / "tools" / "environment.sh")]
+    ran = subprocess.run(run, capture_output=True, text=True, env=os.environ | {"PATH": str(names)})
+    assert ran.returncode == 1
+    assert "no Python 3.11 or newer found" in ran.stderr and not (tmp_path / ".venv").exists()
+
+
+def test_make_help_lists_every_target():
+    ran = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True)
+    assert {line.split()[0] for line in ran.stdout.splitlines()} == {
+        "help", "env", "book", "test", "test-slow", "serve", "clean",
+    }  # fmt: skip
