@@ -156,7 +156,8 @@ def input_gradient(
     with torch.enable_grad():
         outputs = forward(x)
         losses = loss(outputs, y)
-    (gradient,) = torch.autograd.grad(losses.sum(), x)
+        total = losses.sum()
+    (gradient,) = torch.autograd.grad(total, x)
     return gradient, outputs.detach(), losses.detach()
 
 
