@@ -7,6 +7,7 @@ known to pyplot, so there is nothing to close and nothing is shown twice.
 
 from arlib.figures.images import collect, margin_distribution, margin_quantiles, reliability, survival
 from arlib.figures.layers import feature_change, jacobian, operators, spectra, spread_per_layer
+from arlib.figures.live import ImageRow, ascent_paths, image_grid
 from arlib.figures.nets import (
     attack_ladder,
     confidence,
@@ -23,8 +24,10 @@ from arlib.figures.nets import (
 from arlib.figures.style import Picture, alt, colour, marker
 
 __all__ = [
+    "ImageRow",
     "Picture",
     "alt",
+    "ascent_paths",
     "attack_ladder",
     "collect",
     "colour",
@@ -34,6 +37,7 @@ __all__ = [
     "feature_change",
     "flip_rates",
     "four_effects",
+    "image_grid",
     "jacobian",
     "margin_distribution",
     "margin_medians",

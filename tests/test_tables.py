@@ -1,0 +1,93 @@
+"""The tables of chapters, on made-up records whose numbers are known."""
+
+import pandas as pd
+import pytest
+import synthetic
+
+from arlib import tables
+from arlib.attacks import wilson
+from arlib.errors import InputError
+
+RECORDS = synthetic.records()
+
+
+def value(records, strength, seed, statistic, split, setting, checkpoint="last"):
+    rows = records[
+        (records["strength"] == strength) & (records["seed"] == seed) & (records["checkpoint"] == checkpoint)
+    ]
+    rows = rows[(rows["statistic"] == statistic) & (rows["split"] == split) & (rows["setting"] == setting)]
+    return rows["value"].item()
+
+
+def test_shares_in_words_rise():
+    shares = [0, 0.04, 0.2, 0.5, 0.8, 0.99, 1]
+    words = [tables.share_in_words(share) for share in shares]
+    assert words == ["almost none", "almost none", "a minority", "about half", "most", "almost all", "almost all"]
+
+
+def test_interval_is_wilsons():
+    low, high = wilson(811, 1000)
+    assert tables.interval(0.811, 1000) == f"81.1 % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def test_accuracies_are_of_the_last_weights_and_keep_each_attack_with_its_n():
+    changed = RECORDS.copy()
+    strong = changed["setting"] == "apgd-ce+t@8"
+    changed.loc[strong, "n"] = 300
+    found = tables.accuracies(changed).set_index(["strength", "seed", "attack"])
+    assert len(found) == 3 * 3 * 3
+    row = found.loc[8.0, 1, "apgd-ce+t"]
+    assert row["n"] == 300 and row["setting"] == "apgd-ce+t@8"
+    assert row["accuracy"] == pytest.approx(1 - value(RECORDS, 8, 1, "robust_error", "test", "apgd-ce+t@8"))
+    assert row["low"] < row["accuracy"] < row["high"]
+    assert list(found.loc[0.0, 0].index) == ["natural", "pgd-10", "apgd-ce+t"]
+
+
+def test_under_attack_says_n_and_what_is_missing():
+    holes = RECORDS[~((RECORDS["setting"] == "apgd-ce+t@8") & (RECORDS["strength"] == 4))]
+    table = tables.under_attack(holes)
+    assert list(table.columns) == ["natural (n = 1,000)", "pgd-10@8 (n = 1,000)", "apgd-ce+t@8 (n = 1,000)"]
+    assert table.loc[("4", "0"), "apgd-ce+t@8 (n = 1,000)"] == tables.NOT_MEASURED
+    accuracy = 1 - value(RECORDS, 4, 2, "error", "test", "")
+    assert table.loc[("4", "2"), "natural (n = 1,000)"] == tables.interval(accuracy, 1000)
+
+
+def test_the_attack_at_the_trained_radius_is_not_mixed_in():
+    trained = RECORDS[RECORDS["setting"] == "pgd-10@8"].assign(setting="pgd-10@trained", value=0.0)
+    both = pd.concat([RECORDS, trained], ignore_index=True)
+    pd.testing.assert_frame_equal(tables.under_attack(both), tables.under_attack(RECORDS))
+    pd.testing.assert_frame_equal(tables.robust_gap(both), tables.robust_gap(RECORDS))
+
+
+def test_variants_are_left_out():
+    extra = pd.concat([RECORDS, RECORDS[RECORDS["seed"] == 0].assign(variant="step2", value=0.5)])
+    pd.testing.assert_frame_equal(tables.under_attack(extra), tables.under_attack(RECORDS))
+
+
+def test_robust_gap_is_test_minus_train_over_seeds():
+    table = tables.robust_gap(RECORDS)
+    assert list(table.index) == [(s, w) for s in ("0", "4", "8") for w in ("last", "best")]
+    both = [[value(RECORDS, 8, s, "robust_error", split, "pgd-10@8") for s in range(3)] for split in ("test", "train")]
+    gaps = [100 * (test - train) for test, train in zip(*both, strict=True)]
+    said = table.loc[("8", "last"), "pgd-10@8: gap"]
+    assert said == f"{sum(gaps) / 3:.1f} ({min(gaps):.1f} to {max(gaps):.1f})"
+
+
+def test_robust_gap_without_best_weights():
+    table = tables.robust_gap(RECORDS[RECORDS["checkpoint"] == "last"])
+    assert (table.xs("best", level="weights") == tables.NOT_MEASURED).all(axis=None)
+
+
+def test_cost_adds_up_the_epochs():
+    histories = synthetic.histories().assign(seconds=30.0, images_per_second=1500.0)
+    histories = pd.concat([histories, histories.assign(variant="x", seconds=1e6)])
+    table = tables.cost(histories)
+    assert table.loc["8"].tolist() == [3, "6", "3.0", "1,500"]
+
+
+def test_nothing_recorded_is_said():
+    for make in (tables.accuracies, tables.under_attack, tables.robust_gap):
+        with pytest.raises(InputError, match="run the study first"):
+            make(RECORDS.iloc[:0])
+    with pytest.raises(InputError, match="run the study first"):
+        tables.cost(synthetic.histories().iloc[:0])
