@@ -71,7 +71,7 @@ def check(namespace: dict, **rules: object) -> None:
 
 
 def study(name: str, store: str = ""):
-    """The study of a chapter's `study` and `store` parameters."""
+    """The study of a chapter's `study` and `store` parameters; `InputError` lists the studies there are."""
     from arlib import studies
 
     return studies.load(name, store=store or None)
@@ -204,10 +204,7 @@ def _declared(rule: object) -> Rule:
 
 
 def _study_exists(name: str, value: object, namespace: dict) -> None:
-    from arlib import records
-
-    folders = records.places(namespace.get("store") or None).studies
-    one_of(name, value, sorted({path.stem for folder in folders for path in folder.glob("*.yml")}))
+    study(value, namespace.get("store") or "")
 
 
 def _device_exists(name: str, value: object, _: dict) -> None:

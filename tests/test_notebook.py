@@ -1,8 +1,10 @@
 import json
+import shutil
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from bookfiles import ROOT
 
 from arlib import notebook
 from arlib.errors import InputError
@@ -68,7 +70,7 @@ def test_unknown_names_get_a_suggestion():
 
 
 def test_unknown_study_lists_the_studies(tmp_path):
-    (tmp_path / "mine.yml").write_text("title: x")
+    shutil.copy(ROOT / "studies" / "digits.yml", tmp_path / "mine.yml")
     namespace = parameters(store=str(tmp_path))
     exec('study: str = "mine"', namespace)
     check(namespace)
