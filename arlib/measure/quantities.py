@@ -16,7 +16,7 @@ SPECTRUM = {
 }  # fmt: skip
 
 
-def outputs(job: Job, arrays: bool = True) -> Found:
+def outputs(job: Job) -> Found:
     """Errors, losses, confidence and output margins on train, validation and test images."""
     found, logits = Found(), {name: job.logits(job.split(name)) for name in ("train", "val", "test")}
     scale = margins.logit_scale(logits["test"])
@@ -26,17 +26,17 @@ def outputs(job: Job, arrays: bool = True) -> Found:
     for name, z in logits.items():
         for statistic, value in _of_outputs(z, job.split(name).y, scale, heat).items():
             found.add(statistic, value, len(z), split=name)
-        if arrays and name != "val":
-            found.arrays[f"margin|{name}"] = _half(margins.output(z, job.split(name).y))
-    if arrays:
-        found.arrays["correct|test"] = (logits["test"].argmax(1) == job.data.test.y).cpu().numpy()
-        found.arrays["max_softmax|test"] = _half(confidence.max_softmax(logits["test"]))
+    for name in ("train", "test"):
+        found.arrays[f"margin|{name}"] = _half(margins.output(logits[name], job.split(name).y))
+    found.arrays["correct|test"] = (logits["test"].argmax(1) == job.data.test.y).cpu().numpy()
+    found.arrays["max_softmax|test"] = _half(confidence.max_softmax(logits["test"]))
     return found
 
 
-def _of_outputs(z: Tensor, y: Tensor, scale: float, heat: float) -> dict[str, float]:
+def _of_outputs(z: Tensor, y: Tensor, scale: float = 1.0, heat: float = 1.0) -> dict[str, float]:
+    """Statistics of one split's logits z (n, classes); scale is the net's R, heat its temperature."""
     margin, predicted = margins.output(z, y).double(), z.argmax(1)
-    median = margin.abs().quantile(0.5)  # of an even number: between the middle two
+    median = margin.abs().quantile(0.5)
     return {
         "error": (predicted != y).double().mean(),
         "ce": confidence.cross_entropy(z, y).mean(),
@@ -217,11 +217,16 @@ def instance_margins(job: Job) -> Found:
     return found
 
 
+ALONG = {"train": ("error", "ce"), "test": ("error", "max_softmax", "median_abs_margin")}
+
+
 def along(job: Job) -> Found:
     """What the matched-fit control needs of a checkpoint of standard training: primaries of C2–C7, train ce."""
-    found, wanted = Found(), {("error", "train"), ("error", "test"), ("ce", "train")}
-    wanted |= {("max_softmax", "test"), ("median_abs_margin", "test")}
-    found.rows += [row for row in outputs(job, arrays=False).rows if (row["statistic"], row["split"]) in wanted]
+    found = Found()
+    for split, statistics in ALONG.items():
+        values = _of_outputs(job.logits(job.split(split)), job.split(split).y)
+        for statistic in statistics:
+            found.add(statistic, values[statistic], len(job.split(split)), split=split)
     found.rows += [
         r for r in _random_changes(job, job.settings.along_images).rows if r["statistic"] == "feature_change"
     ]
