@@ -294,7 +294,9 @@ def _submitit(tasks: list[Task], jobs: int, timeout: float, retries: int) -> Ite
     work = partial(run_task, timeout=timeout, retries=retries)
     width = len(tasks) if engine.cluster == "slurm" else jobs
     for first in range(0, len(tasks), width):
-        for job in submitit.helpers.as_completed(engine.map_array(work, tasks[first : first + width])):
+        for job in submitit.helpers.as_completed(
+            engine.map_array(work, tasks[first : first + width]), poll_frequency=1
+        ):
             yield job.result()
 
 

@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,7 @@ Budget = Annotated[
 def main() -> None:
     """Entry point: what can be said in one line is said in one line, with exit status 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    warnings.formatwarning = lambda message, *_: f"arlib: {message}\n"  # no source lines
     try:
         app()
     except (InputError, RecordError, TrainingStopped) as error:
@@ -88,14 +90,14 @@ def study_list(store: Store = None) -> None:
 @study_app.command("show")
 def study_show(name: Name, store: Store = None) -> None:
     """What a study is for, its recipe, its runs, what is measured with which n, and what it costs."""
-    from arlib import studies, studyfile
+    from arlib import studies
 
     study = studies.load(name, store)
     print(f"{study.name}: {study.title}\n\n{study.purpose.strip()}\n\ncost: {study.cost.strip()}\nfile: {study.path}")
     varied = ("eps", "seed", "step_size")
     shared = {k: v for k, v in study.entries[0].recipe.to_dict().items() if k not in varied}
     print("\nrecipe: " + ", ".join(f"{key} {value}" for key, value in shared.items()))
-    for title, values in (("measured", studyfile.plain(study.settings)), ("claims at", study.claims)):
+    for title, values in (("measured", study.settings.to_dict()), ("claims at", study.claims)):
         print(f"{title}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
     print(f"\nruns, in running order; store: {study.folder}")
     for entry in study.entries:
@@ -254,9 +256,7 @@ def show_verdicts(name: Name, store: Store = None) -> None:
     from arlib import claims, studies
 
     study = studies.load(name, store)
-    table = claims.verdicts(study)
-    shown = [c for c in ("claim", "title", "effect", "low", "high", "seeds", "trend_p", "verdict") if c in table]
-    print(table[shown].to_string(index=False, na_rep="", float_format=lambda value: f"{value:.3g}"))
+    print(claims.table(claims.verdicts(study)).to_string())
     if study.toy:
         print("\nThis is a toy study: its verdicts show the method, not the paper's claims.")
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from arlib import engine, files, measure, records, studyfile, training, workers
+from arlib import engine, files, measure, records, training, workers
 from arlib.errors import InputError, RecordError, TrainingStopped
 from arlib.studyfile import Entry
 from arlib.training import store as training_files
@@ -40,11 +40,13 @@ class OutOfTime(BaseException):
     """The time budget is over; like KeyboardInterrupt, nothing on the way may swallow it."""
 
 
-def compute(study: "Study", entry: Entry, folder: Path, *, device: str, progress: bool, seconds: float | None) -> bool:
+def compute(
+    study: "Study", entry: Entry, folder: Path, *, device: str, progress: bool, time_left: float | None
+) -> bool:
     """Train and measure one run in its folder, from wherever it stopped; False if the time was up before the end."""
     keep = () if entry.recipe.eps else study.keep_epochs
     run = training.train(
-        entry.recipe, folder=folder, device=device, keep_epochs=keep, progress=progress, time_budget=seconds
+        entry.recipe, folder=folder, device=device, keep_epochs=keep, progress=progress, time_budget=time_left
     )
     if not run.finished:
         return False
@@ -53,9 +55,12 @@ def compute(study: "Study", entry: Entry, folder: Path, *, device: str, progress
         folder, entry.recipe, study.settings, data_root=None, device=device, progress=progress,
         part_folder=folder / "parts",
     )  # fmt: skip
+    seconds = rows.attrs.get("seconds", {})
+    measured = {"measure_seconds": round(sum(seconds.values()), 1), "warnings": rows.attrs.get("warnings", [])}
     records.write(
-        folder, run=entry.run, recipe=entry.recipe.to_dict(), variant=entry.variant, provenance=run.provenance,
-        settings=studyfile.plain(study.settings), history=run.history, rows=rows, arrays=arrays,
+        folder, run=entry.run, recipe=entry.recipe.to_dict(), variant=entry.variant,
+        provenance=run.provenance | measured, settings=study.settings.to_dict(), history=run.history,
+        rows=rows, arrays=arrays,
     )  # fmt: skip
     return True
 
@@ -179,7 +184,7 @@ def _try(study, entry, deadline, device, progress, compute) -> bool | None:
             folder = _adopt(study, entry.run, claim.token)
             log.info("%s: %s", study.name, entry.run)
             left = None if deadline is None else deadline - time.monotonic() - RESERVE
-            if not compute(study, entry, folder, device=device, progress=progress, seconds=left):
+            if not compute(study, entry, folder, device=device, progress=progress, time_left=left):
                 log.info("%s: stopped for want of time; %s", entry.run, how_to_go_on(study))
                 return False
             _publish(study, entry.run, folder)

@@ -208,7 +208,7 @@ class Study:
         if record.recipe != entry.recipe.to_dict():
             raise RecordError(f"{folder / 'record.json'} is of another recipe than {entry.run}. Delete its folder.")
         unknown = set(record.settings) - {f.name for f in fields(Settings)}
-        return not unknown and studyfile.settings(record.settings) == self.settings
+        return not unknown and Settings.from_dict(record.settings) == self.settings
 
     def _refuse_mixed_records(self, found: dict[str, Path]) -> None:
         kinds = {}

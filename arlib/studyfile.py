@@ -67,17 +67,6 @@ def parse(path: str | Path) -> StudyFile:
     )  # fmt: skip
 
 
-def settings(values: dict) -> Settings:
-    """Measurement settings from plain YAML or JSON values."""
-    return Settings(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-
-
-def plain(settings: Settings) -> dict:
-    """All measurement settings as JSON values."""
-    values = dataclasses.asdict(settings)
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-
-
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads 5e-4 as a word for want of a dot; here it is a number."""
 
@@ -238,7 +227,7 @@ def _settings(document: _Document) -> Settings:
     names = [field.name for field in dataclasses.fields(Settings)]
     values = document.mapping(("measure",), names) if "measure" in document.content else {}
     try:
-        return settings(values)
+        return Settings.from_dict(values)
     except InputError as error:
         key = str(error).split()[0]
         place = ("measure", key) if key in values else ("measure",)

@@ -173,5 +173,5 @@ def test_an_interrupt_ends_a_batch_soon(chapter, tmp_path):
 def test_submitit_runs_the_same_tasks(chapter, tmp_path):
     pytest.importorskip("submitit")
     tasks = plan(chapter, tmp_path / "out", {"x": 2}, {"x": 3})
-    table = batch.run(tasks, jobs=1, timeout=60, retries=0, executor="submitit").set_index("x")
+    table = batch.run(tasks, jobs=2, timeout=60, retries=0, executor="submitit").set_index("x")
     assert dict(table["status"]) == {2: "done", 3: "failed"} and outputs(tasks[0].output) == "3 digits\n"

@@ -48,7 +48,7 @@ def a_study(folder: Path, text: str = TINY) -> studies.Study:
     return studies.load(folder / "tiny.yml", folder / "store")
 
 
-def fake(study, entry, folder, *, device, progress, seconds, pause=0.0, log=None):
+def fake(study, entry, folder, *, device, progress, time_left, pause=0.0, log=None):
     """What `runner.compute` does, without the computing; `log` gets a line when it begins."""
     if log is not None:
         with open(log, "a") as said:
@@ -57,7 +57,7 @@ def fake(study, entry, folder, *, device, progress, seconds, pause=0.0, log=None
     rows = pd.DataFrame([("last", "test", "error", "", "", 360, 0.25)], columns=list(records.COLUMNS))
     records.write(
         folder, run=entry.run, recipe=entry.recipe.to_dict(), variant=entry.variant,
-        provenance=training.store.provenance(torch.device("cpu")), settings=studies.studyfile.plain(study.settings),
+        provenance=training.store.provenance(torch.device("cpu")), settings=study.settings.to_dict(),
         history=pd.DataFrame({"epoch": [1], "seconds": [7.0]}), rows=rows, arrays={"margin|test": np.zeros(4)},
     )  # fmt: skip
     files.write_tensors(folder / "last.safetensors", {"weight": torch.zeros(2)})
@@ -400,11 +400,11 @@ def test_who_renames_first_wins_and_the_other_result_is_dropped(tiny):
     mine, theirs = (runner._adopt(tiny, entry.run, token) for token in ("mine", "theirs"))
     mine.mkdir(exist_ok=True)
     for folder in (mine, theirs):
-        fake(tiny, entry, folder, device="cpu", progress=False, seconds=None)
+        fake(tiny, entry, folder, device="cpu", progress=False, time_left=None)
     (theirs / "theirs").write_text("")
     runner._publish(tiny, entry.run, theirs)
     os.makedirs(mine, exist_ok=True)
-    fake(tiny, entry, mine, device="cpu", progress=False, seconds=None)
+    fake(tiny, entry, mine, device="cpu", progress=False, time_left=None)
     runner._publish(tiny, entry.run, mine)
     assert (tiny.folder / entry.run / "theirs").exists() and not list(tiny.work_folder.iterdir())
 

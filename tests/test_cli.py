@@ -1,0 +1,218 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from test_studies import ROOT, TINY, a_study, fake
+
+from arlib import cli, data, files, records, runner, studies
+from arlib.errors import InputError
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """A store with the study `tiny` in it, used by default."""
+    monkeypatch.setenv("ARLIB_STORE", str(tmp_path))
+    (tmp_path / "tiny.yml").write_text(TINY)
+    return tmp_path
+
+
+def arlib(monkeypatch, capsys, *words):
+    """Run the command in this process; returns exit status, stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["arlib", *map(str, words)])
+    former = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    said = capsys.readouterr()
+    return ended.value.code or 0, said.out, said.err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("9m", 540), ("1h30m", 5400), ("90s", 90), ("1.5h", 5400), ("1h1m1s", 3661), (None, None)]
+)
+def test_times_are_read_as_people_write_them(text, expected):
+    assert cli.seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "9", "9 minutes", "m", "-5s", "0s", "1.2.3s", "5m1h"])
+def test_other_times_are_refused(text):
+    with pytest.raises(InputError, match="9m, 1h30m or 90s"):
+        cli.seconds(text)
+
+
+def test_help_teaches(monkeypatch, capsys):
+    for words, said in [
+        (["--help"], ["study", "batch", "data", "verdicts", "train"]),
+        (["study", "--help"], ["list", "show", "run", "status", "publish", "use", "missing"]),
+        (["study", "run", "--help"], ["--time-budget", "9m", "--jobs", "they share the runs"]),
+        (["batch", "--help"], ["--grid", "--retries", "papermill"]),
+    ]:
+        status, out, _ = arlib(monkeypatch, capsys, *words)
+        assert status == 0 and all(word in out for word in said), (words, out)
+
+
+def test_mistakes_are_one_line_with_exit_status_2(monkeypatch, capsys, store):
+    (store / "typo.yml").write_text(TINY.replace("epochs", "epoch"))
+    for words, said in [
+        (["study", "run", "digitz"], "Did you mean 'digits'?"),
+        (["study", "show", "typo"], "typo.yml, line 10: recipe.epoch"),
+        (["study", "run", "tiny", "--time-budget", "soon"], "9m, 1h30m or 90s"),
+        (["study", "run", "tiny", "--jobs", "0"], "above 0"),
+        (["data", "mnist"], "allowed: digits, cifar10, cifar100"),
+        (["train", "digits", "--strength", "300"], "eps is"),
+        (["batch", "marginz"], "chapter is 'marginz'"),
+        (["verdicts", "nothing"], "study is 'nothing'"),
+    ]:
+        status, out, err = arlib(monkeypatch, capsys, *words)
+        assert status == 2 and out == "", words
+        assert err.startswith("arlib: ") and err.count("\n") == 1 and said in err, err
+
+
+def test_list_show_status_and_missing(monkeypatch, capsys, store):
+    status, out, _ = arlib(monkeypatch, capsys, "study", "list")
+    assert status == 0 and "tiny                         0 of   4 runs recorded (toy)" in out
+    status, out, _ = arlib(monkeypatch, capsys, "study", "show", "tiny")
+    assert status == 0 and "model resnet8" in out and "cost: seconds" in out
+    status, out, _ = arlib(monkeypatch, capsys, "study", "status", "tiny")
+    assert status == 0 and out.count("missing") == 4 and "0 of 4 runs of tiny are done" in out
+    status, out, _ = arlib(monkeypatch, capsys, "study", "missing", "tiny")
+    assert status == 1 and out.split() == [entry.run for entry in studies.load("tiny").entries]
+
+
+def test_a_broken_study_does_not_hide_the_others(monkeypatch, capsys, store):
+    (store / "typo.yml").write_text("title: 3")
+    status, out, err = arlib(monkeypatch, capsys, "study", "list")
+    assert status == 2 and "tiny" in out and "digits" in out and "typo.yml, line 1" in err
+
+
+def test_run_publish_and_damage(monkeypatch, capsys, store):
+    monkeypatch.setattr(runner.work, "__kwdefaults__", runner.work.__kwdefaults__ | {"compute": fake})
+    monkeypatch.setattr(studies.Study.run, "__kwdefaults__", studies.Study.run.__kwdefaults__ | {"_compute": fake})
+    status, out, _ = arlib(monkeypatch, capsys, "study", "run", "tiny", "--device", "cpu", "--time-budget", "1m")
+    assert status == 0 and "tiny: 4 of 4 runs are done" in out and "nothing is missing" in out
+    assert arlib(monkeypatch, capsys, "study", "missing", "tiny")[0] == 0
+    status, out, _ = arlib(monkeypatch, capsys, "study", "publish", "tiny", "--to", store / "kept")
+    assert status == 0 and "4 new records of tiny" in out and len(list((store / "kept" / "tiny").iterdir())) == 4
+    path = store / "tiny" / studies.load("tiny").entries[0].run / "record.json"
+    path.write_text(path.read_text()[:-40])
+    status, out, err = arlib(monkeypatch, capsys, "study", "run", "tiny", "--device", "cpu")
+    assert status == 2 and str(path) in err and err.count("\n") == 1
+    status, out, _ = arlib(monkeypatch, capsys, "study", "status", "tiny")
+    assert status == 0 and out.count("damaged") >= 1 and "3 of 4" in out
+
+
+def test_use_sets_the_study_of_every_chapter(monkeypatch, capsys, store):
+    used = []
+    monkeypatch.setattr("arlib.batch.use_study", lambda name: used.append(name) or [ROOT / "book" / "margins.ipynb"])
+    status, out, _ = arlib(monkeypatch, capsys, "study", "use", "tiny")
+    assert (status, used, out.strip()) == (0, ["tiny"], str(ROOT / "book" / "margins.ipynb"))
+    assert arlib(monkeypatch, capsys, "study", "use", "tinny")[0] == 2 and used == ["tiny"]
+
+
+def test_data_says_what_is_there(monkeypatch, capsys, tmp_path):
+    status, out, _ = arlib(monkeypatch, capsys, "data", "digits")
+    assert status == 0 and f"train {len(data.load('digits').train):,}, val" in out
+    status, _, err = arlib(monkeypatch, capsys, "data", "cifar10", "--root", tmp_path)
+    assert status == 2 and str(tmp_path) in err and err.count("\n") == 1
+
+
+def test_train_keeps_its_network_in_the_store_and_goes_on(monkeypatch, capsys, store):
+    words = ["train", "digits", "--model", "resnet8", "--width", 4, "--epochs", 2, "--device", "cpu"]
+    status, out, _ = arlib(monkeypatch, capsys, *words)
+    assert status == 0 and "2 of 2 epochs" in out
+    (folder,) = (store / "single").iterdir()
+    assert (folder / "last.safetensors").exists() and files.read_json(folder / "recipe.json")["width"] == 4
+
+
+@pytest.mark.slow
+def test_verdicts_of_a_study_without_records(monkeypatch, capsys, store):
+    status, out, _ = arlib(monkeypatch, capsys, "verdicts", "tiny")
+    assert status == 0 and "not measured" in out and "toy" in out
+
+
+def start(*words, store, **environment):
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    given = {"PYTHONPATH": paths, "ARLIB_STORE": str(store), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "arlib", *map(str, words)]
+    return subprocess.Popen(command, env=os.environ | given | environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(condition, seconds=90.0):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it never came to that"
+        time.sleep(0.05)
+
+
+QUICK = """
+measure: {adversarial_images: 8, jacobian_images: 2, feature_images: 32, flip_radii: [4], flip_images_main: 8,
+  flip_images: 8, flip_draws: 1, robust_images: 8, strong_images: 4, instance_images: 2, instance_steps: 2,
+  along_images: 32, bn_images: 64}
+"""
+LONG = QUICK + TINY.replace("epochs: 3", "epochs: 40").replace("[0, 1]", "[0]")
+
+
+@pytest.mark.slow
+def test_a_real_study_survives_kill_9_and_ctrl_c_and_ends_with_the_bits_of_an_undisturbed_one(tmp_path, monkeypatch):
+    monkeypatch.delenv("ARLIB_STORE", raising=False)
+    shaken, calm = (a_study(tmp_path / name, LONG) for name in ("shaken", "calm"))
+    run = lambda study: start("study", "run", study.path, "--device", "cpu", store=study.places.store)
+    begun = lambda: runner.progress_of(shaken, shaken.entries[0].run)
+    first = run(shaken)
+    wait_until(lambda: begun() is not None and len(begun()) >= 2)
+    first.kill()
+    first.communicate()
+    epochs = len(begun())
+    second = run(shaken)
+    wait_until(lambda: begun() is None or len(begun()) > epochs)
+    second.send_signal(signal.SIGINT)
+    assert "goes on from here" in second.communicate()[1] and second.returncode == 130
+    for study in (shaken, calm):
+        third = run(study)
+        said = third.communicate()[1]
+        assert third.returncode == 0, said
+    for entry in calm.entries:
+        ours, theirs = ((study.folder / entry.run / "last.safetensors") for study in (shaken, calm))
+        a, b = files.read_tensors(ours), files.read_tensors(theirs)
+        assert all((a[name] == b[name]).all() for name in b)
+    assert len(shaken.histories()) == len(calm.histories()) == 80
+    assert not list(shaken.work_folder.iterdir())
+
+
+@pytest.mark.slow
+def test_jobs_share_a_real_study_and_every_number_of_the_record_is_there(tmp_path, monkeypatch):
+    monkeypatch.delenv("ARLIB_STORE", raising=False)
+    study = a_study(tmp_path, TINY + QUICK)
+    process = start("study", "run", study.path, "--jobs", 2, "--device", "cpu", store=study.places.store)
+    said = process.communicate()[1]
+    assert process.returncode == 0, said
+    for entry in study.entries:
+        assert said.count(f"tiny: {entry.run}\n") == 1  # begun once, by one worker
+        assert records.size(study.folder / entry.run) <= records.LIMIT
+    found = study.records()
+    assert found.groupby("run").size().nunique() <= 2 and found["run"].nunique() == 4
+    assert {"error", "median_abs_margin", "feature_change", "flip_rate", "sv_std"} <= set(found["statistic"])
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_finished_runs_stay(tmp_path, monkeypatch):
+    monkeypatch.delenv("ARLIB_STORE", raising=False)
+    study = a_study(tmp_path)
+    first = study.entries[0]
+    study.run(device="cpu", progress=False, _compute=lambda s, e, f, **k: e == first and fake(s, e, f, **k))
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
+    limited = f"{limit}; from arlib.cli import main; main()"
+    process = subprocess.run(
+        [sys.executable, "-c", limited, "study", "run", study.path, "--store", study.places.store, "--device", "cpu"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert process.returncode == 2 and "Traceback" not in process.stderr
+    assert process.stderr.splitlines()[-1].startswith("arlib: ") and "kept" in process.stderr.splitlines()[-1]
+    assert [e.run for e in study.missing()] == [e.run for e in study.entries[1:]] and len(study.records()) == 1
+    assert not list(study.claims_folder.glob("*.json"))
