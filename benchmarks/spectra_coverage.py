@@ -38,7 +38,7 @@ def family(name: str) -> torch.Tensor:
         weight, options = normal(16, 8, 3, 3), {"stride": 2}
     else:
         weight, options = normal(*{"square": (8, 8), "tall": (16, 6)}[name], 3, 3), {}
-    shape = geometry(weight, 10, padding="zeros", **options)
+    shape = geometry(weight, 6, padding="zeros", **options)
     return torch.block_diag(*dense_blocks(weight, shape))
 
 

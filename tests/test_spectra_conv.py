@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from arlib import spectra
 from arlib.errors import InputError
+from arlib.spectra.blocks import gram_values
 from arlib.spectra.conv import dense_blocks
 from arlib.spectra.geometry import geometry
 
@@ -191,3 +192,33 @@ def test_weight_is_left_alone_and_dtype_is_given():
 def test_bad_input_is_named(change, message):
     with pytest.raises(InputError, match=message):
         spectra.singular_values(**({"weight": KERNEL, "size": 8} | change))
+
+
+@pytest.mark.parametrize("small", [0.0, 1e-9, 1e-6, 1e-3])
+def test_gram_eigenvalues_do_not_blur_small_singular_values(small):
+    generator = torch.Generator().manual_seed(0)
+    u, v = (torch.linalg.qr(torch.randn(30, 12, 12, generator=generator, dtype=torch.complex128)).Q for _ in range(2))
+    sigma = torch.linspace(1, 2, 12, dtype=torch.float64).repeat(30, 1)
+    sigma[:10, 0] = small
+    values = gram_values(u * sigma[:, None, :] @ v).sort(dim=-1).values
+    assert (values - sigma).abs().max() <= 1e-10 * 2
+    assert (values.square() - sigma.square()).abs().max() <= 1e-12 * 4
+
+
+def test_threads_do_not_change_the_values_and_are_given_back():
+    weight, threads = torch.randn(6, 5, 3, 3, generator=torch.Generator().manual_seed(0)), torch.get_num_threads()
+    one = spectra.singular_values(weight, 9)
+    try:
+        torch.set_num_threads(3)
+        three = spectra.singular_values(weight, 9)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert (one - three).abs().max() < 1e-12
+
+
+def test_frequencies_in_chunks(monkeypatch):
+    weight = torch.randn(4, 5, 3, 3, generator=torch.Generator().manual_seed(0))
+    whole = spectra.singular_values(weight, (6, 9))
+    monkeypatch.setattr("arlib.spectra.symbol.CHUNK_BYTES", 1)
+    assert (spectra.singular_values(weight, (6, 9)) - whole).abs().max() < 1e-12

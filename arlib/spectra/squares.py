@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import torch
 
+from arlib.spectra.blocks import block_values
 from arlib.spectra.geometry import Geometry
-from arlib.spectra.symbol import frequency_blocks
+from arlib.spectra.symbol import Symbol
 
 
 def sum_of_squares(weight: torch.Tensor, shape: Geometry) -> float:
@@ -43,8 +44,7 @@ def largest_bound(weight: torch.Tensor, shape: Geometry) -> float:
 
 
 def _largest_block(weight: torch.Tensor, shape: Geometry) -> float:
-    blocks = frequency_blocks(weight.double(), shape)
-    return max(float(torch.linalg.svdvals(block).max()) for block, _ in blocks)
+    return max(float(values.max()) for values in Symbol(weight.double(), shape).map(block_values))
 
 
 def _most_copies(shape: Geometry) -> int:

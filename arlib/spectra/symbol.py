@@ -14,47 +14,59 @@ through exp(2πi f·lag/m), so kernels that reach around the map are wrapped exa
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 
+from arlib.spectra.blocks import block_values, in_threads
 from arlib.spectra.geometry import Geometry
 
 CHUNK_BYTES = 2**26  # of one batch of complex blocks
 
 
+class Symbol:
+    """The frequency blocks of a convolution whose `geometry.cyclic` is true.
+
+    weight: (c_out, c_in/groups, *kernel), float32 or float64. `frequencies` (f, dims) holds one of each
+    conjugate pair, `multiplicity` (f,) how many blocks each stands for.
+    """
+
+    def __init__(self, weight: torch.Tensor, geometry: Geometry):
+        self.shape = (geometry.groups, weight.shape[0] // geometry.groups, weight.shape[1])
+        self.periods = torch.tensor([n // s for n, s in zip(geometry.size, geometry.stride, strict=True)])
+        self.lags, phases = _lags_and_phases(geometry)
+        self.phases = [torch.tensor(taps) for taps in phases.values()]
+        self.frequencies, self.multiplicity = half_spectrum(self.lags, geometry)
+        self.taps = (
+            weight.flatten(2).permute(2, 0, 1).reshape(len(self.lags), -1).contiguous()
+        )  # (taps, c_out · c_in/g)
+
+    def blocks(self, frequencies: torch.Tensor) -> torch.Tensor:
+        """(f, groups, c_out/groups, columns) at some frequencies, less the columns of phases that no tap reads."""
+        turns = (frequencies[:, None, :] * self.lags) % self.periods / self.periods.double()  # integers reduced first
+        angle = 2 * math.pi * turns.sum(-1)  # (f, taps)
+        cos, sin = (part.to(self.taps) for part in (angle.cos(), angle.sin()))
+        parts = [torch.complex(cos[:, t] @ self.taps[t], sin[:, t] @ self.taps[t]) for t in self.phases]
+        return torch.cat([part.view(-1, *self.shape) for part in parts], dim=-1)
+
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
+        """The function of the blocks, chunk by chunk in the order of `frequencies`; on a CPU in torch's threads."""
+        per_frequency = 2 * self.taps.element_size() * self.taps.shape[1] * len(self.phases)
+        threads = 1 if self.taps.is_cuda else torch.get_num_threads()
+        chunk = min(CHUNK_BYTES // per_frequency, math.ceil(len(self.frequencies) / threads))
+        chunks = self.frequencies.split(max(1, chunk))
+        return in_threads(lambda part: function(self.blocks(part)), chunks, threads)
+
+
 def singular_values_cyclic(weight: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-    """All singular values, descending, of a convolution whose `geometry.cyclic` is true.
-
-    weight: (c_out, c_in/groups, *kernel), float32 or float64; the result has its dtype and device.
-    """
-    channels = weight.shape[0] // geometry.groups, weight.shape[1] * math.prod(geometry.stride)
-    found = []
-    for blocks, multiplicity in frequency_blocks(weight, geometry):
-        sigma = _values(blocks)  # (f, groups, min of the block's sides)
-        missing = min(channels) - sigma.shape[-1]  # phases that no tap reads are zero columns
-        sigma = torch.nn.functional.pad(sigma, (0, missing))
-        found.append(sigma.repeat_interleave(multiplicity.to(sigma.device), dim=0).flatten())
-    return torch.cat(found).sort(descending=True).values
-
-
-def frequency_blocks(weight: torch.Tensor, geometry: Geometry) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Chunks of blocks (f, groups, c_out/groups, columns) and how often each frequency counts (f,).
-
-    Columns of phases that no tap reads are left out.
-    """
-    lags, phases = _lags_and_phases(geometry)
-    frequencies, multiplicity = half_spectrum(lags, geometry)
-    turns = _turns(frequencies, lags, geometry).to(weight.device)  # (f, taps)
-    taps = _taps(weight, geometry.groups)  # (taps, groups · c_out/g · c_in/g)
-    by_phase = [torch.tensor(group) for group in phases.values()]
-    per_frequency = 2 * weight.element_size() * taps.shape[1] * len(by_phase)
-    chunk = max(1, CHUNK_BYTES // per_frequency)
-    shape = (geometry.groups, weight.shape[0] // geometry.groups, weight.shape[1])
-    for angle, count in zip((turns * 2 * math.pi).split(chunk), multiplicity.split(chunk), strict=True):
-        cos, sin = angle.cos().to(weight.dtype), angle.sin().to(weight.dtype)
-        parts = [torch.complex(cos[:, t] @ taps[t], sin[:, t] @ taps[t]) for t in by_phase]
-        yield torch.cat([part.view(-1, *shape) for part in parts], dim=-1), count
+    """All singular values, descending, of a convolution whose `geometry.cyclic` is true."""
+    symbol = Symbol(weight, geometry)
+    values = torch.cat(symbol.map(block_values))  # (f, groups, min of the block's sides)
+    all_columns = weight.shape[1] * math.prod(geometry.stride)
+    missing = min(symbol.shape[1], all_columns) - values.shape[-1]  # unread phases are zero columns
+    values = torch.nn.functional.pad(values, (0, missing))
+    repeated = values.repeat_interleave(symbol.multiplicity.to(values.device), dim=0)
+    return repeated.flatten().sort(descending=True).values
 
 
 def half_spectrum(lags: torch.Tensor, geometry: Geometry) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,22 +97,3 @@ def _lags_and_phases(geometry: Geometry) -> tuple[torch.Tensor, dict[tuple, list
         lags.append([lag for lag, _ in tap])
         phases.setdefault(tuple(phase for _, phase in tap), []).append(index)
     return torch.tensor(lags), phases
-
-
-def _turns(frequencies: torch.Tensor, lags: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-    """(f, taps) Σ over dimensions of f·lag/m modulo 1, in integers as long as possible."""
-    periods = torch.tensor([n // s for n, s in zip(geometry.size, geometry.stride, strict=True)])
-    products = (frequencies[:, None, :] * lags[None, :, :]) % periods
-    return (products.double() / periods).sum(-1)
-
-
-def _taps(weight: torch.Tensor, groups: int) -> torch.Tensor:
-    """(taps, groups · c_out/g · c_in/g): one row per tap."""
-    return weight.flatten(2).permute(2, 0, 1).reshape(-1, weight.shape[0] * weight.shape[1]).contiguous()
-
-
-def _values(blocks: torch.Tensor) -> torch.Tensor:
-    """Singular values of each block; a row or a column has just its norm."""
-    if 1 in blocks.shape[-2:]:
-        return torch.linalg.vector_norm(blocks, dim=(-2, -1)).unsqueeze(-1)
-    return torch.linalg.svdvals(blocks)
