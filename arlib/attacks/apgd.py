@@ -109,7 +109,7 @@ def checkpoints(steps: int) -> list[int]:
     """After how many steps the step size is judged (section 3.1)."""
     share, last, points = FIRST, 0.0, []
     while share < 1:
-        points.append(math.ceil(share * steps))
+        points.append(math.ceil(round(share * steps, 6)))  # 0.57 · 100 is not quite 57
         share, last = share + max(share - last - SHRINK, SHORTEST), share
     return sorted(set(points))
 

@@ -209,7 +209,7 @@ class Best:
             return None
         keep = (~self.hit[self.active]).nonzero()[:, 0]
         before = len(self.hit) if isinstance(self.active, slice) else len(self.active)
-        if len(keep) > 0.8 * before:
+        if len(keep) > 0.95 * before:  # not worth the copies
             return None
         self.active = keep if isinstance(self.active, slice) else self.active[keep]
         return keep
