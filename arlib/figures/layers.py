@@ -29,6 +29,7 @@ from arlib.figures.style import (
 OPERATORS = {
     "circular": "circular",
     "circular+bn": "circular, BN folded",
+    "circular+bn-natural": "… with natural BN statistics",
     "reshaped": "reshaped kernel",
     "zeros": "zero padding",
 }
@@ -55,6 +56,7 @@ def _per_layer(records: pd.DataFrame, shown: list[tuple[str, str, Statistic]]):
         for strength, rows in wide.groupby(level="strength"):
             by_strength(ax, np.arange(1, wide.shape[1] + 1), {strength: rows.to_numpy()})
         log_axis(ax)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set(title=title, xlabel="residual block", ylabel=label)
         said.append(f"{title} ({words(wide.median(axis=1).groupby('strength').mean())})")
     legend(figure, strengths_of(wide))
@@ -128,14 +130,14 @@ def operators(records: pd.DataFrame):
     """How much the choice of operator moves the statistic: median over layers, relative to AR strength 0."""
     table = clean(records)
     found = set(table.loc[table["statistic"] == "sv_std", "setting"])
-    styles = dict(zip(OPERATORS, ("-", "--", ":", "-."), strict=True))
+    styles = dict(zip(OPERATORS, ("-", "--", (0, (5, 1, 1, 1, 1, 1)), ":", "-."), strict=True))
     figure, axes = panels(2, sharey=True, height=3.0)
     for ax, (name, title) in zip(axes, {"sv_std": "std", "sv_std_over_mean": "std / mean"}.items(), strict=True):
         for operator in (o for o in OPERATORS if o in found):
             wide = np.log(_wide(table, Statistic("", name, split="", setting=operator, layers=CONVOLUTIONS)))
             ratio = np.exp(_to_zero(wide).groupby("strength").mean())
             places = np.arange(len(ratio))
-            ax.plot(places, ratio, styles[operator], color=NEUTRAL, label=OPERATORS[operator], zorder=1)
+            ax.plot(places, ratio, linestyle=styles[operator], color=NEUTRAL, label=OPERATORS[operator], zorder=1)
             ax.scatter(places, ratio, c=[colour(s) for s in ratio.index], s=24, zorder=2)
         ax.set_xticks(places, [f"{s:g}" for s in ratio.index])
         ax.set(title=f"{title} of singular values", xlabel=STRENGTH)

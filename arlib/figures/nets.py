@@ -166,6 +166,8 @@ def matched_fit(points: pd.DataFrame, claim: str | None = None):
     figure, axes = panels(len(shown), columns=3, height=2.9)
     for ax, name in zip(axes, shown, strict=True):
         part = points[points["claim"] == name]
+        if part["train_ce"].max() > 30 * part["train_ce"].min() > 0:
+            ax.set_xscale("log")
         for _, path in part[part["kind"] == "standard"].groupby("seed"):
             ax.plot(path["train_ce"], path["value"], color=colour(0), linewidth=1, marker="o", markersize=3)
         for strength, nets in part[part["kind"] == "AT"].groupby("strength"):
