@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 from torch import Tensor
 
 from arlib.errors import InputError
-from arlib.figures.style import GREY, NEUTRAL, Picture, panels, picture
+from arlib.figures.style import GREY, NEUTRAL, Picture, picture
 
 WRONG = "#A3123A"
 _PATHS = ("#0F5FAF", "#DB7A1C", "#1E8C6E", "#B97CE0", "#4A98CC")
@@ -84,8 +84,8 @@ def ascent_paths(
     grid = torch.cartesian_prod(places, places)
     with torch.no_grad():
         heights = loss(grid).view(len(places), len(places)).T.numpy()
-    figure, (ax,) = panels(1, height=4.4)
-    figure.set_figwidth(6.0)
+    figure = Picture(figsize=(6.6, 4.4))
+    ax = figure.subplots()
     ax.contour(places, places, heights, levels=12, colors=GREY, linewidths=0.6)
     ax.contourf(places, places, heights, levels=[boundary, heights.max() + 1], colors=[WRONG], alpha=0.15)
     x, y = centre.tolist()
@@ -97,7 +97,7 @@ def ascent_paths(
         ax.plot(*points.T, color=paint, linewidth=1.4, marker=".", markersize=5, label=name)
         ax.plot(*points[-1], "s", color=paint, markersize=8)
     ax.set(xlabel="first pixel", ylabel="second pixel", xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    figure.legend(loc="outside right upper")
     with torch.no_grad():
         ends = {name: float(loss(path[-1:])[0]) > boundary for name, path in paths.items()}
     said = "; ".join(f"{name} ends {'beyond' if beyond else 'short of'} the boundary" for name, beyond in ends.items())
