@@ -1,11 +1,13 @@
 """Singular values of real layers: of one kernel (`singular_values`) or of every layer of a model (`of`).
 
-Where the spectrum is too large to compute, `estimate` gives its statistics with intervals.
+Where the spectrum is too large to compute, `estimate` gives its statistics with intervals. Of composed
+maps, `jacobian` measures a block or a network at given inputs.
 """
 
 from arlib.spectra.conv import singular_values
+from arlib.spectra.jacobians import jacobian, linearised
 from arlib.spectra.model import of
 from arlib.spectra.stochastic import Estimate, estimate
 from arlib.spectra.summary import quantiles, statistics
 
-__all__ = ["Estimate", "estimate", "of", "quantiles", "singular_values", "statistics"]
+__all__ = ["Estimate", "estimate", "jacobian", "linearised", "of", "quantiles", "singular_values", "statistics"]

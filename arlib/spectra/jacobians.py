@@ -1,0 +1,146 @@
+"""Singular values of composed maps: a block, a branch or a whole network at given inputs.
+
+A network with ReLUs is a different linear map at each input, its Jacobian; products with it and its
+transpose cost one or two reverse-mode passes for a whole batch of inputs. What is linear
+already (a convolution with its batch norm, a block less its activations) has the same Jacobian
+everywhere, so the same function measures composite operators: give any x.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pandas as pd
+import torch
+from torch import fx, nn
+
+from arlib.errors import InputError
+from arlib.spectra.lanczos import Bidiagonalization, gauss
+from arlib.spectra.operator import LinearMap
+from arlib.spectra.spread import t_half_width
+from arlib.spectra.summary import NAMES, statistics
+
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Dropout)
+_FUNCTIONS = (torch.relu, torch.relu_, nn.functional.relu, nn.functional.relu6, nn.functional.gelu, nn.functional.silu)
+COLUMNS = ("input", "rows", "columns", "method", "sum_of_squares", "sum_of_squares_low", "sum_of_squares_high", *NAMES)
+
+
+def jacobian(
+    function: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    *,
+    exact_limit: int = 1024,
+    steps: int = 30,
+    probes: int = 8,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Singular values of the Jacobian of a function at each input: a row an input.
+
+    Args:
+        function: (b, *input) → (b, *output), each output depending on its own input only; a module is
+            measured in eval mode and left as found.
+        x: (b, *input), floating point; the computation is in its precision.
+        exact_limit: up to this min(rows, columns) the matrix is formed and every statistic is exact.
+        steps: of Golub–Kahan beyond it, which then gives max (a lower bound) and min (an upper bound).
+        probes: random signs for the stochastic Σσ² with its 95 % t interval, at least 2.
+
+    Columns: input, rows, columns, method ("exact" or "lanczos"), sum_of_squares with _low and _high
+    (equal to it where exact), and the statistics of `statistics`, nan where only extremes are known.
+    Raises `InputError` for inputs that are not floating point, or outputs that are no batch of b.
+    """
+    if not x.is_floating_point() or x.ndim < 2 or probes < 2:
+        raise InputError(f"x is {x.dtype} of shape {tuple(x.shape)}, probes {probes}; needed: float (b, …) and ≥ 2.")
+    with _measured(function):
+        operator = jacobian_map(function, x.detach())
+        rows = (
+            _exact(operator, len(x)) if operator.count <= exact_limit else _extremes(operator, x, steps, probes, seed)
+        )
+    sizes = {"rows": operator.rows, "columns": operator.columns}
+    return pd.DataFrame([{"input": i, **sizes, **row} for i, row in enumerate(rows)], columns=list(COLUMNS))
+
+
+def jacobian_map(function: Callable, x: torch.Tensor) -> LinearMap:
+    """The Jacobians at b inputs as one map of (b, columns) → (b, rows): row i of a batch meets Jacobian i."""
+    with torch.enable_grad():
+        x = x.clone().requires_grad_()
+        y = function(x)
+        if not isinstance(y, torch.Tensor) or y.shape[:1] != x.shape[:1]:
+            raise InputError(f"The function's output must be one tensor (b, …) with b = {len(x)}, as its input.")
+        u = torch.zeros_like(y, requires_grad=True)
+        (pulled,) = torch.autograd.grad(y, x, u, create_graph=True)  # Jᵀu, linear in u: its own gradient is J
+
+    def apply(v: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(pulled, u, v.view_as(x), retain_graph=True)[0].flatten(1)
+
+    def adjoint(v: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(y, x, v.view_as(y), retain_graph=True)[0].flatten(1)
+
+    return LinearMap(y[0].numel(), x[0].numel(), apply, adjoint, x.dtype, x.device)
+
+
+def linearised(module: nn.Module) -> fx.GraphModule:
+    """A copy of a module in eval mode without its activations and dropout: a block as one linear map.
+
+    Raises `InputError` where torch.fx cannot follow the module's control flow.
+    """
+    with _measured(module):
+        try:
+            traced = fx.symbolic_trace(module)
+        except Exception as error:  # fx raises whatever the traced code raises on a symbolic value
+            raise InputError(f"torch.fx cannot trace {type(module).__name__}: {error}") from error
+    modules = dict(traced.named_modules())
+    for node in list(traced.graph.nodes):
+        called = node.op == "call_module" and isinstance(modules[node.target], ACTIVATIONS)
+        named = (node.op == "call_function" and node.target in _FUNCTIONS) or (
+            node.op == "call_method" and node.target in ("relu", "relu_")
+        )
+        if called or named:
+            node.replace_all_uses_with(node.args[0])
+            traced.graph.erase_node(node)
+    traced.recompile()
+    return traced.eval()
+
+
+@contextmanager
+def _measured(function: Callable) -> Iterator[None]:
+    """Eval mode while measuring, if the function is a module; restored module by module."""
+    modes = [(m, m.training) for m in function.modules()] if isinstance(function, nn.Module) else []
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _exact(operator: LinearMap, inputs: int) -> list[dict]:
+    """Every statistic of every input, from one product per row or column of the smaller side."""
+    small = operator if operator.columns <= operator.rows else operator.transposed
+    unit = torch.zeros(inputs, small.columns, dtype=operator.dtype, device=operator.device)
+    images = []
+    for index in range(small.columns):
+        unit[:, index] = 1
+        images.append(small.apply(unit).double())
+        unit[:, index] = 0
+    rows = []
+    for matrix in torch.stack(images, 1):  # (smaller side, larger side) for each input
+        squares = float(matrix.square().sum())
+        ends = {"sum_of_squares": squares, "sum_of_squares_low": squares, "sum_of_squares_high": squares}
+        rows.append({"method": "exact"} | ends | statistics(torch.linalg.svdvals(matrix)))
+    return rows
+
+
+def _extremes(operator: LinearMap, x: torch.Tensor, steps: int, probes: int, seed: int) -> list[dict]:
+    small = operator if operator.columns <= operator.rows else operator.transposed
+    generator = torch.Generator().manual_seed(seed)
+    signs = lambda: (2 * torch.randint(0, 2, (len(x), small.columns), generator=generator) - 1).to(x)
+    squares = torch.stack([small.apply(signs()).double().square().sum(1) for _ in range(probes)], 1).cpu().numpy()
+    theta, weight = gauss(Bidiagonalization(small, signs()).extend(min(steps, small.columns)).bidiagonal())
+    rows = []
+    for samples, t, w in zip(squares, theta, weight, strict=True):
+        mean, half = float(samples.mean()), t_half_width(samples, 0.95)
+        ends = {"sum_of_squares_low": max(mean - half, 0.0), "sum_of_squares_high": mean + half}
+        known = {"count": small.columns, "max": float(t.max()), "min": float(t[w > 1e-12].min())}
+        rows.append({"method": "lanczos", "sum_of_squares": mean} | ends | dict.fromkeys(NAMES, math.nan) | known)
+    return rows
