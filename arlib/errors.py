@@ -1,4 +1,4 @@
-"""The three ways arlib says no. Each message names the value, what was allowed, and what to do."""
+"""The ways arlib says no. Each message names the value, what was allowed, and what to do."""
 
 import difflib
 from collections.abc import Collection
@@ -6,6 +6,10 @@ from collections.abc import Collection
 
 class InputError(ValueError):
     """Something the caller gave cannot be used; nothing has been started."""
+
+
+class NotMeasured(InputError):
+    """The records given hold nothing of what was asked for; the message says what is missing."""
 
 
 class RecordError(RuntimeError):

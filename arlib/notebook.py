@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Callable, Collection
 
-from arlib.errors import InputError, one_of
+from arlib.errors import InputError, NotMeasured, one_of
 
 # `python -m tools.stamp ADDRESS` writes the repository's address between the quotes, in every chapter.
 SETUP_CELL = """\
@@ -111,6 +111,31 @@ def verdict(claim: str, study):
     said = Markdown(f"**{claim} {row['title']}: {row['verdict']}** (study `{study.name}`{toy}). {row['note']}")
     glue(f"verdict_{claim}", said)
     return said
+
+
+def if_measured(make: Callable, *args, **options):
+    """What `make(*args, **options)` gives, a figure or a table; a sentence where the study lacks what that needs."""
+    from IPython.display import Markdown
+
+    try:
+        made = make(*args, **options)
+    except NotMeasured as lacking:
+        return Markdown(f"*Not measured in this study: {lacking}*")
+    return made
+
+
+def expect(what: str, value: float, low: float, high: float, *, unit: str = "", as_written: bool = True) -> None:
+    """For what a chapter trains or attacks live: assert that a value lies in its range, and print the range.
+
+    The value itself differs between machines, so stored outputs do not have it. as_written: whether the chapter
+    runs with the parameters it was written for; if not, the value is printed and nothing is asserted.
+    Raises `AssertionError`.
+    """
+    if not as_written:
+        print(f"{what}: {value:.3g}{unit} (with other parameters than the chapter's own)")
+        return
+    assert low <= value <= high, f"{what}: {value:.4g}{unit}; expected {low:g} to {high:g}{unit}"
+    print(f"{what}: between {low:g} and {high:g}{unit}".replace("-", "−"))
 
 
 def glue(name: str, value: object) -> None:

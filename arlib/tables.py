@@ -3,8 +3,11 @@
 import numpy as np
 import pandas as pd
 
+from arlib import claims
 from arlib.attacks import wilson
-from arlib.errors import InputError
+from arlib.claims.values import clean, values
+from arlib.claims.words import effect_text, p_text
+from arlib.errors import NotMeasured, one_of
 
 NOT_MEASURED = "not measured"
 
@@ -26,7 +29,7 @@ def accuracies(records: pd.DataFrame, *, checkpoint: str = "last") -> pd.DataFra
 
     One row a run (strength, seed; variants left out) and attack: attack, setting, n, accuracy, low, high.
     attack: "natural", "pgd-10", "apgd-ce+t"; low and high: Wilson's 95 % interval over images.
-    Raises `InputError` if nothing is recorded.
+    Raises `NotMeasured` if nothing is recorded.
     """
     rows = _rows(records, checkpoint, "test", ("error", "robust_error"))
     rows = rows[rows["setting"] != "pgd-10@trained"]
@@ -72,7 +75,7 @@ def cost(histories: pd.DataFrame) -> pd.DataFrame:
     """What the trainings of each strength took: runs, epochs, minutes and images/s, as recorded."""
     grid = histories[histories["variant"] == ""]
     if grid.empty:
-        raise InputError("nothing is recorded; run the study first.")
+        raise NotMeasured("nothing is recorded; run the study first.")
     rows = {}
     for strength, part in grid.groupby("strength"):
         runs = part.groupby("seed").agg(epochs=("epoch", "max"), seconds=("seconds", "sum"))
@@ -85,11 +88,116 @@ def cost(histories: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("strength")
 
 
+def by_seed(records: pd.DataFrame, claim: str, *, twin: bool = False) -> pd.DataFrame:
+    """The statistic that decides a claim of one number a network ("C1" … "C4"): a row a seed, a column a strength.
+
+    twin: its declared twin instead. As text: percent for rates, else 3 digits; `attrs["statistic"]` names it.
+    """
+    one_of("claim", claim, [c.id for c in claims.CLAIMS.values() if c.primary and not c.primary.layers])
+    statistic = claims.CLAIMS[claim].twin if twin else claims.CLAIMS[claim].primary
+    found = values(clean(records), statistic)
+    if found.empty:
+        raise NotMeasured(f"no {statistic.label} is recorded; run the study first.")
+    form = (lambda v: f"{100 * v:.1f} %") if statistic.percent else "{:.3g}".format
+    wide = found[""].unstack("strength").map(lambda v: form(v).replace("-", "−") if v == v else NOT_MEASURED)
+    wide = wide.rename(columns=lambda s: f"{s:g}").rename_axis(columns=None)
+    wide.index = pd.Index([f"seed {seed}" for seed in wide.index], name="AR strength")
+    wide.attrs["statistic"] = statistic.label
+    return wide
+
+
+def sensitivity(study, claim: str) -> pd.DataFrame:
+    """Every declared statistic of a claim with its effect on a study, as text: the deciding ones come first."""
+    found = claims.sensitivity(study.records(), claim, claims.config_of(study))
+    if found.empty:
+        raise NotMeasured(f"{claim} is not measured at three seeds of {study.name} yet.")
+    twice = found["statistic"].duplicated(keep=False) & (found["setting"] != "")
+    names = found["statistic"].where(~twice, found["statistic"] + ", " + found["setting"])
+    out = {"role": found["role"], "effect [95 % interval]": found["text"], "seeds": found["seeds"].astype(str)}
+    out = pd.DataFrame(out | {"trend": found["trend_p"].map(p_text)})
+    out.index = pd.Index(names, name="statistic")
+    return out
+
+
+def matched(study, claim: str) -> pd.DataFrame:
+    """The matched-fit control of one claim ("C2" … "C7") on a study, as text, a row an AR strength.
+
+    effect: adversarially trained net − finished standard net; at equal fit: − standard net of equal train
+    cross-entropy. Factors for log statistics, points for rates. Raises `NotMeasured` without checkpoints.
+    """
+    found = claims.matched_fit(study.records(), claims.config_of(study))
+    found = found[found["claim"] == claim]
+    if found.empty:
+        raise NotMeasured(f"{study.name} has no measurements along training for {claim}.")
+    statistic, rows = claims.CLAIMS[claim].primary, {}
+    for row in found.itertuples():
+        whole = effect_text(statistic, claims.Interval(row.effect, row.effect, row.effect)).split(" [")[0]
+        rows[f"{row.strength:g}"] = {
+            "train CE": f"{row.train_ce:.3f}",
+            "effect": whole,
+            "at equal fit [95 % interval]": effect_text(statistic, claims.Interval(row.difference, row.low, row.high)),
+            "seeds that reach it": str(row.seeds),
+            "reading": row.reading,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("AR strength")
+
+
+def gaps(records: pd.DataFrame) -> pd.DataFrame:
+    """Error gap and cross-entropy gap, before and after one temperature a network, by AR strength, as text."""
+    columns = {
+        "error gap (points)": (claims.Statistic("", "error", minus="train"), 100, "{:.1f}"),
+        "CE gap, raw": (claims.Statistic("", "ce", minus="train"), 1, "{:.3f}"),
+        "temperature T": (claims.Statistic("", "temperature", split="val"), 1, "{:.2f}"),
+        "CE gap at T": (claims.Statistic("", "ce_scaled", minus="train"), 1, "{:.3f}"),
+    }
+    table, out = clean(records), {}
+    for name, (statistic, factor, form) in columns.items():
+        found = factor * values(table, statistic)
+        if found.empty:
+            raise NotMeasured(f"no {statistic.name} is recorded; run the study first.")
+        out[name] = found[""].groupby("strength").apply(lambda part, form=form: _range(part, form).replace("-", "−"))
+    return pd.DataFrame(out).fillna(NOT_MEASURED).rename(index="{:g}".format).rename_axis("AR strength")
+
+
+def instance_margins(records: pd.DataFrame) -> pd.DataFrame:
+    """Instance margins by AR strength: images, median over seeds (255·ε), and in how many seeds they were accepted."""
+    last = _rows(records, "last", "test", ("instance_margin_median", "instance_margin_accepted"))
+    rows = {}
+    for strength, part in last.groupby("strength"):
+        found = part.pivot(index="seed", columns="statistic", values="value")
+        median, accepted = 255 * found["instance_margin_median"], found["instance_margin_accepted"]
+        rows[f"{strength:g}"] = {
+            "images": f"{part['n'].min():,}",
+            "median (255·ε)": _range(median, "{:.2f}"),
+            "accepted": f"{int(accepted.sum())} of {len(accepted)} seeds",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("AR strength")
+
+
+def margin_factors(medians: pd.DataFrame) -> pd.DataFrame:
+    """Both margins and the slope between them relative to AR strength 0: factors with t intervals over seeds.
+
+    medians: what `figures.shared_margins` returns second. Raises `NotMeasured` unless two seeds or more are
+    there at strength 0 and at another.
+    """
+    logs, rows = np.log(medians).unstack("strength"), {}
+    strengths = [s for s in logs.columns.get_level_values("strength").unique() if s > 0]
+    for strength in strengths if 0.0 in logs.columns.get_level_values("strength") else ():
+        parts = {name: (logs[name][strength] - logs[name][0.0]).dropna() for name in medians.columns}
+        if len(parts["output"]) > 1:
+            ratio = claims.Statistic("", "", log=True)
+            rows[f"{strength:g}"] = {n: effect_text(ratio, claims.t_interval(part)) for n, part in parts.items()}
+    if not rows:
+        raise NotMeasured("margins are not measured at two seeds of AR strength 0 and of another.")
+    titles = {"output": "output margin m", "instance": "instance margin v", "slope": "slope m/v"}
+    return pd.DataFrame.from_dict(rows, orient="index").rename(columns=titles).rename_axis("AR strength")
+
+
 def _rows(records: pd.DataFrame, checkpoint: str, split: str, statistics: tuple[str, ...]) -> pd.DataFrame:
     rows = records[(records["variant"] == "") & (records["checkpoint"] == checkpoint) & (records["split"] == split)]
     rows = rows[rows["statistic"].isin(statistics)]
     if rows.empty:
-        raise InputError(f"no {' or '.join(statistics)} of {checkpoint} weights is recorded; run the study first.")
+        raise NotMeasured(f"no {' or '.join(statistics)} of {checkpoint} weights is recorded; run the study first.")
     return rows
 
 

@@ -131,6 +131,7 @@ def histories(*, strengths=STRENGTHS, seeds=SEEDS, epochs=6, rng=0) -> pd.DataFr
                         "train_error": 0.8 * fit,
                         "val_loss": 2.2 * fit,
                         "val_error": 0.9 * fit,
+                        "train_robust_error": min(1.0, 0.8 * fit + 0.1),
                         "val_robust_error": min(1.0, 0.9 * fit + 0.2),
                         "lr": 0.1,
                         "seconds": 10.0,

@@ -13,8 +13,9 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from arlib import claims, figures
-from arlib.errors import InputError
+from arlib.errors import InputError, NotMeasured
 from arlib.figures import layers, style
+from arlib.figures.distances import linear_distance
 
 STRENGTHS = (0.0, 4.0, 8.0)
 RECORDS = synthetic.records(epochs=(1, 2, 4))
@@ -24,6 +25,7 @@ LADDER = pd.DataFrame(
     {"attack": ["fgsm", "pgd-10", "apgd-t"], "accuracy": [0.6, 0.5, 0.45], "low": [0.57, 0.47, 0.42],
      "high": [0.63, 0.53, 0.48], "n": 1000}
 )  # fmt: skip
+LINEAR = {"steep": (torch.tensor([9.0, 1.0]), -5.0), "gentle": (torch.tensor([2.0, 2.0]), -2.0)}
 ALL = {
     "four_effects": lambda: figures.four_effects(RECORDS),
     "errors": lambda: figures.errors(RECORDS, checkpoint="best"),
@@ -43,6 +45,15 @@ ALL = {
     "operators": lambda: figures.operators(RECORDS),
     "spectra": lambda: figures.spectra(ARRAYS),
     "spectra, one": lambda: figures.spectra(ARRAYS, layers=["stem"], operator="reshaped", strength=8.0),
+    "gap_curves": lambda: figures.gap_curves(synthetic.histories()),
+    "gap_curves, one": lambda: figures.gap_curves(synthetic.histories(), strength=8.0),
+    "gap_by_scale": lambda: figures.gap_by_scale(
+        [0.1, 1, 10], {0.0: [0.0, 0.1, 1], 8.0: [0, 0.05, 0.5]}, marked={0.0: 0.8}
+    ),
+    "linear_margins": lambda: figures.linear_margins(LINEAR, torch.tensor([[0.2, 0.3], [0.8, 0.9]]), torch.arange(2)),
+    "two_margins": lambda: figures.two_margins(ARRAYS),
+    "margin_against_distance": lambda: figures.margin_against_distance(ARRAYS),
+    "margin_distributions": lambda: figures.margin_distributions(ARRAYS),
     "margin_distribution": lambda: figures.margin_distribution(ARRAYS, strength=4.0),
     "margin_quantiles": lambda: figures.margin_quantiles(ARRAYS),
     "survival": lambda: figures.survival(ARRAYS),
@@ -55,7 +66,7 @@ ALL = {
 
 
 def test_every_figure_is_drawn_here():
-    helpers = {"ImageRow", "Picture", "alt", "collect", "colour", "marker"}
+    helpers = {"ImageRow", "Picture", "alt", "collect", "colour", "marker", "shared_margins"}
     assert {name.split(",")[0] for name in ALL} == set(figures.__all__) - helpers
 
 
@@ -136,7 +147,53 @@ def test_margin_shares_add_up_to_accuracy_and_error():
     assert (right, wrong) == pytest.approx((accuracy, 1 - accuracy))
 
 
+def test_small_multiples_show_the_same_shares():
+    one = [figures.margin_distribution(ARRAYS, strength=s).axes[0] for s in STRENGTHS]
+    many = figures.margin_distributions(ARRAYS).axes
+    for a, b in zip(one, many, strict=True):
+        for small, large in zip(a.patches, b.patches, strict=True):
+            assert small.get_data().values.sum() == pytest.approx(large.get_data().values.sum())
+
+
+def test_gap_is_validation_minus_training():
+    histories = pd.DataFrame({"epoch": [1, 2], "train_error": [0.5, 0.1], "val_error": [0.6, 0.4], "strength": 4.0})
+    histories = histories.assign(train_robust_error=[0.8, 0.5], val_robust_error=[0.9, 0.8], seed=0)
+    assert "4: 0.300" in figures.alt(figures.gap_curves(histories))
+    frame = figures.gap_curves(histories, strength=4.0)
+    assert [line.get_ydata().tolist() for line in frame.axes[1].get_lines()] == [[0.8, 0.5], [0.9, 0.8]]
+    with pytest.raises(InputError, match="strength is 8"):
+        figures.gap_curves(histories, strength=8.0)
+
+
+def test_linear_distance_reaches_the_line_and_no_further():
+    w, x = torch.tensor([3.0, -1.0]), torch.tensor([0.2, 0.9])
+    margin, distance = linear_distance(w, -1.0, x, 0)
+    assert margin == pytest.approx(1.3) and distance == pytest.approx(1.3 / 4)
+    worst = x + distance * w.sign()  # towards the line
+    assert float(worst @ w - 1.0) == pytest.approx(0, abs=1e-6)
+    assert linear_distance(5 * w, -5.0, x, 0)[1] == pytest.approx(distance)
+    with pytest.raises(InputError, match="needed"):
+        figures.linear_margins({"a": (w, 0.0)}, torch.rand(3, 4), torch.zeros(3))
+
+
+def test_shared_margins_are_of_images_that_all_get_right():
+    margin, distance = np.array([2.0, -1, 4, 6]), np.array([1.0, 0, 2, 1]) / 255
+    first = {"margin|test": margin, "instance_margin|test": distance}
+    second = {"margin|test": margin / 2, "instance_margin|test": np.array([3.0, 1, 0, 2]) / 255}
+    n, found = figures.shared_margins({(0.0, 0): first, (8.0, 0): second})
+    assert n == 2  # the first and the last
+    assert found.loc[(0, 0.0)].tolist() == pytest.approx([4, 1, 4])
+    assert found.loc[(0, 8.0)].tolist() == pytest.approx([2, 2.5, (1 / 3 + 1.5) / 2])
+    none = {"margin|test": -margin, "instance_margin|test": 0 * distance}
+    with pytest.raises(NotMeasured, match="none of the 4 images"):
+        figures.shared_margins({(0.0, 0): first, (8.0, 0): none})
+    with pytest.raises(NotMeasured, match="no instance margins"):
+        figures.shared_margins({(0.0, 0): {"margin|test": margin}})
+
+
 def test_slider_frames_share_their_axes():
+    frames = [figures.gap_curves(synthetic.histories(), strength=s).axes[1] for s in STRENGTHS]
+    assert len({(ax.get_xlim(), ax.get_ylim()) for ax in frames}) == 1
     frames = [figures.margin_distribution(ARRAYS, strength=s).axes[0] for s in STRENGTHS]
     assert len({(ax.get_xlim(), ax.get_ylim()) for ax in frames}) == 1
     frames = [figures.spectra(ARRAYS, strength=s).axes[0] for s in STRENGTHS]

@@ -7,7 +7,7 @@ import pytest
 from bookfiles import ROOT
 
 from arlib import notebook
-from arlib.errors import InputError
+from arlib.errors import InputError, NotMeasured, one_of
 
 
 def parameters(**changed):
@@ -167,6 +167,26 @@ def test_verdict_is_the_computed_row(monkeypatch):
     assert glued == ["verdict_C2"]
     with pytest.raises(InputError, match="claim is 'C9'"):
         notebook.verdict("C9", study(["a"], []))
+
+
+def test_if_measured_says_what_is_missing_and_hides_no_mistake():
+    assert notebook.if_measured(lambda a, b: a + b, 1, b=2) == 3
+
+    def lacks():
+        raise NotMeasured("no spectra of operator 'zeros'.")
+
+    assert notebook.if_measured(lacks).data == "*Not measured in this study: no spectra of operator 'zeros'.*"
+    with pytest.raises(InputError):
+        notebook.if_measured(one_of, "x", 1, [2])
+
+
+def test_expect_prints_the_range_and_never_the_value(capsys):
+    notebook.expect("gap", 3.14, -2, 8, unit=" points")
+    assert capsys.readouterr().out == "gap: between −2 and 8 points\n"
+    with pytest.raises(AssertionError, match=r"gap: 3\.14; expected 4 to 8"):
+        notebook.expect("gap", 3.14, 4, 8)
+    notebook.expect("gap", 3.14159, 4, 8, as_written=False)
+    assert "gap: 3.14 (with other parameters" in capsys.readouterr().out
 
 
 def test_stamp_is_one_line_that_nbval_sanitises(capsys):

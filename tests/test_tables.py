@@ -1,12 +1,16 @@
 """The tables of chapters, on made-up records whose numbers are known."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pandas as pd
 import pytest
 import synthetic
 
-from arlib import tables
+from arlib import claims, tables
 from arlib.attacks import wilson
-from arlib.errors import InputError
+from arlib.errors import InputError, NotMeasured
+from arlib.training import Recipe
 
 RECORDS = synthetic.records()
 
@@ -85,9 +89,81 @@ def test_cost_adds_up_the_epochs():
     assert table.loc["8"].tolist() == [3, "6", "3.0", "1,500"]
 
 
+def test_by_seed_shows_every_network_of_the_grid():
+    table = tables.by_seed(RECORDS, "C1")
+    assert table.loc["seed 2", "4"] == f"{100 * value(RECORDS, 4, 2, 'error', 'test', ''):.1f} %"
+    gap = value(RECORDS, 8, 0, "error", "test", "") - value(RECORDS, 8, 0, "error", "train", "")
+    assert tables.by_seed(RECORDS, "C2").loc["seed 0", "8"] == f"{100 * gap:.1f} %".replace("-", "−")
+    assert tables.by_seed(RECORDS, "C4", twin=True).attrs["statistic"] == "median |m|/R on test images"
+    holes = RECORDS[(RECORDS["seed"] != 1) | (RECORDS["strength"] != 4)]
+    assert tables.by_seed(holes, "C3").loc["seed 1", "4"] == tables.NOT_MEASURED
+    with pytest.raises(InputError, match="claim is 'C6'"):
+        tables.by_seed(RECORDS, "C6")
+
+
+def test_sensitivity_in_text_names_settings_where_they_differ():
+    table = tables.sensitivity(study(RECORDS), "C2")
+    assert table.index[0] == "test − train error" and table["role"].tolist()[:2] == ["primary", "twin"]
+    spread = tables.sensitivity(study(RECORDS), "C7")
+    assert "flip rate, uniform@16" in spread.index and spread.index.is_unique
+    assert spread.loc["flip rate, uniform@16", "effect [95 % interval]"].startswith("−")
+
+
+def test_matched_in_text_has_the_reading():
+    records = synthetic.records(epochs=(1, 2, 3, 4))
+    table = tables.matched(study(records), "C4")
+    found = claims.matched_fit(records).set_index(["claim", "strength"])
+    assert table.loc["8", "reading"] == found.loc[("C4", 8.0), "reading"]
+    assert table.loc["8", "effect"] == f"× {np.exp(found.loc[('C4', 8.0), 'effect']):.3g}"
+    assert table.loc["8", "seeds that reach it"] == "3"
+    with pytest.raises(NotMeasured, match="no measurements along training"):
+        tables.matched(study(RECORDS), "C4")
+
+
+def test_gaps_are_test_minus_train():
+    raw = [value(RECORDS, 8, s, "ce", "test", "") - value(RECORDS, 8, s, "ce", "train", "") for s in range(3)]
+    said = f"{sum(raw) / 3:.3f} ({min(raw):.3f} to {max(raw):.3f})"
+    assert tables.gaps(RECORDS).loc["8", "CE gap, raw"] == said.replace("-", "−")
+
+
+def test_instance_margins_say_where_they_were_accepted():
+    changed = RECORDS.copy()
+    one = (changed["statistic"] == "instance_margin_accepted") & (changed["strength"] == 4) & (changed["seed"] == 1)
+    changed.loc[one, "value"] = 0
+    table = tables.instance_margins(changed)
+    assert table["accepted"].tolist()[1] == "2 of 3 seeds"
+    medians = [255 * value(RECORDS, 0, s, "instance_margin_median", "test", "") for s in range(3)]
+    assert table.loc["0", "median (255·ε)"].startswith(f"{sum(medians) / 3:.2f}")
+
+
+def test_margin_factors_are_relative_to_strength_0():
+    index = pd.MultiIndex.from_product([(0, 1), (0.0, 8.0)], names=["seed", "strength"])
+    medians = pd.DataFrame(
+        {"output": [4.0, 2, 8, 4], "instance": [1.0, 3, 2, 6], "slope": [4.0, 1, 4, 0.5]}, index=index
+    )
+    table = tables.margin_factors(medians)
+    assert table.loc["8", "output margin m"] == "× 0.5 [0.5, 0.5]" and table.loc["8", "instance margin v"].startswith(
+        "× 3 "
+    )
+    with pytest.raises(NotMeasured, match="two seeds"):
+        tables.margin_factors(medians.loc[[0]])
+
+
+def study(records):
+    """What a study offers to tables."""
+    entries = [SimpleNamespace(recipe=Recipe(dataset="digits", seed=seed), variant="") for seed in range(3)]
+    config = {"effect": 8.0, "feature": 4.0, "flip_pgd": 4.0, "flip_sign": 8.0}
+    return SimpleNamespace(name="s", records=lambda: records, recipes=entries, claims=config, toy=False)
+
+
 def test_nothing_recorded_is_said():
-    for make in (tables.accuracies, tables.under_attack, tables.robust_gap):
-        with pytest.raises(InputError, match="run the study first"):
-            make(RECORDS.iloc[:0])
+    nothing = RECORDS.iloc[:0]
+    for make in (tables.accuracies, tables.under_attack, tables.robust_gap, tables.gaps, tables.instance_margins):
+        with pytest.raises(NotMeasured, match="run the study first"):
+            make(nothing)
+    with pytest.raises(NotMeasured, match="run the study first"):
+        tables.by_seed(nothing, "C1")
+    with pytest.raises(NotMeasured, match="not measured at three seeds of s"):
+        tables.sensitivity(study(nothing), "C1")
     with pytest.raises(InputError, match="run the study first"):
         tables.cost(synthetic.histories().iloc[:0])

@@ -5,7 +5,16 @@ their mean. `records` is `Study.records()`, `arrays` what `collect(study)` retur
 known to pyplot, so there is nothing to close and nothing is shown twice.
 """
 
-from arlib.figures.images import collect, margin_distribution, margin_quantiles, reliability, survival
+from arlib.figures.distances import linear_margins, margin_against_distance, shared_margins, two_margins
+from arlib.figures.gaps import gap_by_scale, gap_curves
+from arlib.figures.images import (
+    collect,
+    margin_distribution,
+    margin_distributions,
+    margin_quantiles,
+    reliability,
+    survival,
+)
 from arlib.figures.layers import feature_change, jacobian, operators, spectra, spread_per_layer
 from arlib.figures.live import ImageRow, ascent_paths, image_grid
 from arlib.figures.nets import (
@@ -37,9 +46,14 @@ __all__ = [
     "feature_change",
     "flip_rates",
     "four_effects",
+    "gap_by_scale",
+    "gap_curves",
     "image_grid",
     "jacobian",
+    "linear_margins",
+    "margin_against_distance",
     "margin_distribution",
+    "margin_distributions",
     "margin_medians",
     "margin_quantiles",
     "marker",
@@ -47,9 +61,11 @@ __all__ = [
     "operators",
     "reliability",
     "robust_errors",
+    "shared_margins",
     "spectra",
     "spread_per_layer",
     "survival",
     "training_curves",
+    "two_margins",
     "verdict_strip",
 ]

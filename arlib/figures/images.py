@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from arlib.errors import InputError, one_of
+from arlib.errors import NotMeasured, one_of
 from arlib.figures.style import GREY, NEUTRAL, by_strength, colour, legend, panels, picture
 
 _QUANTILES = np.linspace(0, 1, 101)
@@ -21,7 +21,7 @@ def collect(study) -> dict[tuple[float, int], dict[str, np.ndarray]]:
 def of_strengths(arrays: Mapping) -> dict[float, list[dict[str, np.ndarray]]]:
     """{strength: [arrays of its seeds]} from keys (strength, seed) or strength alone, in order."""
     if not arrays:
-        raise InputError("nothing is recorded to draw; run the study first.")
+        raise NotMeasured("nothing is recorded to draw; run the study first.")
     found = defaultdict(list)
     for key, value in arrays.items():
         found[key[0] if isinstance(key, tuple) else key].append(value)
@@ -44,32 +44,47 @@ def margin_distribution(arrays: Mapping, *, strength: float):
     """
     runs = of_strengths(arrays)
     one_of("strength", strength, list(runs))
+    figure, (ax,) = panels(1, height=3.2)
+    _histograms([ax], runs, [strength], bins=60)
+    ax.set_ylabel("share of test images")
+    ax.legend()
+    return figure, f"Distribution of margins at AR strength {strength:g}: {_medians(runs[strength])} predictions."
+
+
+@picture
+def margin_distributions(arrays: Mapping):
+    """The same for all AR strengths at once: small multiples with common axes, for the page and for print."""
+    runs = of_strengths(arrays)
+    figure, axes = panels(len(runs), sharex=True, sharey=True, height=2.5)
+    _histograms(axes, runs, list(runs), bins=40)
+    axes[0].set_ylabel("share of test images")
+    axes[0].legend()
+    said = "; ".join(f"{strength:g}: {_medians(group)}" for strength, group in runs.items())
+    return figure, f"Distributions of margins of right and wrong predictions by AR strength: {said}."
+
+
+def _histograms(axes, runs: Mapping, strengths: list[float], *, bins: int) -> None:
+    """One panel a strength, in the frame of all: filled right, hatched wrong, grey all at the smallest strength."""
     everything = np.concatenate([_together(r, "margin|test").astype(float) for r in runs.values()])
     low, high = np.quantile(everything, [0.001, 0.999])
-    bins = np.linspace(low, high, 61)
+    edges = np.linspace(low, high, bins + 1)
     counts = {
-        s: [_share(_margins(r, right), len(_together(r, "correct|test")), bins) for right in (True, False)]
+        s: [_share(_margins(r, right), len(_together(r, "correct|test")), edges) for right in (True, False)]
         for s, r in runs.items()
     }
     top = max(part.max() for parts in counts.values() for part in parts)
-    figure, (ax,) = panels(1, height=3.2)
-    ax.stairs(counts[min(runs)][0] + counts[min(runs)][1], bins, color=GREY, label=f"all, at {min(runs):g}")
-    ax.stairs(counts[strength][0], bins, color=colour(strength), fill=True, alpha=0.75, label="right")
-    ax.stairs(counts[strength][1], bins, color=colour(strength), fill=False, hatch="///", label="wrong")
-    ax.axvline(0, color=NEUTRAL, linewidth=0.8)
-    ax.set(
-        xlabel="margin m of the true class (logits)",
-        ylabel="share of test images",
-        ylim=(0, 1.15 * top),
-        xlim=(low, high),
-    )
-    ax.set_title(f"AR strength {strength:g}")
-    ax.legend()
-    right, wrong = (_margins(runs[strength], kind) for kind in (True, False))
-    said = f"median |m| {np.median(np.abs(right)):.3g} of right" + (
-        f", {np.median(np.abs(wrong)):.3g} of wrong" if len(wrong) else ""
-    )
-    return figure, f"Distribution of margins at AR strength {strength:g}: {said} predictions."
+    for ax, s in zip(axes, strengths, strict=True):
+        ax.stairs(counts[min(runs)][0] + counts[min(runs)][1], edges, color=GREY, label=f"all, at {min(runs):g}")
+        ax.stairs(counts[s][0], edges, color=colour(s), fill=True, alpha=0.75, label="right")
+        ax.stairs(counts[s][1], edges, color=colour(s), fill=False, hatch="///", label="wrong")
+        ax.axvline(0, color=NEUTRAL, linewidth=0.8)
+        ax.set(xlabel="margin m (logits)", xlim=(low, high), ylim=(0, 1.15 * top), title=f"AR strength {s:g}")
+
+
+def _medians(group: list[dict]) -> str:
+    right, wrong = (np.abs(_margins(group, kind)) for kind in (True, False))
+    parts = {"right": right, "wrong": wrong}
+    return ", ".join(f"median |m| {np.median(part):.3g} of {name}" for name, part in parts.items() if len(part))
 
 
 def _share(values: np.ndarray, of: int, bins: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from arlib.errors import InputError
+from arlib.errors import InputError, NotMeasured
 
 STRENGTH = "AR strength (255·ε)"
 NEUTRAL = "#1F2937"
@@ -104,10 +104,10 @@ def panels(count: int, *, columns: int = 3, width: float = 7.6, height: float = 
 
 
 def strengths_of(frame: pd.DataFrame) -> list[float]:
-    """The strengths in a frame (column or index level), in order; `InputError` if there are none."""
+    """The strengths in a frame (column or index level), in order; `NotMeasured` if there are none."""
     found = frame.reset_index()["strength"].unique()
     if not len(found):
-        raise InputError("nothing is recorded to draw; run the study first.")
+        raise NotMeasured("nothing is recorded to draw; run the study first.")
     return sorted(found)
 
 
