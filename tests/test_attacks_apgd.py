@@ -54,7 +54,7 @@ def test_halving_its_step_it_comes_closer_to_an_inner_maximum_than_pgd():
 def test_one_forward_pass_a_step_and_one_more():
     model = binary(lambda x: x.sum((1, 2, 3)) - 30)
     attacks.apgd(model, pictures(6), torch.zeros(6, dtype=torch.int64), eps=0.01, steps=9)
-    assert model.seen == [1] + [6] * 10  # one image to count the classes
+    assert model.seen == [2] + [6] * 10  # two images to count the classes
 
 
 @pytest.mark.parametrize(("classes", "targets", "passes"), [(5, 9, 4), (12, 9, 9), (12, 3, 3)])
@@ -63,10 +63,10 @@ def test_the_likeliest_wrong_classes_are_tried_each_on_the_survivors(classes, ta
     model = Function(lambda x: 100 * weight + 0 * x.sum((1, 2, 3))[:, None])  # nothing moves it
     x, y = pictures(4), torch.zeros(4, dtype=torch.int64)
     attacks.apgd(model, x, y, eps=0.1, steps=3, loss="margin-targeted", targets=targets)
-    assert model.seen == [1, 4] + [4] * 4 * passes
+    assert model.seen == [2, 4] + [4] * 4 * passes
     model.seen.clear()
     attacks.apgd(model, x, torch.tensor([0, 0, 0, 1]), eps=0.1, steps=3, loss="margin-targeted", targets=targets)
-    assert model.seen == [1, 4] + [4] * 4 + [3] * 4 * (passes - 1)  # the misclassified one is dropped
+    assert model.seen == [2, 4] + [4] * 4 + [3] * 4 * (passes - 1)  # the misclassified one is dropped
 
 
 @pytest.mark.parametrize("loss", ["ce", "margin-targeted"])
@@ -162,7 +162,7 @@ def test_square_asks_only_about_survivors():
     x = torch.full((6, 1, 4, 4), 0.9)
     x[0] = 0.1  # misclassified from the start
     attacks.square(model, x, torch.zeros(6, dtype=torch.int64), eps=0.1, queries=20)
-    assert model.seen == [1, 6] + [5] * 20
+    assert model.seen == [2, 6] + [5] * 20
 
 
 def test_square_does_not_depend_on_the_batch():

@@ -215,4 +215,4 @@ def test_bad_input_is_refused_with_one_message(changes, message):
 
 
 def test_a_model_that_returns_no_logits_is_refused():
-    refused("logits", torch.nn.Identity())
+    refused("the model returns shape", torch.nn.Identity())

@@ -23,7 +23,7 @@ def check(
     clip: tuple[float, float] = (0.0, 1.0),
     **counts: int,
 ) -> int:
-    """Check an attack's input; return the number of classes (one image is classified for that).
+    """Check an attack's input; return the number of classes (two images are classified for that).
 
     Raises `InputError` for an unknown norm; images that are no batch, empty, not fp32 or fp64, outside
     `clip`, or on another device than labels or model; labels not one int64 an image, or out of range;
@@ -36,7 +36,7 @@ def check(
     for name, value in counts.items():
         if value < 1:
             raise InputError(f"{name} is {value}; at least 1 is needed.")
-    return _check_labels(forward(x[:1]), y)
+    return _check_labels(forward(x[:2]), y)  # two: a batch norm in training mode refuses one
 
 
 def _check_images(model: nn.Module, x: Tensor, y: Tensor, clip: tuple[float, float]) -> None:
@@ -63,7 +63,7 @@ def _check_images(model: nn.Module, x: Tensor, y: Tensor, clip: tuple[float, flo
 def _check_labels(logits: Tensor, y: Tensor) -> int:
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise InputError(
-            f"the model returns shape {tuple(logits.shape)} for one image; logits (1, classes) are needed."
+            f"the model returns shape {tuple(logits.shape)} for {min(2, len(y))} images; (n, classes) is needed."
         )
     classes, low, high = logits.shape[1], int(y.min()), int(y.max())
     if low < 0 or high >= classes:

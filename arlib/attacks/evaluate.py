@@ -91,7 +91,7 @@ def evaluate(
         if not job.eps:
             raise InputError("eps is empty; give at least one radius, such as eps=[8/255].")
         classes = check(model, forward, x, y, eps=job.eps[0], norm=norm, batch_size=batch_size)
-        check(model, forward, x[:1], y[:1], eps=job.eps[-1], norm=norm)
+        check(model, forward, x[:2], y[:2], eps=job.eps[-1], norm=norm)
         for attack in job.attacks:
             attack.check(classes, tuple(x.shape), norm)
         state = job.begin({} if state is None else state, f, x, y)

@@ -31,8 +31,8 @@ def training_modules(model: nn.Module) -> str | None:
 
 @torch.no_grad()
 def behaviour(f: nn.Module, forward: Forward, x: Tensor) -> list[str | None]:
-    """What two forward passes of the same images x (a few), and one of the first alone, give away."""
-    once, again, alone = forward(x), forward(x), forward(x[:1])
+    """What two forward passes of the same images x (a few), and one of the first two alone, give away."""
+    once, again, alone = forward(x), forward(x), forward(x[:2])
     found = [None] * 4
     if not torch.isfinite(once).all():
         return ["the logits are not finite on natural images: nothing measured here means anything."]
@@ -41,7 +41,7 @@ def behaviour(f: nn.Module, forward: Forward, x: Tensor) -> list[str | None]:
     scale = float(once.max() - once.min())
     if float((once - again).abs().max()) > 1e-3 * scale:
         found[1] = "two forward passes of the same images differ: a random network needs attacks on its average answer."
-    elif float((once[:1] - alone).abs().max()) > 0.05 * scale:
+    elif float((once[:2] - alone).abs().max()) > 0.05 * scale:
         found[2] = "an image's logits depend on the other images of its batch, as with batch norm in training mode."
     sums = once.sum(1)
     if float(once.min()) >= 0 and float((sums - 1).abs().max()) < 1e-2:
