@@ -27,15 +27,19 @@ RUNS = [("singular_values", []), ("singular_values", ["-p", "study", "digits"]),
 
 
 def needed(names: list[str]) -> dict[str, importlib.metadata.Distribution]:
-    """The named distributions and all they require, here installed."""
+    """The named distributions and all they require (extras too: torch asks for cuda-toolkit[…]), here installed."""
     found: dict[str, importlib.metadata.Distribution] = {}
-    while names:
-        requirement = Requirement(names.pop())
-        name = requirement.name.lower().replace("_", "-").replace(".", "-")
-        if name in found or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+    todo, seen = [(name, "") for name in names], set()
+    while todo:
+        requirement, extra = todo.pop()
+        if (requirement, extra) in seen:
             continue
-        found[name] = importlib.metadata.distribution(name)
-        names += found[name].requires or []
+        seen.add((requirement, extra))
+        wanted = Requirement(requirement)
+        if wanted.marker and not wanted.marker.evaluate({"extra": extra}):
+            continue
+        found[wanted.name.lower()] = distribution = importlib.metadata.distribution(wanted.name)
+        todo += [(below, one) for below in distribution.requires or [] for one in ("", *wanted.extras)]
     return found
 
 

@@ -1,5 +1,6 @@
 """Build the book, unless nothing it depends on has changed: `python -m tools.book`, or `make book`."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ PAGES = ("_config.yml", "_toc.yml", "book", "tools/book.py")
 
 def build() -> int:
     """Execute what changed and render all pages; returns the exit status of jupyter-book."""
+    os.environ.setdefault("ARLIB_STORE", str(ROOT / "_build" / "store"))  # published records only
     state = fingerprint(ROOT, PAGES)
     if STAMP.exists() and STAMP.read_text() == state:
         print("Nothing changed since the book was built.")
