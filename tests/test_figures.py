@@ -26,6 +26,15 @@ LADDER = pd.DataFrame(
      "high": [0.63, 0.53, 0.48], "n": 1000}
 )  # fmt: skip
 LINEAR = {"steep": (torch.tensor([9.0, 1.0]), -5.0), "gentle": (torch.tensor([2.0, 2.0]), -2.0)}
+ESTIMATES = pd.DataFrame(
+    {"zeros": [0.5, 0.6], "zeros low": [0.4, 0.55], "zeros high": [0.7, 0.6], "circular": [0.55, 0.7]},
+    index=["stem", "blocks.0.conv1"],
+)
+CHANGES = pd.DataFrame(
+    [(s, kind, r, f"blocks.{b}", r / (8 + s))
+     for s in (0, 8) for kind in ("random", "adversarial") for r in (4, 8) for b in (0, 1)],
+    columns=["strength", "direction", "radius", "layer", "change"],
+)  # fmt: skip
 ALL = {
     "four_effects": lambda: figures.four_effects(RECORDS),
     "errors": lambda: figures.errors(RECORDS, checkpoint="best"),
@@ -41,6 +50,15 @@ ALL = {
     "verdict_strip": lambda: figures.verdict_strip(claims.decide(RECORDS)),
     "feature_change": lambda: figures.feature_change(RECORDS),
     "jacobian": lambda: figures.jacobian(RECORDS),
+    "feature_change, one": lambda: figures.feature_change(RECORDS, strength=4.0),
+    "feature_gain": lambda: figures.feature_gain(RECORDS),
+    "change_per_block": lambda: figures.change_per_block(RECORDS),
+    "unevenness": lambda: figures.unevenness(RECORDS),
+    "symbol": lambda: figures.symbol(torch.tensor([[2.0, 7, -1], [1, 3, -8], [5, -3, 1]]), 20),
+    "readings": lambda: figures.readings({"stem": {"circular": torch.rand(9), "reshaped": torch.rand(3)}}),
+    "estimates": lambda: figures.estimates(ESTIMATES),
+    "change_by_radius": lambda: figures.change_by_radius(CHANGES),
+    "ratio_by_band": lambda: figures.ratio_by_band({"blocks.0": {8.0: [0.5, 0.6]}}, ["low", "high"]),
     "spread_per_layer": lambda: figures.spread_per_layer(RECORDS),
     "operators": lambda: figures.operators(RECORDS),
     "spectra": lambda: figures.spectra(ARRAYS),
@@ -79,7 +97,7 @@ def test_a_figure_draws_labelled_with_alt_text(name):
     assert len(figures.alt(figure)) > 30 and figures.alt(figure).endswith(".") and "nan" not in figures.alt(figure)
     shown = [ax for ax in figure.axes if ax.get_visible()]
     assert all(ax.get_xlabel() for ax in shown) and shown[0].get_ylabel()
-    assert name == "image_grid" or all(ax.get_ylabel() or ax.get_title() for ax in shown)
+    assert name in ("image_grid", "symbol") or all(ax.get_ylabel() or ax.get_title() for ax in shown)
     texts = [text for ax in shown for text in (*ax.get_xticklabels(), *ax.get_yticklabels(), ax.title, ax.xaxis.label)]
     assert min(text.get_fontsize() for text in texts) >= 9
     assert not plt.get_fignums()  # pyplot does not know it
@@ -196,6 +214,10 @@ def test_slider_frames_share_their_axes():
     assert len({(ax.get_xlim(), ax.get_ylim()) for ax in frames}) == 1
     frames = [figures.margin_distribution(ARRAYS, strength=s).axes[0] for s in STRENGTHS]
     assert len({(ax.get_xlim(), ax.get_ylim()) for ax in frames}) == 1
+    for which in (0, 1):
+        frames = [figures.feature_change(RECORDS, strength=s).axes[which] for s in STRENGTHS]
+        assert len({(ax.get_xlim(), ax.get_ylim()) for ax in frames}) == 1
+        assert frames[0].get_ylim() == figures.feature_change(RECORDS).axes[which].get_ylim()
     frames = [figures.spectra(ARRAYS, strength=s).axes[0] for s in STRENGTHS]
     assert len({ax.get_ylim() for ax in frames}) == 1
 
@@ -209,6 +231,49 @@ def test_ratio_band_is_the_largest_difference_between_seeds():
     std = std[std["layer"].isin(synthetic.CONVOLUTIONS)]
     ratios = std.groupby(["layer", "strength"])["value"].agg(lambda values: values.max() / values.min())
     assert band.max() == pytest.approx(ratios.max()) and band.min() == pytest.approx(1 / ratios.max())
+
+
+def change_of(kind, strength):
+    """(seeds, blocks) of made-up feature changes in the order of the network."""
+    rows = RECORDS[(RECORDS["statistic"] == "feature_change") & (RECORDS["setting"] == f"{kind}@4")]
+    rows = rows[(rows["strength"] == strength) & (rows["checkpoint"] == "last")]
+    return rows.pivot(index="seed", columns="layer", values="value").to_numpy()
+
+
+def test_gain_is_the_change_over_that_of_the_block_before():
+    change = change_of("adversarial", 8)
+    lines = figures.feature_gain(RECORDS).axes[1].get_lines()
+    drawn = [line for line in lines if to_rgb(line.get_color()) == to_rgb(figures.colour(8))][-1]
+    assert drawn.get_xdata().tolist() == list(range(2, 10))
+    assert drawn.get_ydata() == pytest.approx((change[:, 1:] / change[:, :-1]).mean(axis=0))
+
+
+def test_unevenness_is_adversarial_over_random_change():
+    lines = figures.unevenness(RECORDS).axes[0].get_lines()
+    drawn = [line for line in lines if to_rgb(line.get_color()) == to_rgb(figures.colour(4))][-1]
+    assert drawn.get_ydata() == pytest.approx((change_of("adversarial", 4) / change_of("random", 4)).mean(axis=0))
+
+
+def test_a_frame_draws_one_strength_and_0():
+    lines = figures.feature_change(RECORDS, strength=4.0).axes[0].get_lines()
+    assert {to_rgb(line.get_color()) for line in lines} == {to_rgb(figures.colour(s)) for s in (0, 4)}
+
+
+def test_symbol_shows_the_known_gains():
+    picture = figures.symbol(torch.tensor([[2.0, 7, -1], [1, 3, -8], [5, -3, 1]]), 20)
+    heat, ordered = picture.axes[0].images[0].get_array(), picture.axes[1].get_lines()[0].get_ydata()
+    assert ordered[0] == pytest.approx(22.9122134817) and ordered[-1] == pytest.approx(0.1548414175)
+    assert (np.asarray(heat) ** 2).sum() == pytest.approx(65200)
+    assert heat[9, 9] == pytest.approx(7)  # the gain of the constant image is the sum of the taps, in the middle
+    with pytest.raises(InputError, match="needed"):
+        figures.symbol(torch.ones(3, 3), 2)
+
+
+def test_estimates_have_their_own_ends():
+    bars = figures.estimates(ESTIMATES).axes[0].containers
+    assert [bar.has_xerr for bar in bars] == [True, True]
+    ends = np.array([segment[:, 0] for segment in bars[0].lines[2][0].get_segments()])
+    assert ends == pytest.approx(ESTIMATES[["zeros low", "zeros high"]].to_numpy())
 
 
 def test_layers_stand_in_the_order_of_the_network():
@@ -232,7 +297,12 @@ def test_what_cannot_be_drawn_says_so():
         figures.margin_distribution(ARRAYS, strength=5.0)
     with pytest.raises(InputError, match="Did you mean 'stem'"):
         figures.spectra(ARRAYS, layers=["steam"])
-    with pytest.raises(InputError, match="no spectra of operator 'zeros'"):
+    with pytest.raises(NotMeasured, match="no spectra of operator 'zeros'"):
         figures.spectra(ARRAYS, operator="zeros")
+    for draw in (figures.operators, figures.spread_per_layer, figures.change_per_block):
+        with pytest.raises(NotMeasured, match="no run at AR strength 0"):
+            draw(RECORDS[RECORDS["strength"] > 0])
+    with pytest.raises(NotMeasured):
+        figures.feature_change(RECORDS, radius=3)
     with pytest.raises(InputError, match="select one eps"):
         figures.attack_ladder(pd.concat([LADDER, LADDER]))

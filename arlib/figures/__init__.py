@@ -15,8 +15,18 @@ from arlib.figures.images import (
     reliability,
     survival,
 )
-from arlib.figures.layers import feature_change, jacobian, operators, spectra, spread_per_layer
+from arlib.figures.layers import (
+    change_per_block,
+    feature_change,
+    feature_gain,
+    jacobian,
+    operators,
+    spectra,
+    spread_per_layer,
+    unevenness,
+)
 from arlib.figures.live import ImageRow, ascent_paths, image_grid
+from arlib.figures.maps import change_by_radius, estimates, ratio_by_band, readings, symbol
 from arlib.figures.nets import (
     attack_ladder,
     confidence,
@@ -38,12 +48,16 @@ __all__ = [
     "alt",
     "ascent_paths",
     "attack_ladder",
+    "change_by_radius",
+    "change_per_block",
     "collect",
     "colour",
     "confidence",
     "cross_entropy",
     "errors",
+    "estimates",
     "feature_change",
+    "feature_gain",
     "flip_rates",
     "four_effects",
     "gap_by_scale",
@@ -59,13 +73,17 @@ __all__ = [
     "marker",
     "matched_fit",
     "operators",
+    "ratio_by_band",
+    "readings",
     "reliability",
     "robust_errors",
     "shared_margins",
     "spectra",
     "spread_per_layer",
     "survival",
+    "symbol",
     "training_curves",
     "two_margins",
+    "unevenness",
     "verdict_strip",
 ]

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from arlib.claims import Statistic
 from arlib.claims.declared import BLOCKS, CONVOLUTIONS
 from arlib.claims.values import clean, values
-from arlib.errors import InputError, one_of
+from arlib.errors import NotMeasured, one_of
 from arlib.figures.images import of_strengths
 from arlib.figures.style import (
     GREY,
@@ -46,40 +46,75 @@ def _wide(table: pd.DataFrame, statistic: Statistic) -> pd.DataFrame:
     return found[_depth(found.columns)]
 
 
-def _per_layer(records: pd.DataFrame, shown: list[tuple[str, str, Statistic]]):
-    """Panels of layer statistics against depth, log axis, a colour a strength."""
-    table = clean(records)
+def _per_block(shown: list[tuple[str, str, pd.DataFrame]], *, strength: float | None = None, first: int = 1):
+    """Panels (title, label, statistic by block) against depth, log axis, a colour a strength.
+
+    strength: draw only this one and 0, in the frame of all; first: number of the first block shown.
+    """
     figure, axes = panels(len(shown), height=3.2)
     said = []
-    for ax, (title, label, statistic) in zip(axes, shown, strict=True):
-        wide = _wide(table, statistic)
-        for strength, rows in wide.groupby(level="strength"):
-            by_strength(ax, np.arange(1, wide.shape[1] + 1), {strength: rows.to_numpy()})
+    for ax, (title, label, wide) in zip(axes, shown, strict=True):
+        chosen = [s for s in strengths_of(wide) if strength is None or s in (0, strength)]
+        for s in chosen:
+            by_strength(ax, first + np.arange(wide.shape[1]), {s: wide.xs(s, level="strength").to_numpy()})
+        ax.set_ylim(0.9 * wide.min(axis=None), 1.1 * wide.max(axis=None))
         log_axis(ax)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set(title=title, xlabel="residual block", ylabel=label)
-        said.append(f"{title} ({words(wide.median(axis=1).groupby('strength').mean())})")
-    legend(figure, strengths_of(wide))
+        said.append(f"{title} ({words(wide.median(axis=1).groupby('strength').mean().loc[chosen])})")
+    legend(figure, chosen)
     return figure, "Medians over blocks by AR strength: " + "; ".join(said) + "."
 
 
+def _changes(records: pd.DataFrame, radius: float) -> dict[str, pd.DataFrame]:
+    """{title: (seed, strength) × block} under random and adversarial δ."""
+    table, titles = clean(records), {"random": "Random signs", "adversarial": "Adversarial"}
+    wide = lambda kind: _wide(table, Statistic("", "feature_change", setting=f"{kind}@{radius:g}", layers=BLOCKS))
+    return {f"{title}, radius {radius:g}/255": wide(kind) for kind, title in titles.items()}
+
+
 @picture
-def feature_change(records: pd.DataFrame, *, radius: float = 4):
-    """Normalised feature change of every residual block under random and adversarial δ of one radius."""
-    shown = {"random": "Random signs", "adversarial": "Adversarial"}
-    return _per_layer(records, [
-        (f"{title}, radius {radius:g}/255", "feature change",
-         Statistic("", "feature_change", setting=f"{kind}@{radius:g}", layers=BLOCKS))
-        for kind, title in shown.items()
+def feature_change(records: pd.DataFrame, *, radius: float = 4, strength: float | None = None):
+    """Normalised feature change of every residual block under random and adversarial δ of one radius.
+
+    strength: draw only this AR strength and 0, as one frame of a slider.
+    """
+    shown = _changes(records, radius).items()
+    return _per_block([(title, "feature change", wide) for title, wide in shown], strength=strength)
+
+
+@picture
+def feature_gain(records: pd.DataFrame, *, radius: float = 4):
+    """Gain of every residual block but the first: its feature change over that of the block before it."""
+    changes = _changes(records, radius)
+    gains = {title: (wide / wide.shift(axis=1)).iloc[:, 1:] for title, wide in changes.items()}
+    return _per_block([(title, "gain over the block before", wide) for title, wide in gains.items()], first=2)
+
+
+@picture
+def change_per_block(records: pd.DataFrame, *, radius: float = 4):
+    """Feature change of every residual block relative to AR strength 0; the grey band as in `spread_per_layer`."""
+    return _relative(_changes(records, radius), "feature change", "residual block")
+
+
+@picture
+def unevenness(records: pd.DataFrame, *, radius: float = 4):
+    """How unevenly directions count: adversarial over random feature change, and σ_max / (‖J‖_F/√rank)."""
+    random, adversarial = _changes(records, radius).values()
+    uniformity = _wide(clean(records), Statistic("", "jacobian_uniformity", layers=BLOCKS))
+    return _per_block([
+        (f"Signs, radius {radius:g}/255", "adversarial / random change", (adversarial / random).dropna()),
+        ("Euclidean, at the image", "σ_max / (‖J‖_F/√rank)", uniformity),
     ])  # fmt: skip
 
 
 @picture
 def jacobian(records: pd.DataFrame):
     """Jacobian from the input to every residual block: largest singular value, and how uneven directions are."""
-    return _per_layer(records, [
-        ("Steepest direction", "largest singular value", Statistic("", "jacobian_max", layers=BLOCKS)),
-        ("Unevenness", "σ_max / (‖J‖_F/√rank)", Statistic("", "jacobian_uniformity", layers=BLOCKS)),
+    table = clean(records)
+    return _per_block([
+        ("Steepest direction", "largest singular value", _wide(table, Statistic("", "jacobian_max", layers=BLOCKS))),
+        ("Unevenness", "σ_max / (‖J‖_F/√rank)", _wide(table, Statistic("", "jacobian_uniformity", layers=BLOCKS))),
     ])  # fmt: skip
 
 
@@ -90,27 +125,29 @@ def spread_per_layer(records: pd.DataFrame, *, operator: str = "circular"):
     Points: a seed each; line: their geometric mean; grey band: how far two seeds of one strength differ
     (the largest ratio of each layer, both ways), which is the noise floor.
     """
-    table = clean(records)
-    figure, axes = panels(2, sharey=True, height=3.2)
+    table, titles = clean(records), {"sv_std": "std", "sv_std_over_mean": "std / mean"}
+    of = lambda name: Statistic("", name, split="", setting=operator, layers=CONVOLUTIONS)
+    shown = {f"{title} of singular values": _wide(table, of(name)) for name, title in titles.items()}
+    return _relative(shown, f"spread of singular values ({OPERATORS.get(operator, operator)})", "convolution, by depth")
+
+
+def _relative(shown: dict[str, pd.DataFrame], what: str, xlabel: str):
+    """Panels of layer statistics relative to AR strength 0, the noise floor as a band."""
+    figure, axes = panels(len(shown), sharey=True, height=3.2)
     said = []
-    for ax, (name, title) in zip(axes, {"sv_std": "std", "sv_std_over_mean": "std / mean"}.items(), strict=True):
-        wide = np.log(_wide(table, Statistic("", name, split="", setting=operator, layers=CONVOLUTIONS)))
-        share = _ratios(ax, wide)
-        ax.set(title=f"{title} of singular values", xlabel="convolution, by depth")
-        ax.set_ylabel("ratio to AR strength 0" if ax is axes[0] else "")
+    for ax, (title, wide) in zip(axes, shown.items(), strict=True):
+        share = _ratios(ax, np.log(wide))
+        ax.set(title=title, xlabel=xlabel, ylabel="ratio to AR strength 0" if ax is axes[0] else "")
         ax.xaxis.get_major_locator().set_params(integer=True)
         said.append(f"{title}: smaller than at 0 in {words(100 * share, ' %')} of layers and seeds")
     band = Line2D([], [], color=GREY, alpha=0.4, linewidth=7, label="seed against seed")
     legend(figure, [s for s in strengths_of(wide) if s > 0], extra=[band])
-    return (
-        figure,
-        f"Spread of the {OPERATORS.get(operator, operator)} singular values by AR strength. {'; '.join(said)}.",
-    )
+    return figure, f"{what[0].upper()}{what[1:]} by AR strength. {'; '.join(said)}."
 
 
 def _ratios(ax, wide: pd.DataFrame) -> pd.Series:
     """Draw exp(log value − log value at 0) for each layer; the share below 1 by strength."""
-    depth, plain = np.arange(1, wide.shape[1] + 1), wide.xs(0.0, level="strength")
+    depth, plain = np.arange(1, wide.shape[1] + 1), _at_zero(wide)
     spread = wide.groupby(level="strength").agg(lambda column: column.max() - column.min()).max()
     ax.fill_between(depth, np.exp(-spread), np.exp(spread), color=GREY, alpha=0.3, linewidth=0)
     ax.axhline(1, color=NEUTRAL, linewidth=1)
@@ -123,6 +160,13 @@ def _ratios(ax, wide: pd.DataFrame) -> pd.Series:
         shares[strength] = float((ratio < 0).to_numpy().mean())
     log_axis(ax)
     return pd.Series(shares)
+
+
+def _at_zero(wide: pd.DataFrame) -> pd.DataFrame:
+    """The rows of AR strength 0 by seed; `NotMeasured` if there are none."""
+    if 0.0 not in wide.index.get_level_values("strength"):
+        raise NotMeasured("no run at AR strength 0 is recorded, with which the others are compared.")
+    return wide.xs(0.0, level="strength")
 
 
 @picture
@@ -151,7 +195,7 @@ def operators(records: pd.DataFrame):
 
 def _to_zero(wide: pd.DataFrame) -> pd.Series:
     """Median over layers of the log ratio to strength 0 of the same seed, index (seed, strength)."""
-    plain = wide.xs(0.0, level="strength")
+    plain = _at_zero(wide)
     seeds = wide.index.get_level_values("seed")
     wide, seeds = wide[seeds.isin(plain.index)], seeds[seeds.isin(plain.index)]
     return (wide - plain.loc[seeds].to_numpy()).median(axis=1)
@@ -169,7 +213,7 @@ def spectra(
     head, runs = f"quantiles|{operator}|", of_strengths(arrays)
     names = _depth([key.removeprefix(head) for key in next(iter(runs.values()))[0] if key.startswith(head)])
     if not names:
-        raise InputError(f"no spectra of operator {operator!r} are recorded in these arrays.")
+        raise NotMeasured(f"no spectra of operator {operator!r} are recorded in these arrays.")
     for name in layers or ():
         one_of("layer", name, names)
     counted = [name for name in names if ".conv" in name] or names
