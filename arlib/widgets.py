@@ -18,7 +18,7 @@ _STYLE = """
 .ar-slider figcaption {display: none}
 @media print {
   .ar-slider .ar-bar {display: none}
-  .ar-slider figure, .ar-slider figure[hidden], .ar-slider figcaption {display: block}
+  .ar-slider figure, .ar-slider figure[hidden], .ar-slider figcaption {display: block !important}
   .ar-slider figure {break-inside: avoid}
 }
 """
