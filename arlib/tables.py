@@ -202,6 +202,33 @@ def operators(records: pd.DataFrame, *, strength: float) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("operator")
 
 
+def scale_and_shape(records: pd.DataFrame) -> pd.DataFrame:
+    """Std of circular singular values relative to AR strength 0, and its factors: root mean square, std over that.
+
+    A row a strength, as text: median over the counted convolutions with a t interval over seeds. (Medians of
+    factors multiply to the median of the product only nearly.)
+    """
+    of = lambda name: claims.Statistic("", name, split="", setting="circular", layers="convolutions")
+    std, mean = (values(clean(records), of(name)) for name in ("sv_std", "sv_mean"))
+    rms = np.sqrt(std**2 + mean**2)
+    columns = {"std": std, "scale: root mean square": rms, "shape: std / root mean square": std / rms}
+    rows = {}
+    for strength in sorted(set(std.index.get_level_values("strength")) - {0.0}):
+        row = {name: _factor(np.log(wide), strength) for name, wide in columns.items()}
+        rows[f"{strength:g}"] = {name: text for name, text in row.items() if text}
+    if not any(rows.values()):
+        raise NotMeasured("spectra are not recorded for two seeds of AR strength 0 and of another.")
+    return pd.DataFrame.from_dict(rows, orient="index").fillna(NOT_MEASURED).rename_axis("AR strength")
+
+
+def _factor(logs: pd.DataFrame, strength: float) -> str:
+    """The factor from AR strength 0 to this one, median over layers, as text; empty with fewer than two seeds."""
+    levels = {s: group.droplevel("strength") for s, group in logs.groupby(level="strength")}
+    differences = (levels[strength] - levels[0.0]).median(axis=1).dropna() if 0.0 in levels else ()
+    ratio = claims.Statistic("", "", log=True)
+    return effect_text(ratio, claims.t_interval(differences)) if len(differences) > 1 else ""
+
+
 def gaps(records: pd.DataFrame) -> pd.DataFrame:
     """Error gap and cross-entropy gap, before and after one temperature a network, by AR strength, as text."""
     columns = {

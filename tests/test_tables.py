@@ -159,6 +159,20 @@ def test_operators_compares_with_the_circular_one():
         tables.operators(RECORDS, strength=16)
 
 
+def test_scale_and_shape_split_the_std():
+    changed = RECORDS.copy()
+    std, mean = ((changed["statistic"] == name) & (changed["setting"] == "circular") for name in ("sv_std", "sv_mean"))
+    changed.loc[std, "value"] = np.where(changed.loc[std, "strength"] == 8, 2 * 3.0, 3.0)  # all values doubled
+    changed.loc[mean, "value"] = np.where(changed.loc[mean, "strength"] == 8, 2 * 4.0, 4.0)
+    changed.loc[std & (changed["strength"] == 4), "value"] = 4.0  # only the shape changes: 3² + 4² = 4² + 3²
+    changed.loc[mean & (changed["strength"] == 4), "value"] = 3.0
+    table = tables.scale_and_shape(changed)
+    assert [text.split(" [")[0] for text in table.loc["8"]] == ["× 2", "× 2", "× 1"]
+    assert [text.split(" [")[0] for text in table.loc["4"]] == ["× 1.33", "× 1", "× 1.33"]
+    with pytest.raises(NotMeasured, match="two seeds"):
+        tables.scale_and_shape(RECORDS[RECORDS["seed"] == 0])
+
+
 def test_gaps_are_test_minus_train():
     raw = [value(RECORDS, 8, s, "ce", "test", "") - value(RECORDS, 8, s, "ce", "train", "") for s in range(3)]
     said = f"{sum(raw) / 3:.3f} ({min(raw):.3f} to {max(raw):.3f})"
