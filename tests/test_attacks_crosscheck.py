@@ -53,8 +53,8 @@ def test_attacks_with_a_random_start_agree_within_three_points_and_ours_is_not_w
 @pytest.mark.parametrize("name", ["pgd", "apgd-ce", "apgd-ce l2", "apgd-t"])
 def test_both_sides_spend_the_same_radius(pairs, name):
     norm, eps = ("l2", 0.35) if name.endswith("l2") else ("linf", 0.08)
-    assert pairs[name]["ours"][norm] == pytest.approx(eps, abs=1e-5)
-    assert pairs[name]["theirs"][norm] == pytest.approx(eps, abs=1e-5)
+    for side in ("ours", "theirs"):  # momentum may end a little inside
+        assert 0.999 * eps <= pairs[name][side][norm] <= eps + 1e-6
 
 
 @pytest.mark.parametrize("name", ["minimum norm linf", "minimum norm l2"])

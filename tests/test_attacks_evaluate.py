@@ -114,7 +114,8 @@ def test_wilson_intervals_are_those_of_the_textbook():
         assert attacks.wilson(correct, n) == pytest.approx(interval, abs=5e-5)
 
 
-def test_each_row_says_of_which_attacks_it_is():
+def test_each_row_says_of_which_attacks_it_is(monkeypatch):
+    monkeypatch.setattr("arlib.attacks.named.SQUARE_QUERIES", 20)
     model, x, y = linear(4, n=8)
     names = ("square", "fgsm", "apgd-ce")  # black boxes go last
     with_all = quiet(model, x, y, eps=0.05, attacks=names).table["attacks"].tolist()
@@ -255,6 +256,12 @@ def test_evaluate_refuses_before_work_starts(classes, options, message):
         attacks.evaluate(model, x, y, **{"eps": 0.1} | options)
 
 
+def test_a_network_that_is_always_wrong_has_nothing_to_attack():
+    model, x, y = linear(4, n=6)
+    result = quiet(model, x, (y + 1) % 4, eps=0.1)
+    assert result.table["correct"].tolist() == [0] * 4 and "near chance" in " ".join(result.warnings)
+
+
 def test_two_classes_are_evaluated_with_the_targeted_margin():
     model, x, y = linear(2, n=12)
     eps = 1.001 * float(smallest_perturbation(model, x, y, "linf").median())
@@ -299,8 +306,9 @@ def test_zero_gradients_are_noticed(trained):
     assert "gradient is exactly zero" in doubts(underflow, x, y)
 
 
-def test_masked_gradients_are_noticed_twice(trained):
-    """Eight grey levels: no gradient passes the rounding, random search does."""
+def test_masked_gradients_are_noticed_twice(trained, monkeypatch):
+    """17 grey levels: no gradient passes the rounding, random search does."""
+    monkeypatch.setattr("arlib.attacks.named.SQUARE_QUERIES", 100)
     model, x, y = trained
     masked = Function(lambda x: model((x * 16).round() / 16))
     found = doubts(masked, x, y, eps=0.2, attacks_=("pgd-10", "square"))
@@ -358,6 +366,14 @@ def test_accuracy_near_chance_is_noticed(trained):
     model, x, y = trained
     assert "near chance" in doubts(model, x, (y + 1) % 10)
     assert "near chance" in doubts(Function(lambda x: model(x / 255)), x, y)
+
+
+@pytest.mark.parametrize(
+    ("classes", "correct", "noticed"), [(2, 59, True), (2, 61, False), (3, 43, True), (3, 44, False)]
+)
+def test_near_chance_means_twice_chance_or_a_tenth_above_it(classes, correct, noticed):
+    assert bool(sanity.near_chance(correct, 100, classes)) == noticed
+    assert sanity.near_chance(19, 100, 10) and not sanity.near_chance(20, 100, 10)
 
 
 def test_logits_that_are_not_finite_are_noticed(trained):

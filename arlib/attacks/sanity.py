@@ -63,7 +63,7 @@ def zero_gradients(forward: Forward, x: Tensor, y: Tensor) -> str | None:
 
 def near_chance(correct: int, n: int, classes: int) -> str | None:
     """A network that guesses was trained on something else, or gets its images or labels in another form."""
-    if correct < 2 * n / classes and correct < n / 2 + math.sqrt(n):
+    if correct / n < min(2 / classes, 1 / classes + 0.1):
         return (
             f"natural accuracy is {correct / n:.1%} ({correct} of {n}), near chance for {classes} classes: "
             "are pixels, normalisation and labels those of the training?"
