@@ -53,7 +53,7 @@ ALL = {
     "feature_change, one": lambda: figures.feature_change(RECORDS, strength=4.0),
     "feature_gain": lambda: figures.feature_gain(RECORDS),
     "change_per_block": lambda: figures.change_per_block(RECORDS),
-    "unevenness": lambda: figures.unevenness(RECORDS),
+    "jacobian, with signs": lambda: figures.jacobian(RECORDS, radius=4),
     "symbol": lambda: figures.symbol(torch.tensor([[2.0, 7, -1], [1, 3, -8], [5, -3, 1]]), 20),
     "readings": lambda: figures.readings({"stem": {"circular": torch.rand(9), "reshaped": torch.rand(3)}}),
     "estimates": lambda: figures.estimates(ESTIMATES),
@@ -249,7 +249,7 @@ def test_gain_is_the_change_over_that_of_the_block_before():
 
 
 def test_unevenness_is_adversarial_over_random_change():
-    lines = figures.unevenness(RECORDS).axes[0].get_lines()
+    lines = figures.jacobian(RECORDS, radius=4).axes[2].get_lines()
     drawn = [line for line in lines if to_rgb(line.get_color()) == to_rgb(figures.colour(4))][-1]
     assert drawn.get_ydata() == pytest.approx((change_of("adversarial", 4) / change_of("random", 4)).mean(axis=0))
 

@@ -23,7 +23,6 @@ from arlib.figures.layers import (
     operators,
     spectra,
     spread_per_layer,
-    unevenness,
 )
 from arlib.figures.live import ImageRow, ascent_paths, image_grid
 from arlib.figures.maps import change_by_radius, estimates, ratio_by_band, readings, symbol
@@ -84,6 +83,5 @@ __all__ = [
     "symbol",
     "training_curves",
     "two_margins",
-    "unevenness",
     "verdict_strip",
 ]

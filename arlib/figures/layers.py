@@ -98,24 +98,21 @@ def change_per_block(records: pd.DataFrame, *, radius: float = 4):
 
 
 @picture
-def unevenness(records: pd.DataFrame, *, radius: float = 4):
-    """How unevenly directions count: adversarial over random feature change, and σ_max / (‖J‖_F/√rank)."""
-    random, adversarial = _changes(records, radius).values()
-    uniformity = _wide(clean(records), Statistic("", "jacobian_uniformity", layers=BLOCKS))
-    return _per_block([
-        (f"Signs, radius {radius:g}/255", "adversarial / random change", (adversarial / random).dropna()),
-        ("Euclidean, at the image", "σ_max / (‖J‖_F/√rank)", uniformity),
-    ])  # fmt: skip
+def jacobian(records: pd.DataFrame, *, radius: float | None = None):
+    """Jacobian from the input to every residual block: largest singular value, and how uneven directions are.
 
-
-@picture
-def jacobian(records: pd.DataFrame):
-    """Jacobian from the input to every residual block: largest singular value, and how uneven directions are."""
+    radius: shows the unevenness of sign patterns of this radius too, adversarial over random feature change.
+    """
     table = clean(records)
-    return _per_block([
+    shown = [
         ("Steepest direction", "largest singular value", _wide(table, Statistic("", "jacobian_max", layers=BLOCKS))),
         ("Unevenness", "σ_max / (‖J‖_F/√rank)", _wide(table, Statistic("", "jacobian_uniformity", layers=BLOCKS))),
-    ])  # fmt: skip
+    ]
+    if radius is not None:
+        random, adversarial = _changes(records, radius).values()
+        both = (adversarial / random).dropna()
+        shown.append((f"Unevenness, ±{radius:g}/255", "adversarial / random change", both))
+    return _per_block(shown)
 
 
 @picture

@@ -12,6 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from PIL import Image
 
 from arlib.errors import InputError, NotMeasured
 
@@ -53,9 +54,10 @@ class Picture(Figure):
             super().draw(renderer)
 
     def _repr_png_(self) -> bytes:
-        stream = io.BytesIO()
-        self.savefig(stream, format="png", dpi=110, metadata={"Software": None})
-        return stream.getvalue()
+        full, small = io.BytesIO(), io.BytesIO()
+        self.savefig(full, format="png", dpi=110)
+        Image.open(full).convert("RGB").quantize(128).save(small, format="png", optimize=True)  # a third of the size
+        return small.getvalue()
 
 
 def picture(function: Callable) -> Callable:
