@@ -69,34 +69,44 @@ def work(
     study: "Study", *, deadline: float | None, device: str, progress: bool, wait: bool, afresh: bool,
     compute: Compute = compute,
 ) -> bool:  # fmt: skip
-    """Compute runs until none is missing (True) or the time is up (False).
+    """Compute runs, in the study's order, until none is missing (True) or the time is up (False).
 
     With nothing left to claim it waits for the other workers, to take over the run of one that dies;
     wait=False returns instead. Raises `TrainingStopped` at the end if trainings stopped by themselves.
     """
     stopped: dict[str, str] = {}
     while missing := [entry for entry in study.missing(afresh=afresh) if entry.run not in stopped]:
-        begun = False
-        for entry in missing:
-            if not _time_for(study, entry, deadline):
-                log.info("%s: not begun, too little time is left for an epoch of it", entry.run)
-                continue
-            try:
-                done = _try(study, entry, deadline, device, progress, compute)
-            except TrainingStopped as error:
-                log.warning("%s", error)
-                stopped[entry.run] = str(error)
-                continue
-            if done is False:
-                return False
-            begun = begun or bool(done)
-        if not begun and (not wait or not _others_work(study, missing)):
-            return _nothing_more(study, missing, stopped)
-        if not begun:
-            if deadline is not None and time.monotonic() + POLL > deadline:
-                return False
+        possible = [entry for entry in missing if _time_for(study, entry, deadline)]
+        done = _first_free(
+            study, possible, stopped, deadline=deadline, device=device, progress=progress, compute=compute
+        )
+        if done is False:
+            return False
+        if done is None:
+            others = wait and _others_work(study, missing)
+            if not others or (deadline is not None and time.monotonic() + POLL > deadline):
+                if len(possible) < len(missing):
+                    log.info("Too little time is left for an epoch of the next run; %s", how_to_go_on(study))
+                return _nothing_more(study, missing, stopped)
             time.sleep(POLL)
     return _nothing_more(study, [], stopped)
+
+
+def _first_free(study: "Study", entries: list[Entry], stopped: dict[str, str], **options) -> bool | None:
+    """Compute the first of the runs that nobody holds: True when done, False out of time, None if there is none.
+
+    Then the caller looks anew from the first run on: one whose worker died goes before later ones.
+    """
+    for entry in entries:
+        try:
+            done = _try(study, entry, **options)
+        except TrainingStopped as error:
+            log.warning("%s", error)
+            stopped[entry.run] = str(error)
+            return True
+        if done is not None:
+            return done
+    return None
 
 
 def start_workers(study: "Study", jobs: int, *, deadline: float | None, device: str, wait: bool, afresh: bool) -> None:
@@ -172,7 +182,9 @@ def progress_of(study: "Study", run: str) -> pd.DataFrame | None:
     return None
 
 
-def _try(study, entry, deadline, device, progress, compute) -> bool | None:
+def _try(
+    study: "Study", entry: Entry, *, deadline: float | None, device: str, progress: bool, compute: Compute
+) -> bool | None:
     """One run, if it is free: True when done, None when it is another worker's, False when the time was up."""
     claim = workers.take(study.claims_folder, entry.run)
     if claim is None:
