@@ -201,3 +201,48 @@ def test_complex_and_quantised_layers_are_refused():
     quantised = torch.ao.nn.quantized.dynamic.Linear(2, 2)
     with pytest.raises(InputError, match="Layer 0 is quantised"):
         spectra.of(nn.Sequential(quantised), (2,))
+
+
+def foreign(name, **options):
+    """A torchvision model without its pretrained weights."""
+    import torchvision
+
+    torch.manual_seed(0)
+    return getattr(torchvision.models, name)(weights=None, **options)
+
+
+@pytest.mark.slow
+def test_mobilenet_at_224_pixels():
+    model = foreign("mobilenet_v3_small")
+    frame = spectra.of(model, (3, 224, 224), fold_bn=True).set_index("layer")
+    assert len(frame) == sum(isinstance(m, nn.Conv2d | nn.Linear) for m in model.modules()) == 54
+    depthwise = frame.loc["features.2.block.1.0"]
+    assert (depthwise["shape"], depthwise["size"], depthwise.stride) == ((72, 1, 3, 3), (56, 56), (2, 2))
+    assert depthwise["count"] == 72 * 28 * 28
+    assert frame.loc["features.1.block.1.fc1"].folded == "not foldable"
+    assert frame.loc["features.0.0"].folded == "yes"
+    assert not frame.loc["features.0.0"].counted
+    assert frame.counted.sum() == 11  # the depthwise ones
+
+
+@pytest.mark.slow
+def test_torchvision_resnet():
+    frame = spectra.of(foreign("resnet18"), (3, 32, 32))
+    assert (len(frame), frame.counted.sum()) == (21, 16)
+    assert not frame[frame.layer.str.contains("downsample")].counted.any()
+    assert set(frame.method) == {"frequencies", "svd"}
+    assert frame["size"].iloc[0] == (32, 32)
+
+
+def test_vision_transformer_shows_its_projections():
+    import torchvision
+
+    torch.manual_seed(0)
+    options = {"image_size": 16, "patch_size": 4, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
+    frame = spectra.of(torchvision.models.VisionTransformer(**options), (3, 16, 16))
+    layer = "encoder.layers.encoder_layer_1"
+    expected = [f"{layer}.self_attention.{part}" for part in ("q", "k", "v", "out_proj")]
+    assert frame.layer.tolist()[7:11] == expected
+    assert frame.layer.tolist()[0] == "conv_proj"
+    assert frame[frame.kind == "attention"]["shape"].tolist() == [(16, 16)] * 6
+    assert frame.method[0] == "frequencies"

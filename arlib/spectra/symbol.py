@@ -43,11 +43,16 @@ class Symbol:
 
     def blocks(self, frequencies: torch.Tensor) -> torch.Tensor:
         """(f, groups, c_out/groups, columns) at some frequencies, less the columns of phases that no tap reads."""
-        turns = (frequencies[:, None, :] * self.lags) % self.periods / self.periods.double()  # integers reduced first
-        angle = 2 * math.pi * turns.sum(-1)  # (f, taps)
-        cos, sin = (part.to(self.taps) for part in (angle.cos(), angle.sin()))
+        phase = self.phase_factors(frequencies)
+        cos, sin = (part.to(self.taps) for part in (phase.real, phase.imag))
         parts = [torch.complex(cos[:, t] @ self.taps[t], sin[:, t] @ self.taps[t]) for t in self.phases]
         return torch.cat([part.view(-1, *self.shape) for part in parts], dim=-1)
+
+    def phase_factors(self, frequencies: torch.Tensor) -> torch.Tensor:
+        """(f, taps) exp(2πi Σ f·lag/m), complex128; integers are reduced modulo m first."""
+        turns = (frequencies[:, None, :] * self.lags) % self.periods / self.periods.double()
+        angle = 2 * math.pi * turns.sum(-1)
+        return torch.complex(angle.cos(), angle.sin())
 
     def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
         """The function of the blocks, chunk by chunk in the order of `frequencies`; on a CPU in torch's threads."""
