@@ -37,13 +37,15 @@ def figure_slider(figures: Sequence, values: Sequence, label: str, *, alt: str =
 
     figures: matplotlib figures of one size (they are closed), or PNG images as bytes; values: what each
     shows, in order ("0", "4", "8"); label: what the values are ("AR strength"); alt: what the figures
-    show, for those who cannot see them; start: index of the figure shown first. Printed, all figures show.
+    show, for those who cannot see them (by default each figure's own `alt`); start: index of the figure
+    shown first. Printed, all figures show.
 
-    Raises `InputError` unless there are as many values as figures, at least two, and alt says something.
+    Raises `InputError` unless there are as many values as figures, at least two, and each has an alt text.
     """
     if len(figures) != len(values) or len(figures) < 2:
         raise InputError(f"figure_slider got {len(figures)} figures and {len(values)} values; give two or more each.")
-    if not alt:
+    alts = [alt or getattr(figure, "alt", "") for figure in figures]
+    if not all(alts):
         raise InputError("figure_slider needs alt: one sentence on what the figures show.")
     if not 0 <= start < len(figures):
         raise InputError(f"start is {start}; allowed: 0 to {len(figures) - 1}.")
@@ -51,8 +53,11 @@ def figure_slider(figures: Sequence, values: Sequence, label: str, *, alt: str =
 
     said = [f"{label} = {value}" for value in values]
     pngs = [figure if isinstance(figure, bytes) else _png(figure, dpi) for figure in figures]
-    frames = [_frame(png, f"{alt} {text}", text, text == said[start]) for png, text in zip(pngs, said, strict=True)]
-    return HTML(f"<style>{_STYLE}</style>\n{_bar(said, label, alt, start)}\n" + "\n".join(frames) + "\n</div>")
+    frames = [
+        _frame(png, f"{about} {text}", text, text == said[start])
+        for png, about, text in zip(pngs, alts, said, strict=True)
+    ]
+    return HTML(f"<style>{_STYLE}</style>\n{_bar(said, label, alts[0], start)}\n" + "\n".join(frames) + "\n</div>")
 
 
 def live(compute: Callable, **controls):

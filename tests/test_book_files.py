@@ -189,4 +189,4 @@ COLAB = {
     "torch": "2.11.0", "torchvision": "0.26.0", "numpy": "2.1.3", "matplotlib": "3.10.0", "pandas": "2.2.3",
     "scikit-learn": "1.6.1", "ipywidgets": "7.7.1",
 }  # fmt: skip
-ARLIB = [sys.executable, "-m", "arlib.cli"]
+ARLIB = [sys.executable, "-m", "arlib"]

@@ -71,6 +71,14 @@ def test_ready_images_are_taken_as_they_are():
     assert base64.b64encode(png).decode() in widgets.figure_slider([png, png], [0, 1], "k", alt="x").data
 
 
+def test_figures_that_describe_themselves_need_no_alt():
+    made = figures(2)
+    for k, figure in enumerate(made):
+        figure.alt = f"A line to {k}."
+    alts = [alt for _, _, alt, _ in frames(widgets.figure_slider(made, [0, 4], "k").data)]
+    assert alts == ["A line to 0. k = 0", "A line to 1. k = 4"]
+
+
 @pytest.mark.parametrize("values, options", [([0, 4], {}), ([0, 4, 8], {"alt": ""}), ([0, 4, 8], {"start": 3})])
 def test_bad_input(values, options):
     with pytest.raises(InputError):
