@@ -124,6 +124,18 @@ def if_measured(make: Callable, *args, **options):
     return made
 
 
+def table(make: Callable, *args, **options):
+    """A small table of text, `make(*args, **options)`, as Markdown: nothing is cut off; a sentence if it is empty."""
+    from IPython.display import Markdown
+
+    from arlib import claims
+
+    made = if_measured(make, *args, **options)
+    if isinstance(made, Markdown):
+        return made
+    return Markdown(claims.markdown(made) if len(made) else "*Not measured in this study.*")
+
+
 def expect(what: str, value: float, low: float, high: float, *, unit: str = "", as_written: bool = True) -> None:
     """For what a chapter trains or attacks live: assert that a value lies in its range, and print the range.
 

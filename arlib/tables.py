@@ -15,7 +15,7 @@ NOT_MEASURED = "not measured"
 
 def share_in_words(share: float) -> str:
     """A share in words that do not change with the last digit: "about half", for what differs between machines."""
-    bounds = {0.05: "almost none", 0.35: "a minority", 0.65: "about half", 0.95: "most"}
+    bounds = {0.075: "almost none", 0.35: "a minority", 0.65: "about half", 0.925: "most"}
     return next((words for bound, words in bounds.items() if share < bound), "almost all")
 
 
@@ -108,10 +108,11 @@ def by_seed(records: pd.DataFrame, claim: str, *, twin: bool = False) -> pd.Data
 
 
 def sensitivity(study, claim: str) -> pd.DataFrame:
-    """Every declared statistic of a claim with its effect on a study, as text: the deciding ones come first."""
+    """Every declared statistic of a claim with its effect on a study, as text: the deciding ones come first.
+
+    Empty where fewer than three seeds can be compared.
+    """
     found = claims.sensitivity(study.records(), claim, claims.config_of(study))
-    if found.empty:
-        raise NotMeasured(f"{claim} is not measured at three seeds of {study.name} yet.")
     twice = found["statistic"].duplicated(keep=False) & (found["setting"] != "")
     names = found["statistic"].where(~twice, found["statistic"] + ", " + found["setting"])
     out = {"role": found["role"], "effect [95 % interval]": found["text"], "seeds": found["seeds"].astype(str)}

@@ -180,6 +180,17 @@ def test_if_measured_says_what_is_missing_and_hides_no_mistake():
         notebook.if_measured(one_of, "x", 1, [2])
 
 
+def test_table_is_whole_and_says_when_it_is_empty():
+    frame = pd.DataFrame({"words": ["x" * 80]}, index=pd.Index(["a"], name="row"))
+    assert notebook.table(lambda: frame).data == "| row | words |\n| --- | --- |\n| a | " + "x" * 80 + " |"
+    assert notebook.table(lambda: frame.iloc[:0]).data == "*Not measured in this study.*"
+
+    def lacks():
+        raise NotMeasured("no margins.")
+
+    assert notebook.table(lacks).data == "*Not measured in this study: no margins.*"
+
+
 def test_expect_prints_the_range_and_never_the_value(capsys):
     notebook.expect("gap", 3.14, -2, 8, unit=" points")
     assert capsys.readouterr().out == "gap: between −2 and 8 points\n"
