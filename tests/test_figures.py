@@ -300,8 +300,9 @@ def test_what_cannot_be_drawn_says_so():
     with pytest.raises(NotMeasured, match="no spectra of operator 'zeros'"):
         figures.spectra(ARRAYS, operator="zeros")
     for draw in (figures.operators, figures.spread_per_layer, figures.change_per_block):
-        with pytest.raises(NotMeasured, match="no run at AR strength 0"):
-            draw(RECORDS[RECORDS["strength"] > 0])
+        for part in (RECORDS[RECORDS["strength"] > 0], RECORDS[(RECORDS["strength"] > 0) == (RECORDS["seed"] == 0)]):
+            with pytest.raises(NotMeasured, match="no seed is recorded both"):
+                draw(part)
     with pytest.raises(NotMeasured):
         figures.feature_change(RECORDS, radius=3)
     with pytest.raises(InputError, match="select one eps"):

@@ -144,7 +144,8 @@ def _relative(shown: dict[str, pd.DataFrame], what: str, xlabel: str):
 
 def _ratios(ax, wide: pd.DataFrame) -> pd.Series:
     """Draw exp(log value − log value at 0) for each layer; the share below 1 by strength."""
-    depth, plain = np.arange(1, wide.shape[1] + 1), _at_zero(wide)
+    wide = _paired(wide)
+    depth, plain = np.arange(1, wide.shape[1] + 1), wide.xs(0.0, level="strength")
     spread = wide.groupby(level="strength").agg(lambda column: column.max() - column.min()).max()
     ax.fill_between(depth, np.exp(-spread), np.exp(spread), color=GREY, alpha=0.3, linewidth=0)
     ax.axhline(1, color=NEUTRAL, linewidth=1)
@@ -159,11 +160,13 @@ def _ratios(ax, wide: pd.DataFrame) -> pd.Series:
     return pd.Series(shares)
 
 
-def _at_zero(wide: pd.DataFrame) -> pd.DataFrame:
-    """The rows of AR strength 0 by seed; `NotMeasured` if there are none."""
-    if 0.0 not in wide.index.get_level_values("strength"):
-        raise NotMeasured("no run at AR strength 0 is recorded, with which the others are compared.")
-    return wide.xs(0.0, level="strength")
+def _paired(wide: pd.DataFrame) -> pd.DataFrame:
+    """The rows of seeds that are there at AR strength 0, too; `NotMeasured` if that leaves nothing to compare."""
+    strengths, seeds = (wide.index.get_level_values(name) for name in ("strength", "seed"))
+    wide = wide[seeds.isin(seeds[strengths == 0])]
+    if wide.index.get_level_values("strength").nunique() < 2:
+        raise NotMeasured("no seed is recorded both at AR strength 0 and at another.")
+    return wide
 
 
 @picture
@@ -172,7 +175,7 @@ def operators(records: pd.DataFrame):
     table = clean(records)
     found = set(table.loc[table["statistic"] == "sv_std", "setting"])
     styles = dict(zip(OPERATORS, ("-", "--", (0, (5, 1, 1, 1, 1, 1)), ":", "-."), strict=True))
-    figure, axes = panels(2, sharey=True, height=3.0)
+    figure, axes = panels(2, sharey=True, height=3.4)
     for ax, (name, title) in zip(axes, {"sv_std": "std", "sv_std_over_mean": "std / mean"}.items(), strict=True):
         for operator in (o for o in OPERATORS if o in found):
             wide = np.log(_wide(table, Statistic("", name, split="", setting=operator, layers=CONVOLUTIONS)))
@@ -183,7 +186,7 @@ def operators(records: pd.DataFrame):
         ax.set_xticks(places, [f"{s:g}" for s in ratio.index])
         ax.set(title=f"{title} of singular values", xlabel=STRENGTH)
         ax.set_ylabel("ratio to AR strength 0\n(median over layers)" if ax is axes[0] else "")
-    axes[0].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return (
         figure,
         f"Relative change with AR strength under {len(found & set(OPERATORS))} operators; last drawn: {words(ratio)}.",
@@ -192,10 +195,9 @@ def operators(records: pd.DataFrame):
 
 def _to_zero(wide: pd.DataFrame) -> pd.Series:
     """Median over layers of the log ratio to strength 0 of the same seed, index (seed, strength)."""
-    plain = _at_zero(wide)
+    wide = _paired(wide)
     seeds = wide.index.get_level_values("seed")
-    wide, seeds = wide[seeds.isin(plain.index)], seeds[seeds.isin(plain.index)]
-    return (wide - plain.loc[seeds].to_numpy()).median(axis=1)
+    return (wide - wide.xs(0.0, level="strength").loc[seeds].to_numpy()).median(axis=1)
 
 
 @picture

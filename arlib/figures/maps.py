@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from arlib.errors import InputError
@@ -27,6 +28,8 @@ def symbol(kernel: Tensor, size: int):
     image = left.imshow(np.roll(gain, (half, half), (0, 1)), extent=(*ends, *ends[::-1]), cmap="cividis")
     left.set(title="gain of each wave", xlabel="frequency across", ylabel="frequency down")
     left.grid(False)
+    for axis in (left.xaxis, left.yaxis):
+        axis.set_major_locator(MaxNLocator(5, integer=True))
     figure.colorbar(image, ax=left, orientation="horizontal", shrink=0.8, label="gain |ŵ(k)|")
     ordered = np.sort(gain, axis=None)[::-1]
     right.plot(np.linspace(0, 1, len(ordered)), ordered, color=NEUTRAL)
