@@ -110,7 +110,7 @@ def augment(x: torch.Tensor, generator: torch.Generator, padding: int = 4) -> to
 
 
 def _digits():
-    """scikit-learn's 8×8 digits: 360 test, 287 validation, 1,150 training images, stratified."""
+    """scikit-learn's 8×8 digits: 360 test, 288 validation, 1,149 training images, stratified."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
