@@ -94,7 +94,7 @@ def evaluate(
         check(model, forward, x[:2], y[:2], eps=job.eps[-1], norm=norm)
         for attack in job.attacks:
             attack.check(classes, tuple(x.shape), norm)
-        state = job.begin({} if state is None else state, f, x, y)
+        state = job.begin({} if state is None else state, model, x, y)
         _classify(forward, x, y, state, batch_size)
         doubts += _doubts_before(f, forward, x, y, state, classes)
         for stage in job.stages():
@@ -139,13 +139,13 @@ class _Job:
             return self.attacks[a].name
         return "+".join(attack.name for attack in self.attacks[: None if a is None else a + 1])
 
-    def begin(self, state: State, f: nn.Module, x: Tensor, y: Tensor) -> State:
+    def begin(self, state: State, model: nn.Module, x: Tensor, y: Tensor) -> State:
         """Fill an empty state, or make sure that this one is of the same evaluation."""
         settings = [list(self.eps), [attack.name for attack in self.attacks], self.norm, self.seed, self.independent]
         key = {
             "images": _digest(x),
             "labels": _digest(y),
-            "weights": _digest(*f.state_dict().values()),
+            "weights": _digest(*model.state_dict().values()),
             "settings": json.dumps(settings),
         }
         if state:
