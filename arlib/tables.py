@@ -8,7 +8,6 @@ from arlib.attacks import wilson
 from arlib.claims.values import clean, values
 from arlib.claims.words import effect_text, p_text
 from arlib.errors import NotMeasured, one_of
-from arlib.figures.layers import OPERATORS
 
 NOT_MEASURED = "not measured"
 
@@ -142,92 +141,6 @@ def matched(study, claim: str) -> pd.DataFrame:
             "reading": row.reading,
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("AR strength")
-
-
-def layer_rule(study, claim: str) -> pd.DataFrame:
-    """The conditions of "most layers" one by one, for both statistics of C5 or C6 on a study, as text.
-
-    A row a condition, a column a statistic. Shares are of layers that move the way of the median, a number a seed.
-    Raises `NotMeasured` if the deciding statistic is not measured at three seeds.
-    """
-    one_of("claim", claim, [c.id for c in claims.CLAIMS.values() if c.primary and c.primary.layers])
-    config, table, declared = claims.config_of(study), clean(study.records()), claims.CLAIMS[claim]
-    out, columns = set(claims.collapsed(table, config)["strength"]), {}
-    for statistic in (declared.primary.at(config), declared.twin.at(config)):
-        found = claims.gather(values(table, statistic), statistic, config, out=out)
-        if found.problem and not columns:
-            raise NotMeasured(f"{claim} is not measured on {study.name}: {found.problem}")
-        columns[statistic.label] = _conditions(found, statistic, declared.expected)
-    return pd.DataFrame(columns).fillna(NOT_MEASURED)
-
-
-def _conditions(found: claims.Evidence, statistic: claims.Statistic, expected: int) -> dict[str, str]:
-    if found.problem:
-        return {}
-    rises = found.effect.mean > 0
-    shares = found.larger if rises else found.shares
-    stands = min(shares) > max(0.5, found.floor)
-    return {
-        "ratio, median over layers [95 % interval]": effect_text(statistic, found.effect),
-        "trend over strengths": p_text(found.trend_p),
-        f"share of layers that go {'up' if rises else 'down'}, by seed": ", ".join(f"{100 * s:.0f} %" for s in shares),
-        "share between two seeds of one strength": f"up to {100 * found.floor:.0f} %",
-        "stands out": "yes" if stands else "cannot: the floor is 100 %" if found.floor == 1 else "no",
-        "verdict of this statistic alone": claims.judge(found, expected),
-    }
-
-
-def operators(records: pd.DataFrame, *, strength: float) -> pd.DataFrame:
-    """Std and std/mean of singular values at AR strength 0 and at `strength`, a row an operator, as text.
-
-    Medians over the counted convolutions of means over seeds. Last column: std at 0 relative to the circular
-    operator's, layer by layer (median, smallest, largest).
-    """
-    table, rows = clean(records), {}
-    read = lambda name, setting: values(table, claims.Statistic("", name, "", setting=setting, layers="convolutions"))
-    plain = read("sv_std", "circular")
-    for operator, name in OPERATORS.items():
-        found = {"std": read("sv_std", operator), "std/mean": read("sv_std_over_mean", operator)}
-        if found["std"].empty:
-            continue
-        means = {title: wide.groupby("strength").mean() for title, wide in found.items()}
-        if not {0.0, strength} <= set(means["std"].index):
-            raise NotMeasured(f"no spectra at AR strengths 0 and {strength:g} are recorded.")
-        both = [(title, s, mean.loc[s].median()) for title, mean in means.items() for s in (0.0, strength)]
-        row = {f"{title} at {s:g}": f"{median:.3g}" for title, s, median in both}
-        ratio = means["std"].loc[0.0] / plain.groupby("strength").mean().loc[0.0]
-        ends = f"× {ratio.median():.2f} ({ratio.min():.2f} to {ratio.max():.2f})"
-        rows[name] = row | {"std against circular": "–" if operator == "circular" else ends}
-    if not rows:
-        raise NotMeasured("no spectra are recorded; run the study first.")
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("operator")
-
-
-def scale_and_shape(records: pd.DataFrame) -> pd.DataFrame:
-    """Std of circular singular values relative to AR strength 0, and its factors: root mean square, std over that.
-
-    A row a strength, as text: median over the counted convolutions with a t interval over seeds. (Medians of
-    factors multiply to the median of the product only nearly.)
-    """
-    of = lambda name: claims.Statistic("", name, split="", setting="circular", layers="convolutions")
-    std, mean = (values(clean(records), of(name)) for name in ("sv_std", "sv_mean"))
-    rms = np.sqrt(std**2 + mean**2)
-    columns = {"std": std, "scale: root mean square": rms, "shape: std / root mean square": std / rms}
-    rows = {}
-    for strength in sorted(set(std.index.get_level_values("strength")) - {0.0}):
-        row = {name: _factor(np.log(wide), strength) for name, wide in columns.items()}
-        rows[f"{strength:g}"] = {name: text for name, text in row.items() if text}
-    if not any(rows.values()):
-        raise NotMeasured("spectra are not recorded for two seeds of AR strength 0 and of another.")
-    return pd.DataFrame.from_dict(rows, orient="index").fillna(NOT_MEASURED).rename_axis("AR strength")
-
-
-def _factor(logs: pd.DataFrame, strength: float) -> str:
-    """The factor from AR strength 0 to this one, median over layers, as text; empty with fewer than two seeds."""
-    levels = {s: group.droplevel("strength") for s, group in logs.groupby(level="strength")}
-    differences = (levels[strength] - levels[0.0]).median(axis=1).dropna() if 0.0 in levels else ()
-    ratio = claims.Statistic("", "", log=True)
-    return effect_text(ratio, claims.t_interval(differences)) if len(differences) > 1 else ""
 
 
 def gaps(records: pd.DataFrame) -> pd.DataFrame:

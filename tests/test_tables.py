@@ -120,59 +120,6 @@ def test_matched_in_text_has_the_reading():
         tables.matched(study(RECORDS), "C4")
 
 
-def test_layer_rule_shows_the_conditions_of_the_verdict():
-    found = claims.decide(RECORDS).set_index("claim")
-    for claim in ("C5", "C6"):
-        primary, twin = tables.layer_rule(study(RECORDS), claim).T.to_dict("records")
-        assert primary["share of layers that go down, by seed"] == "100 %, 100 %, 100 %"
-        assert primary["share between two seeds of one strength"] == f"up to {100 * found.loc[claim, 'floor']:.0f} %"
-        assert primary["verdict of this statistic alone"] == found.loc[claim, "primary_verdict"] == "supported"
-        assert twin["verdict of this statistic alone"] == found.loc[claim, "twin_verdict"]
-        assert primary["stands out"] == "yes"
-
-
-def test_layer_rule_of_what_rises_or_cannot_stand_out():
-    reversed_ = synthetic.records(world=-1.0)
-    rises = tables.layer_rule(study(reversed_), "C6").iloc[:, 0]
-    assert rises["share of layers that go up, by seed"] == "100 %, 100 %, 100 %"
-    assert rises["verdict of this statistic alone"] == "contradicted"
-    one_block = RECORDS[(RECORDS["statistic"] != "feature_change") | (RECORDS["layer"] == "blocks.0")]
-    assert tables.layer_rule(study(one_block), "C5").iloc[:, 0]["stands out"] == "cannot: the floor is 100 %"
-    with pytest.raises(NotMeasured, match="C5 is not measured on s: At least 3 seeds"):
-        tables.layer_rule(study(RECORDS[RECORDS["seed"] < 2]), "C5")
-    with pytest.raises(InputError, match="claim is 'C1'"):
-        tables.layer_rule(study(RECORDS), "C1")
-
-
-def test_operators_compares_with_the_circular_one():
-    changed = RECORDS.copy()
-    other = (changed["statistic"] == "sv_std") & (changed["setting"] == "reshaped")
-    circular = (changed["statistic"] == "sv_std") & (changed["setting"] == "circular")
-    changed.loc[other, "value"] = 0.4 * changed.loc[circular, "value"].to_numpy()
-    table = tables.operators(changed, strength=8)
-    assert list(table.index) == ["circular", "circular, BN folded", "reshaped kernel"]  # what is recorded
-    assert table.loc["reshaped kernel", "std against circular"] == "× 0.40 (0.40 to 0.40)"
-    rows = changed[circular & (changed["strength"] == 8) & (changed["checkpoint"] == "last")]
-    rows = rows[rows["layer"].isin(synthetic.CONVOLUTIONS)]
-    assert table.loc["circular", "std at 8"] == f"{rows.groupby('layer')['value'].mean().median():.3g}"
-    with pytest.raises(NotMeasured, match="AR strengths 0 and 16"):
-        tables.operators(RECORDS, strength=16)
-
-
-def test_scale_and_shape_split_the_std():
-    changed = RECORDS.copy()
-    std, mean = ((changed["statistic"] == name) & (changed["setting"] == "circular") for name in ("sv_std", "sv_mean"))
-    changed.loc[std, "value"] = np.where(changed.loc[std, "strength"] == 8, 2 * 3.0, 3.0)  # all values doubled
-    changed.loc[mean, "value"] = np.where(changed.loc[mean, "strength"] == 8, 2 * 4.0, 4.0)
-    changed.loc[std & (changed["strength"] == 4), "value"] = 4.0  # only the shape changes: 3² + 4² = 4² + 3²
-    changed.loc[mean & (changed["strength"] == 4), "value"] = 3.0
-    table = tables.scale_and_shape(changed)
-    assert [text.split(" [")[0] for text in table.loc["8"]] == ["× 2", "× 2", "× 1"]
-    assert [text.split(" [")[0] for text in table.loc["4"]] == ["× 1.33", "× 1", "× 1.33"]
-    with pytest.raises(NotMeasured, match="two seeds"):
-        tables.scale_and_shape(RECORDS[RECORDS["seed"] == 0])
-
-
 def test_gaps_are_test_minus_train():
     raw = [value(RECORDS, 8, s, "ce", "test", "") - value(RECORDS, 8, s, "ce", "train", "") for s in range(3)]
     said = f"{sum(raw) / 3:.3f} ({min(raw):.3f} to {max(raw):.3f})"
@@ -216,8 +163,6 @@ def test_nothing_recorded_is_said():
             make(nothing)
     with pytest.raises(NotMeasured, match="run the study first"):
         tables.by_seed(nothing, "C1")
-    with pytest.raises(NotMeasured, match="run the study first"):
-        tables.operators(nothing, strength=8)
     assert tables.sensitivity(study(nothing), "C1").empty
     with pytest.raises(InputError, match="run the study first"):
         tables.cost(synthetic.histories().iloc[:0])
