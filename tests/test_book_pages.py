@@ -56,6 +56,7 @@ class Visit:
     def __init__(self, browser, name: str, scheme: str = "light"):
         self.complaints: list[str] = []
         self.page = browser.new_page(color_scheme=scheme, viewport={"width": 1280, "height": 900})
+        self.page.set_default_timeout(180_000)  # ms: a machine that also trains is slow
         self.page.on("console", self._said)
         self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
         self.page.on("requestfailed", lambda request: self.complaints.append(f"failed: {request.url}"))
