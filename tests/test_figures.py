@@ -205,8 +205,17 @@ def test_shared_margins_are_of_images_that_all_get_right():
     none = {"margin|test": -margin, "instance_margin|test": 0 * distance}
     with pytest.raises(NotMeasured, match="none of the 4 images"):
         figures.shared_margins({(0.0, 0): first, (8.0, 0): none})
-    with pytest.raises(NotMeasured, match="no instance margins"):
+    with pytest.raises(NotMeasured, match="no instance_margin"):
         figures.shared_margins({(0.0, 0): {"margin|test": margin}})
+
+
+def test_runs_without_instance_margins_are_left_out():
+    without = {name: value for name, value in ARRAYS[4.0, 0].items() if name != "instance_margin|test"}
+    some = {(0.0, 0): ARRAYS[0.0, 0], (4.0, 0): without}
+    assert "4:" not in figures.alt(figures.survival(some))
+    assert len([ax for ax in figures.margin_against_distance(some).axes if ax.get_visible()]) == 1
+    with pytest.raises(NotMeasured, match="no instance_margin"):
+        figures.survival({(4.0, 0): without})
 
 
 def test_slider_frames_share_their_axes():

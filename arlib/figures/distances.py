@@ -11,6 +11,7 @@ from arlib.errors import InputError, NotMeasured
 from arlib.figures.images import of_strengths
 from arlib.figures.style import GREY, NEUTRAL, against_strength, colour, marker, panels, picture, words
 
+_DISTANCE = "instance_margin|test"
 _SIGNS = ("#0F5FAF", "#DB7A1C")
 
 
@@ -65,18 +66,16 @@ def shared_margins(arrays: Mapping) -> tuple[int, pd.DataFrame]:
     the way to the boundary, m over the instance margin, image by image).
     Raises `NotMeasured` if nothing is recorded or no image is right for all.
     """
-    of_strengths(arrays)
-    measured = {key: run for key, run in arrays.items() if "instance_margin|test" in run}
-    if not measured:
-        raise NotMeasured("no instance margins are recorded.")
-    n = min(len(run["instance_margin|test"]) for run in measured.values())
-    shared = np.logical_and.reduce([run["instance_margin|test"][:n] > 0 for run in measured.values()])
+    of_strengths(arrays, _DISTANCE)
+    measured = {key: run for key, run in arrays.items() if _DISTANCE in run}
+    n = min(len(run[_DISTANCE]) for run in measured.values())
+    shared = np.logical_and.reduce([run[_DISTANCE][:n] > 0 for run in measured.values()])
     if not shared.any():
         raise NotMeasured(f"none of the {n} images with instance margins is right for every network.")
     rows = {}
     for (strength, seed), run in sorted(measured.items()):
         m = np.abs(run["margin|test"].astype(float))[:n][shared]
-        v = 255 * run["instance_margin|test"].astype(float)[:n][shared]
+        v = 255 * run[_DISTANCE].astype(float)[:n][shared]
         rows[seed, strength] = {"output": np.median(m), "instance": np.median(v), "slope": np.median(m / v)}
     found = pd.DataFrame.from_dict(rows, orient="index")
     found.index = pd.MultiIndex.from_tuples(found.index, names=["seed", "strength"])
@@ -105,12 +104,12 @@ def two_margins(arrays: Mapping):
 @picture
 def margin_against_distance(arrays: Mapping):
     """Output margin against instance margin, a point an image that is right, a panel a strength (seeds together)."""
-    runs = of_strengths(arrays)
+    runs = of_strengths(arrays, _DISTANCE)
     figure, axes = panels(len(runs), sharex=True, sharey=True, height=2.8)
     said = []
     for ax, (strength, group) in zip(axes, runs.items(), strict=True):
-        v = np.concatenate([255 * run["instance_margin|test"].astype(float) for run in group])
-        m = [run["margin|test"].astype(float)[: len(run["instance_margin|test"])] for run in group]
+        v = np.concatenate([255 * run[_DISTANCE].astype(float) for run in group])
+        m = [run["margin|test"].astype(float)[: len(run[_DISTANCE])] for run in group]
         m, right = np.concatenate(m), v > 0
         style = {"marker": marker(strength), "color": colour(strength), "s": 10, "alpha": 0.5, "linewidths": 0}
         ax.scatter(v[right], m[right], **style)

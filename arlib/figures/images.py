@@ -18,13 +18,18 @@ def collect(study) -> dict[tuple[float, int], dict[str, np.ndarray]]:
     return {(row.strength, row.seed): study.arrays(row.run) for row in frame.itertuples()}
 
 
-def of_strengths(arrays: Mapping) -> dict[float, list[dict[str, np.ndarray]]]:
-    """{strength: [arrays of its seeds]} from keys (strength, seed) or strength alone, in order."""
-    if not arrays:
-        raise NotMeasured("nothing is recorded to draw; run the study first.")
+def of_strengths(arrays: Mapping, needed: str = "") -> dict[float, list[dict[str, np.ndarray]]]:
+    """{strength: [arrays of its seeds]} from keys (strength, seed) or strength alone, in order.
+
+    Runs without the array `needed` are left out; `NotMeasured` if none has it.
+    """
     found = defaultdict(list)
     for key, value in arrays.items():
-        found[key[0] if isinstance(key, tuple) else key].append(value)
+        if not needed or needed in value:
+            found[key[0] if isinstance(key, tuple) else key].append(value)
+    if not found:
+        what = f" (no {needed.partition('|')[0]})" if needed else ""
+        raise NotMeasured(f"nothing is recorded to draw{what}; run the study first.")
     return dict(sorted(found.items()))
 
 
@@ -126,7 +131,7 @@ def survival(arrays: Mapping, *, largest: float | None = None):
 
     largest: end of the axis in 255·ε; by default where one image in a hundred is left.
     """
-    runs = of_strengths(arrays)
+    runs = of_strengths(arrays, "instance_margin|test")
     everything = np.concatenate([_together(group, "instance_margin|test") for group in runs.values()])
     end = largest or max(255 * float(np.quantile(everything, 0.99)), 1.0)
     radii = np.linspace(0, end, 200)
