@@ -48,7 +48,7 @@ def operators(records: pd.DataFrame, *, strength: float) -> pd.DataFrame:
     """Std and std/mean of singular values at AR strength 0 and at `strength`, a row an operator, as text.
 
     Medians over the counted convolutions of means over seeds, and the way their log ratio goes, by seed. Last
-    column: std at 0 relative to the circular operator's, layer by layer (median, smallest, largest).
+    column: std at 0 over the circular operator's, median over layers.
     """
     table, rows = clean(records), {}
     read = lambda name, setting: values(table, claims.Statistic("", name, "", setting=setting, layers="convolutions"))
@@ -65,8 +65,7 @@ def operators(records: pd.DataFrame, *, strength: float) -> pd.DataFrame:
             row |= {f"{title} at {s:g}": f"{mean.loc[s].median():.3g}" for s in (0.0, strength)}
             row[f"{title} goes"] = _way(_differences(np.log(found[title]), strength))
         ratio = means["std"].loc[0.0] / plain.groupby("strength").mean().loc[0.0]
-        ends = f"× {ratio.median():.2f} ({ratio.min():.2f} to {ratio.max():.2f})"
-        rows[name] = row | {"std against circular": "–" if operator == "circular" else ends}
+        rows[name] = row | {"std / circular": f"{ratio.median():.2f}"}
     if not rows:
         raise NotMeasured("no spectra are recorded; run the study first.")
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("operator")

@@ -51,7 +51,7 @@ def test_operators_compares_with_the_circular_one():
     changed.loc[other, "value"] = 0.4 * changed.loc[circular, "value"].to_numpy()
     table = layertables.operators(changed, strength=8)
     assert list(table.index) == ["circular", "circular, BN folded", "reshaped kernel"]  # what is recorded
-    assert table.loc["reshaped kernel", "std against circular"] == "× 0.40 (0.40 to 0.40)"
+    assert table.loc["reshaped kernel", "std / circular"] == "0.40"
     rows = changed[circular & (changed["strength"] == 8) & (changed["checkpoint"] == "last")]
     rows = rows[rows["layer"].isin(synthetic.CONVOLUTIONS)]
     assert set(table["std goes"]) == {"down"} == set(table["std/mean goes"])
