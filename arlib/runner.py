@@ -140,8 +140,8 @@ def refuse_mixture(study: "Study", device: str, *, afresh: bool) -> None:
             if there.get(key) != here[key]:
                 raise InputError(
                     f"{study.name}: {run} was computed with {key} {there.get(key)!r}, this would be {here[key]!r}. "
-                    "Numbers of one study should come from one kind of machine: choose the same, use another store, "
-                    "or allow the mixture (--mix, mix=True); each record says what it was computed with."
+                    "Numbers of one study should come from one kind of machine: choose the same; compute all of it "
+                    "afresh in another store (--afresh --store FOLDER); or allow the mixture (--mix)."
                 )
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from arlib import files, records, runner, studies, training, workers
+from arlib import data, files, margins, records, runner, spectra, studies, training, workers
 from arlib.errors import InputError, RecordError, TrainingStopped
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -327,6 +327,51 @@ def test_impossible_options_are_refused(tiny):
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="GPU"):
             tiny.run(device="cuda")
+
+
+# ---- the records of the repository ------------------------------------------------------------
+
+PUBLISHED = sorted(path.parent for path in (ROOT / "records").glob("*/*/record.json"))
+
+
+@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
+def test_a_published_record_is_whole_small_and_named_by_its_recipe(folder):
+    found = records.read(folder)
+    assert training.Recipe.from_dict(found.recipe).id == found.run == folder.name
+    assert records.size(folder) <= records.LIMIT
+    assert len(found.rows) and len(found.history) and found.provenance["precision"] == "float32"
+    assert (folder / "weights.safetensors").exists() == (found.recipe.get("seed", 0) == 0)
+
+
+@pytest.mark.parametrize("name", sorted({folder.parent.name for folder in PUBLISHED}))
+def test_published_records_are_of_one_device_and_fit_their_study_file(name):
+    study = studies.Study(studies.load(name).file, records.Places(ROOT / "nowhere", (ROOT / "records",), ()))
+    assert set(study.finished().values()) == {folder for folder in PUBLISHED if folder.parent.name == name}
+    assert study.status()["device"][lambda column: column != ""].nunique() == 1
+
+
+def test_shipped_weights_give_the_recorded_numbers():
+    """Half precision of the convolutions moves errors by at most a point and margins and spectra by 1 %."""
+    folders = [f for f in PUBLISHED if f.parent.name == "digits" and (f / "weights.safetensors").exists()]
+    split = data.load("digits", device="cpu").test
+    for folder in folders:
+        found = records.read(folder)
+        model = training.model_from(training.Recipe.from_dict(found.recipe), found.weights())
+        rows = (
+            found.rows[found.rows["checkpoint"] == "last"]
+            .set_index(["statistic", "split", "setting", "layer"])
+            .sort_index()["value"]
+        )
+        with torch.no_grad():
+            logits = model(split.x)
+        error = (logits.argmax(1) != split.y).float().mean().item()
+        assert error == pytest.approx(rows["error", "test", "", ""], abs=0.01)
+        margin = margins.output(logits, split.y).abs().quantile(0.5).item()
+        assert margin == pytest.approx(rows["median_abs_margin", "test", "", ""], rel=0.01)
+        layers = spectra.of(model, data.load("digits", device="cpu").shape).set_index("layer")
+        recorded = rows["sv_std", "", "circular"]
+        assert list(layers.loc[recorded.index, "std"]) == pytest.approx(list(recorded), rel=0.01)
+    assert len(folders) == 4 or not folders
 
 
 # ---- claims: who works on what ----------------------------------------------------------------
