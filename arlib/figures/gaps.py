@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from arlib.errors import one_of
-from arlib.figures.style import NEUTRAL, colour, legend, marker, panels, picture, strengths_of, words
+from arlib.figures.style import NEUTRAL, colour, legend, log_axis, marker, panels, picture, strengths_of, words
 
 _KINDS = {"natural": ("train_error", "val_error"), "attacked": ("train_robust_error", "val_robust_error")}
 
@@ -30,11 +31,13 @@ def gap_curves(histories: pd.DataFrame, *, strength: float | None = None):
         one_of("strength", strength, strengths)
         figure, axes = panels(2, sharey=True, height=3.0)
         shown = [(strength, "natural", "natural images"), (strength, "attacked", f"attacked at {strength:g}")]
-    top = 1.05 * float(histories[[name for pair in _KINDS.values() for name in pair]].max(axis=None))
+    drawn = [name for kind in {kind for _, kind, _ in shown} for name in _KINDS[kind]]
+    top = 1.05 * float(histories.groupby(["strength", "epoch"])[drawn].mean().max(axis=None))
     ends = {}
     for ax, (s, kind, title) in zip(axes, shown, strict=True):
         ends[title] = _gap(ax, histories[histories["strength"] == s], kind, colour(s))
-        ax.set(title=title, xlabel="epoch", ylim=(0, top if strength is not None else None))
+        ax.set(title=title, xlabel="epoch", ylim=(0, top))
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes[0].set_ylabel("error (share of images)")
     styles = {"training images": "--", "validation images": "-"}
     handles = [Line2D([], [], color=NEUTRAL, linestyle=style, label=label) for label, style in styles.items()]
@@ -69,6 +72,8 @@ def gap_by_scale(
     ax.axvline(1, color=NEUTRAL, linewidth=0.8, linestyle=":")
     ax.set_xscale("log")
     ax.set(xlabel="factor on all logits (dotted: as trained)", ylabel="test − train cross-entropy (nats)")
+    if min(map(min, gaps.values())) > 0:
+        log_axis(ax)
     legend(figure, gaps)
     at_one = pd.Series({s: float(np.interp(1, factors, values)) for s, values in gaps.items()})
     return figure, f"Cross-entropy gap against a factor on the logits; at factor 1 by AR strength: {words(at_one)}."

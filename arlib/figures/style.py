@@ -100,8 +100,9 @@ def panels(count: int, *, columns: int = 3, width: float = 7.6, height: float = 
     rows = math.ceil(count / columns)
     figure = Picture(figsize=(width if columns > 1 else 5.0, height * rows))
     axes = figure.subplots(rows, columns, squeeze=False, **options).ravel()
-    for spare in axes[count:]:
+    for index, spare in enumerate(axes[count:], start=count):
         spare.set_visible(False)
+        axes[index - columns].tick_params(labelbottom=True)  # the panel above may share its axis with the spare one
     return figure, axes[:count]
 
 
