@@ -147,7 +147,7 @@ def expect(what: str, value: float, low: float, high: float, *, unit: str = "", 
         print(f"{what}: {value:.3g}{unit} (with other parameters than the chapter's own)")
         return
     assert low <= value <= high, f"{what}: {value:.4g}{unit}; expected {low:g} to {high:g}{unit}"
-    print(f"{what}: between {low:g} and {high:g}{unit}".replace("-", "−"))
+    print(f"{what}: between", f"{low:g} and {high:g}{unit}".replace("-", "−"))
 
 
 def glue(name: str, value: object) -> None:
