@@ -51,10 +51,14 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write safetensors (contiguous copies on the CPU)."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    _atomically(path, lambda name: save_file(plain, name, metadata))
+    try:
+        _atomically(path, lambda name: save_file(plain, name, metadata))
+    except SafetensorError as error:  # a full disk, say, which everywhere else is an OSError
+        raise OSError(f"{path} could not be written: {error}") from error
 
 
 def read_json(path: Path) -> dict:
