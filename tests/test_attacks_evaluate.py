@@ -398,7 +398,8 @@ def test_a_few_images_between_attacks_mean_nothing():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.08), ("l2", 0.35)])
-def test_the_ladder_of_attacks_stands_in_order(norm, eps):
+def test_the_ladder_of_attacks_stands_in_order(norm, eps, monkeypatch):
+    monkeypatch.setattr("arlib.attacks.named.SQUARE_QUERIES", 1000)
     model, x, y = digits()
     names = ["fgsm", "pgd-10", "pgd-50x10", "apgd-ce", "apgd-t"] + ["square"] * (norm == "linf")
     result = attacks.evaluate(model, x, y, eps=eps, norm=norm, attacks=names, independent=True)
