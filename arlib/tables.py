@@ -12,12 +12,6 @@ from arlib.errors import NotMeasured, one_of
 NOT_MEASURED = "not measured"
 
 
-def share_in_words(share: float) -> str:
-    """A share in words that do not change with the last digit: "about half", for what differs between machines."""
-    bounds = {0.075: "almost none", 0.35: "a minority", 0.65: "about half", 0.925: "most"}
-    return next((words for bound, words in bounds.items() if share < bound), "almost all")
-
-
 def interval(accuracy: float, n: int) -> str:
     """An accuracy on n images with Wilson's 95 % interval: "81.1 % [76.8, 84.8]"."""
     low, high = wilson(round(accuracy * n), n)

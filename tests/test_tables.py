@@ -23,12 +23,6 @@ def value(records, strength, seed, statistic, split, setting, checkpoint="last")
     return rows["value"].item()
 
 
-def test_shares_in_words_rise():
-    shares = [0, 0.04, 0.2, 0.5, 0.8, 0.99, 1]
-    words = [tables.share_in_words(share) for share in shares]
-    assert words == ["almost none", "almost none", "a minority", "about half", "most", "almost all", "almost all"]
-
-
 def test_interval_is_wilsons():
     low, high = wilson(811, 1000)
     assert tables.interval(0.811, 1000) == f"81.1 % [{100 * low:.1f}, {100 * high:.1f}]"
