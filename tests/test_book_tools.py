@@ -110,6 +110,8 @@ def test_tidy_drops_what_changes_from_run_to_run(project):
         ("median |m| of x_adv, 2 * 3", r"median \|m\| of x\_adv, 2 \* 3"),
         ("`f(x)` and ``g``", "``f(x)`` and ``g``"),
         ("- first\n  goes on\n- second", "- first goes on\n- second"),
+        ("eps: radius,\n    in pixels\nn: images", "- eps: radius, in pixels\n- n: images"),
+        ("Args:\n    eps: radius,\n        in pixels\n    n: images", "Args:\n\n- eps: radius, in pixels\n- n: images"),
         ("    indented *code*", "::\n\n        indented *code*"),
     ],
 )

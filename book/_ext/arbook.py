@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -63,7 +64,9 @@ def drop_thebe(app) -> None:
 def clean_page(app, pagename, templatename, context, doctree) -> None:
     """A list role without list items is a critical accessibility error: sphinxcontrib-bibtex's citation list."""
     if "body" in context:
-        context["body"] = context["body"].replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+        context["body"] = context["body"].replace(
+            '<div role="list" class="citation-list">', '<div class="citation-list">'
+        )
 
 
 def readable_docstring(app, what, name, obj, options, lines) -> None:
@@ -73,12 +76,17 @@ def readable_docstring(app, what, name, obj, options, lines) -> None:
 
 
 def _paragraph(text: str) -> list[str]:
+    """Prose stays prose; lines with hanging indents ("eps: …", also below "Args:") become a list; the rest is code."""
     lines = text.splitlines()
-    if any(line.startswith((" ", "\t")) for line in lines) and not lines[0].startswith(("- ", "* ")):
+    bullets = lines[0].startswith(("- ", "* "))
+    if not any(line.startswith(" ") for line in lines) and not bullets:
+        return [_inline(line) for line in lines]
+    if lines[0].startswith(" "):
         return ["::", "", *(f"    {line}" for line in lines)]
-    if lines and lines[0].startswith(("- ", "* ")):
-        return [_inline(" ".join(item.split())) for item in re.split(r"\n(?=[-*] )", text)]
-    return [_inline(line) for line in lines]
+    head = lines[:1] if lines[0].endswith(":") and lines[1:] and all(line.startswith(" ") for line in lines[1:]) else []
+    items = re.split(r"\n(?! )", textwrap.dedent("\n".join(lines[len(head) :])))
+    flat = [" ".join(item.split()) for item in items]
+    return [*map(_inline, head), "", *(_inline(item if bullets else f"- {item}") for item in flat)]
 
 
 def _inline(text: str) -> str:
