@@ -471,25 +471,30 @@ def worker(study, log, pause):
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_study_and_one_takes_over_from_the_killed_other(tmp_path, monkeypatch):
+def test_processes_share_a_study_and_one_takes_over_from_the_killed_other(tmp_path, monkeypatch):
     monkeypatch.delenv("ARLIB_STORE", raising=False)
     study = a_study(tmp_path, TINY.replace("seed: [0, 1]", "seed: [0, 1, 2, 3]"))
     log = tmp_path / "log"
-    slow, quick = worker(study, log, 600), worker(study, log, 0.2)
+    begun_by = lambda pid: (
+        [n for n, p in map(str.split, log.read_text().splitlines()) if p == str(pid)] if log.exists() else []
+    )
+    slow = worker(study, log, 600)
+    started = [slow]
     try:
-        lines = []
-        for _ in range(600):
-            lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
-            if len(lines) >= 6 and str(slow.pid) in {pid for _, pid in lines}:
-                break
+        until = time.monotonic() + 300
+        while not begun_by(slow.pid) and time.monotonic() < until:
             time.sleep(0.05)
-        begun = [name for name, pid in lines if pid == str(slow.pid)]
-        assert len(begun) == 1, lines
+        begun = begun_by(slow.pid)
+        assert begun == [study.entries[0].run]
         assert study.status().set_index("run")["state"][begun[0]] == "running"
+        started += [worker(study, log, 0.2), worker(study, log, 0.2)]
+        while len(study.missing()) > 1 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert [entry.run for entry in study.missing()] == begun  # they finish the others, and wait
         slow.send_signal(signal.SIGKILL)
-        assert quick.wait(60) == 0
+        assert [process.wait(60) for process in started] == [-signal.SIGKILL, 0, 0]
     finally:
-        for process in (slow, quick):
+        for process in started:
             process.kill()
             process.wait()
     done = [line.split()[0] for line in log.read_text().splitlines()]
