@@ -140,7 +140,7 @@ def test_environment_refuses_an_old_python_in_one_sentence(tmp_path):
 
 
 def test_make_help_lists_every_target():
-    ran = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True)
+    ran = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True)
     assert {line.split()[0] for line in ran.stdout.splitlines()} == {
         "help", "env", "book", "test", "test-slow", "serve", "clean",
     }  # fmt: skip
