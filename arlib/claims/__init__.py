@@ -8,7 +8,7 @@ stands beside it (`CLAIMS`); the unit is the seed. `verdicts(study)` is the whol
 from arlib.claims.decide import NOT_MEASURED, SCALE_ONLY, VERDICTS, decide, judge, verdict
 from arlib.claims.declared import CLAIMS, Claim, Config, Statistic
 from arlib.claims.evidence import Evidence, gather, noise_floor
-from arlib.claims.matched import matched_fit, trajectories
+from arlib.claims.matched import EXPLAINED, matched_fit, trajectories
 from arlib.claims.report import combine, config_of, markdown, table, tested, verdicts
 from arlib.claims.sensitivity import sensitivity
 from arlib.claims.statistics import Interval, Trend, page_trend, t_interval
@@ -16,6 +16,7 @@ from arlib.claims.values import collapsed
 
 __all__ = [
     "CLAIMS",
+    "EXPLAINED",
     "NOT_MEASURED",
     "SCALE_ONLY",
     "VERDICTS",
