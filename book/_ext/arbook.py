@@ -61,12 +61,18 @@ def drop_thebe(app) -> None:
                 app.disconnect(listener.id)
 
 
+CURES = {
+    # A list role without list items: sphinxcontrib-bibtex's citation list.
+    '<div role="list" class="citation-list">': '<div class="citation-list">',
+    # A table that scrolls must be reachable by keyboard.
+    'class="dataframe"': 'class="dataframe" tabindex="0"',
+}
+
+
 def clean_page(app, pagename, templatename, context, doctree) -> None:
-    """A list role without list items is a critical accessibility error: sphinxcontrib-bibtex's citation list."""
-    if "body" in context:
-        context["body"] = context["body"].replace(
-            '<div role="list" class="citation-list">', '<div class="citation-list">'
-        )
+    """Cure what would be serious or critical accessibility errors in the markup of others."""
+    for ill, cured in CURES.items() if "body" in context else ():
+        context["body"] = context["body"].replace(ill, cured)
 
 
 def readable_docstring(app, what, name, obj, options, lines) -> None:
