@@ -1,0 +1,105 @@
+"""Results of benchmarks: timed fairly, written whole, read back as they were, in nobody's way."""
+
+import json
+import math
+import re
+import time
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from arlib import benchmarked, records, studies
+from arlib.errors import InputError, RecordError
+from benchmarks import report
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLE = pd.DataFrame(
+    {
+        "method": ["a", "b", None],
+        "seconds": [0.123456789, math.nan, math.inf],
+        "n": np.array([1, 2, 3]),
+        "holds": [True, False, True],
+    }
+)
+
+
+def test_what_is_written_is_read_back(tmp_path, monkeypatch):
+    path = report.write("example", "cpu", {"one": TABLE, "two": TABLE[:0]}, folder=tmp_path, rounds=3, target=np.inf)
+    assert path == tmp_path / "example-cpu.json"
+    monkeypatch.setattr(benchmarked, "folders", lambda: [tmp_path / "nowhere", tmp_path])
+    found = benchmarked.benchmark("example-cpu")
+    assert found["notes"] == {"rounds": 3, "target": "inf"}
+    assert found["machine"] == json.loads(json.dumps(report.machine()))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["date"])
+    one, two = found["tables"]["one"], benchmarked.table("example-cpu", "two")
+    assert one["seconds"][0] == 0.123457 and math.isnan(one["seconds"][1]) and one["seconds"][2] == math.inf
+    assert one["n"].dtype == np.int64 and one["holds"].dtype == bool
+    assert one["method"].tolist()[:2] == ["a", "b"] and one["method"].isna().tolist() == [False, False, True]
+    assert list(two) == list(TABLE) and two.empty
+    with pytest.raises(InputError, match="Did you mean 'one'"):
+        benchmarked.table("example-cpu", "on")
+
+
+def test_nothing_measured_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarked, "folders", lambda: [tmp_path])
+    assert benchmarked.benchmark("spectra-cuda") is None
+    assert benchmarked.table("spectra-cuda", "any") is None
+    with pytest.raises(InputError, match="spectra-cpu"):
+        benchmarked.benchmark("../README")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"tables": {"a": {"columns": ["x"], "rows": [[1, 2]]}}}'])
+def test_a_damaged_result_is_named(tmp_path, text):
+    path = tmp_path / "broken-cpu.json"
+    path.write_text(text)
+    with pytest.raises(RecordError, match=re.escape("broken-cpu.json")):
+        benchmarked.read(path)
+
+
+def test_every_stored_result_can_be_read():
+    stored = sorted((ROOT / "records" / benchmarked.FOLDER).glob("*"))
+    assert [path.name for path in stored if not re.fullmatch(r"[a-z0-9_]+-(cpu|cuda)\.json", path.name)] == []
+    for path in stored:
+        found = benchmarked.read(path)
+        assert found["tables"] and found["command"].startswith("python -m benchmarks."), path
+        assert "/" not in found["command"], "paths of a machine do not belong in a record"
+
+
+def test_results_disturb_no_study_and_are_shipped(tmp_path):
+    assert benchmarked.FOLDER not in studies.names()
+    assert all(folder.parent in records.places().records for folder in benchmarked.folders())
+    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert shipped["force-include"]["records"] == "arlib/_shipped/records"
+
+
+def test_times_are_of_the_wall_and_of_this_process():
+    def work(seconds):
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+
+    naps = iter([0.2, 0.0, 0.01, 0.03])  # the first warms up
+    times = report.timed(lambda: (work(0.01), time.sleep(next(naps))), 3, "cpu")
+    assert 0.01 <= times.low <= times.median <= times.high
+    assert times.high < 0.19, "the warm-up does not count"
+    assert 0.01 <= times.cpu < times.high + 1e-3
+    assert set(times.row()) == {"wall s", "least", "most", "cpu s"}
+
+
+def test_rounds_take_turns():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "abc"}
+    assert set(report.interleaved(calls, 2, torch.device("cpu"), warm_up=0)) == set("abc")
+    assert order == list("abcabc")
+    with pytest.raises(InputError):
+        report.interleaved({}, 1, "cpu")
+
+
+def test_machine_names_what_numbers_depend_on():
+    found = report.machine()
+    assert found["torch"] == torch.__version__ and found["processor"] and found["cores"] >= 1
+    assert (found["gpu"] is None) == (not torch.cuda.is_available())
