@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -152,31 +153,29 @@ def test_measuring_again_gives_the_same_and_finished_parts_are_not_measured_agai
 
 def test_an_interrupted_measurement_goes_on(folder, tmp_path, monkeypatch):
     calls, settings = [], replace(SMALL, flip_radii=(4,))
-    monkeypatch.setattr("arlib.measure.run.plan", lambda which, settings: recorded(which, settings, calls))
+    monkeypatch.setattr("arlib.measure.run.plan", lambda *asked: recorded(asked, calls))
     with pytest.raises(KeyboardInterrupt):
         measure.measure(folder, RECIPE, settings, device="cpu", progress=False, part_folder=tmp_path)
     measure.measure(folder, RECIPE, settings, device="cpu", progress=False, part_folder=tmp_path)
     assert calls == ["outputs", "features", "features", "robust", "along"]
 
 
-def recorded(which, settings, calls):
+def recorded(asked, calls):
     """A short plan of real parts; the first call of the second one is interrupted."""
 
-    def compute(name, part, job):
-        calls.append(name)
+    def compute(part, job):
+        calls.append(part.name)
         if calls == ["outputs", "features"]:
             raise KeyboardInterrupt
-        return part(job)
+        return part.compute(job)
 
-    names = {"last": ("outputs", "features"), "best": ("robust",)}.get(which, ("along",))
-    return [
-        (name, lambda job, n=name, p=part: compute(n, p, job)) for name, part in plan(which, settings) if name in names
-    ]
+    names = {"last": ("outputs", "features"), "best": ("robust",)}.get(asked[0], ("along",))
+    return [replace(part, compute=partial(compute, part)) for part in plan(*asked) if part.name in names]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
 def test_a_damaged_part_is_named_and_measured_again(folder, tmp_path, caplog, monkeypatch, damage):
-    monkeypatch.setattr("arlib.measure.run.plan", lambda which, settings: plan(which, settings)[:1])
+    monkeypatch.setattr("arlib.measure.run.plan", lambda *asked: plan(*asked)[:1])
     once, arrays = measure.measure(folder, RECIPE, SMALL, device="cpu", progress=False, part_folder=tmp_path)
     if damage == "truncated":
         path = tmp_path / "last" / "outputs.json"
@@ -191,13 +190,47 @@ def test_a_damaged_part_is_named_and_measured_again(folder, tmp_path, caplog, mo
     assert json.loads((tmp_path / "last" / "outputs.json").read_text())["seconds"] >= 0
 
 
-def test_parts_of_other_settings_or_weights_are_not_used(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("arlib.measure.run.plan", lambda which, settings: [("features", quantities.feature_changes)])
-    options = {"device": "cpu", "progress": False, "part_folder": tmp_path}
-    first, _ = measure.measure(folder, RECIPE, SMALL, **options)
-    other, _ = measure.measure(folder, RECIPE, replace(SMALL, feature_images=90), **options)
-    assert set(first["n"]) == {80}
-    assert set(other["n"]) == {90}
+def test_a_part_is_measured_again_only_if_a_setting_it_uses_changed(folder, tmp_path, monkeypatch):
+    calls, names = [], ("features", "jacobian")
+
+    def some(*asked):
+        log = lambda job, part: calls.append(part.name) or part.compute(job)
+        return [
+            replace(p, compute=partial(log, part=p)) for p in plan(*asked) if asked[0] == "last" and p.name in names
+        ]
+
+    monkeypatch.setattr("arlib.measure.run.plan", some)
+    for settings in (SMALL, SMALL, replace(SMALL, jacobian_images=5), replace(SMALL, feature_images=90)):
+        kept, _ = measure.measure(folder, RECIPE, settings, device="cpu", progress=False, part_folder=tmp_path)
+    assert calls == ["features", "jacobian", "jacobian", "features", "jacobian"]
+    assert set(kept[kept["statistic"] == "feature_change"]["n"]) == {90}
+
+
+def test_every_setting_decides_some_part():
+    """Changing any setting changes what some part uses or which parts there are, so none goes unnoticed."""
+    base = replace(measure.Settings(), cross_images=10, strong_images_seed0=300)
+    recipes = [replace(RECIPE, eps=eps, seed=seed) for eps in (0, 8 / 255) for seed in (0, 1)]
+    describe = lambda s: [(p.name, p.uses) for r in recipes for w in ("last", "best", "epoch-1") for p in plan(w, r, s)]
+    other = {"flip_radii": (1.0, 2.0, 4.0, 8.0), "cross_strengths": (4.0,), "zeros": True, "flip_main": 8.0}
+    other |= {"radius_scale": 2.0, "seed": 1}
+    for name, value in base.to_dict().items():
+        changed = replace(base, **{name: other[name] if name in other else (value or 100) - 1})
+        assert describe(changed) != describe(base), name
+
+
+def test_more_attacks_check_the_strong_one_on_seed_0(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "arlib.measure.run.plan", lambda *asked: [p for p in plan(*asked) if p.name in ("strong", "cross")]
+    )
+    settings = replace(SMALL, cross_images=6, cross_strengths=(RECIPE.strength,), strong_images_best=5)
+    rows, arrays = measure.measure(folder, RECIPE, settings, device="cpu", progress=False, part_folder=tmp_path)
+    found = rows.set_index(["checkpoint", "setting"])[["n", "value"]]
+    radius = f"@{settings.robust_radius * settings.radius_scale:g}"
+    alone = [found.loc["last", kind + radius] for kind in ("pgd-50x10", "square")]
+    together = found.loc["last", "apgd-ce+t+pgd-50x10+square" + radius]
+    assert {row.n for row in (*alone, together)} == {6}
+    assert together.value >= max([row.value for row in alone] + [1 - arrays["robust|test"][:6].mean()])
+    assert found.loc["best", "apgd-ce+t" + radius].n == 5
 
 
 def test_missing_weights_are_named(tmp_path):
@@ -229,6 +262,9 @@ def test_statistics_re_estimated_on_images_are_those_of_the_images():
         ({"flip_radii": 4}, "it must be a list"),
         ({"instance_images": 400}, "instance_images is 400"),
         ({"zeros": 1}, "zeros is 1"),
+        ({"cross_images": 301}, "cross_images is 301"),
+        ({"cross_strengths": [-1]}, "cross_strengths is -1"),
+        ({"strong_images_seed0": 100}, "instance_images is 200"),
         ({"flip_main": math.nan}, "flip_main is nan"),
     ],
 )

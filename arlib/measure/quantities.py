@@ -190,16 +190,38 @@ def _pgd_error(job: Job, x: Tensor, y: Tensor, eps: float) -> float:
     return wrong / len(y)
 
 
-def strong_error(job: Job) -> Found:
+def strong_error(job: Job, images: int) -> Found:
     """Error under APGD-CE and targeted APGD, the worst of both for each image."""
     found, settings = Found(), job.settings
-    x, y = job.images("test", settings.strong_images)
-    eps, setting = settings.radius(settings.robust_radius), settings.name("apgd-ce+t", settings.robust_radius)
-    options = {"eps": [eps], "attacks": ("apgd-ce", "apgd-t"), "seed": settings.seed}
-    evaluation = attacks.evaluate(job.prepared, x, y, batch_size=settings.batch_size, **options)
-    robust = np.asarray(evaluation.robust, dtype=bool).reshape(len(x))
-    found.add("robust_error", 1 - robust.mean(), len(x), split="test", setting=setting)
+    robust = _robust(job, images, STRONG).all(0)
+    setting = settings.name("apgd-ce+t", settings.robust_radius)
+    found.add("robust_error", 1 - robust.mean(), len(robust), split="test", setting=setting)
     found.arrays["robust|test"] = robust
+    return found
+
+
+STRONG, CROSS = ("apgd-ce", "apgd-t"), ("pgd-50x10", "square")
+
+
+def _robust(job: Job, images: int, names: tuple[str, ...], independent: bool = False) -> np.ndarray:
+    """(attacks, n) bool: right and not broken by each attack; not independent: (1, n), the worst of all."""
+    x, y = job.images("test", images)
+    radius = job.settings.radius(job.settings.robust_radius)
+    options = {"seed": job.settings.seed, "batch_size": job.settings.batch_size}
+    sets = [(name,) for name in names] if independent else [names]
+    found = [attacks.evaluate(job.prepared, x, y, eps=radius, attacks=some, **options) for some in sets]
+    return np.stack([np.asarray(one.robust, dtype=bool).reshape(len(x)) for one in found])
+
+
+def cross_checks(job: Job) -> Found:
+    """Two attacks of other kinds, each alone, and what the strong attack and they break together."""
+    found, settings = Found(), job.settings
+    alone = _robust(job, settings.cross_images, CROSS, independent=True)
+    strong = job.arrays["robust|test"][: alone.shape[1]]
+    together = ("+".join(("apgd-ce+t", *CROSS)), alone.all(0) & strong)
+    for kind, robust in [*zip(CROSS, alone, strict=True), together]:
+        setting = settings.name(kind, settings.robust_radius)
+        found.add("robust_error", 1 - robust.mean(), len(robust), split="test", setting=setting)
     return found
 
 

@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,14 @@ from arlib.measure.job import COLUMNS, Found, Job
 from arlib.measure.parts import Parts
 from arlib.measure.settings import Settings
 
-Part = tuple[str, Callable[[Job], Found]]
+
+@dataclass(frozen=True)
+class Part:
+    """One step of measuring a checkpoint, and the values of the settings it depends on."""
+
+    name: str
+    compute: Callable[[Job], Found]
+    uses: dict
 
 
 def measure(
@@ -31,7 +39,7 @@ def measure(
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """Measure the checkpoints of a finished training.
 
-    The last one in full; the validation-best one by its outputs and PGD-10; of a standard training
+    The last one in full; the validation-best one by its outputs and attacks; of a standard training
     (eps = 0) also each epoch-N.safetensors by what the matched-fit control needs.
 
     Args:
@@ -51,37 +59,72 @@ def measure(
     settings, run_folder = settings or Settings(), Path(run_folder)
     dataset = data.load(recipe.dataset, data_root, device=device)
     checkpoints = {which: files.sha256(_weights(run_folder, which)) for which in _checkpoints(run_folder, recipe)}
-    total = sum(len(plan(which, settings)) for which in checkpoints)
+    total = sum(len(plan(which, recipe, settings)) for which in checkpoints)
     done: dict[str, Found] = {}
     with tqdm(total=total, disable=not progress, desc=recipe.id) as bar:
         for which, weights in checkpoints.items():
-            parts = Parts(part_folder and Path(part_folder) / which, weights, recipe, settings)
+            parts = Parts(part_folder and Path(part_folder) / which, weights, recipe)
             same = which == "best" and weights == checkpoints["last"]  # the very file: not measured twice
             model = training.load_model(run_folder, which, engine.device(device))
             job = Job(model, dataset, training.trained_split(recipe, dataset), recipe, settings)
-            for name, compute in plan(which, settings):
-                bar.set_postfix_str(f"{which} {name}")
-                known = done.get(f"last/{name}") if same else None
-                done[f"{which}/{name}"] = known or _part(job, parts, name, compute)
+            for part in plan(which, recipe, settings):
+                bar.set_postfix_str(f"{which} {part.name}")
+                known = done.get(f"last/{part.name}") if same and part.name != "strong" else None
+                done[f"{which}/{part.name}"] = known or _part(job, parts, part)
                 bar.update()
     return _rows(done), {
         key: value for name, f in done.items() if name[:5] == "last/" for key, value in f.arrays.items()
     }
 
 
-def plan(which: str, settings: Settings) -> list[Part]:
+def plan(which: str, recipe: training.Recipe, settings: Settings) -> list[Part]:
     """The parts of a checkpoint in order: later ones may use arrays of earlier ones."""
+    uses = partial(_uses, settings)
+    first = Part("outputs", q.outputs, uses())
+    robust = Part("robust", q.robust_errors, uses("robust_radius", "robust_images"))
     if which.startswith("epoch-"):
-        return [("along", q.along)]
-    first, robust = ("outputs", q.outputs), ("robust", q.robust_errors)
+        return [Part("along", q.along, uses("feature_radius", "along_images", *FLIPS, "flip_images_main"))]
     if which == "best":
-        return [first, robust]
-    radii = [
-        (settings.name("flips", strength), partial(q.flips, strength=strength)) for strength in settings.flip_radii
+        strong = [_strong(settings, settings.strong_images_best)] if settings.strong_images_best else []
+        return [first, robust, *strong]
+    images = settings.strong(recipe.seed)
+    instance = uses("robust_radius", "instance_images", "instance_steps") | {"strong": images}
+    crossed = settings.cross_images and recipe.seed == 0 and recipe.strength in settings.cross_strengths
+    cross = [Part("cross", q.cross_checks, uses("robust_radius", "cross_images") | {"strong": images})]
+    return [
+        first,
+        Part("spectra", q.spectra_of_layers, uses("bn_images", "zeros")),
+        Part("features", q.feature_changes, uses("feature_radius", "feature_images")),
+        Part("adversarial", q.adversarial_changes, uses("feature_radius", "feature_images", "adversarial_images")),
+        Part("jacobian", q.jacobians, uses("feature_images", "jacobian_images")),
+        robust,
+        *(_flips(settings, strength) for strength in settings.flip_radii),
+        _strong(settings, images),
+        Part("instance", q.instance_margins, instance),
+        *(cross if crossed else []),
     ]
-    features = [("features", q.feature_changes), ("adversarial", q.adversarial_changes), ("jacobian", q.jacobians)]
-    return [first, ("spectra", q.spectra_of_layers), *features, robust, *radii,
-            ("strong", q.strong_error), ("instance", q.instance_margins)]  # fmt: skip
+
+
+FLIPS = ("flip_main", "flip_draws")
+
+
+def _flips(settings: Settings, strength: float) -> Part:
+    images = "flip_images_main" if strength == settings.flip_main else "flip_images"
+    return Part(
+        settings.name("flips", strength),
+        partial(q.flips, strength=strength),
+        _uses(settings, "flip_draws", images) | {"radius": strength},
+    )
+
+
+def _strong(settings: Settings, images: int) -> Part:
+    uses = _uses(settings, "robust_radius") | {"images": images}
+    return Part("strong", partial(q.strong_error, images=images), uses)
+
+
+def _uses(settings: Settings, *names: str) -> dict:
+    """The settings that decide a part's numbers: those every part has, and the ones named."""
+    return {name: settings.to_dict()[name] for name in ("seed", "batch_size", "radius_scale", *names)}
 
 
 def _checkpoints(run_folder: Path, recipe: training.Recipe) -> list[str]:
@@ -96,17 +139,17 @@ def _weights(run_folder: Path, which: str) -> Path:
     return path
 
 
-def _part(job: Job, parts: Parts, name: str, compute: Callable[[Job], Found]) -> Found:
+def _part(job: Job, parts: Parts, part: Part) -> Found:
     """The part from disk, or computed and put there; warnings of the science are kept with it."""
-    found = parts.load(name)
+    found = parts.load(part.name, part.uses)
     if found is None:
         begun = time.monotonic()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            found = compute(job)
+            found = part.compute(job)
         found.warnings += [str(warning.message) for warning in caught]
         found.seconds = round(time.monotonic() - begun, 3)
-        parts.save(name, found)
+        parts.save(part.name, part.uses, found)
     job.arrays |= found.arrays
     return found
 

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, fields
 
 from arlib.errors import InputError, one_of
 
+LEAST = {"seed": 0, "feature_images": 2, "along_images": 2, "strong_images_best": 0, "cross_images": 0}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -40,6 +42,14 @@ class Settings:
     """Test images, and as many training images, for PGD-10."""
     strong_images: int = 300
     """Test images for APGD-CE + targeted APGD."""
+    strong_images_seed0: int | None = None
+    """The same for the networks of seed 0; None is strong_images."""
+    strong_images_best: int = 0
+    """The same for validation-best weights; 0 leaves them out."""
+    cross_images: int = 0
+    """Test images on which two more attacks, PGD-50 with 10 restarts and Square, check the strong one; 0: none."""
+    cross_strengths: tuple[float, ...] = (4.0, 8.0)
+    """AR strengths whose network of seed 0 is checked so."""
     instance_images: int = 200
     """Test images with instance margins."""
     instance_steps: int = 20
@@ -69,10 +79,20 @@ class Settings:
                 f"instance_images is {self.instance_images}; allowed: up to strong_images, {self.strong_images}, "
                 "since instance margins are checked against the strong attack on the same images."
             )
+        for name, allowed in (("instance_images", self.strong(0)), ("cross_images", self.strong(0))):
+            if getattr(self, name) > allowed:
+                raise InputError(
+                    f"{name} is {getattr(self, name)}; allowed: up to {allowed}, the images that the strong attack "
+                    "is run on for seed 0, with which it is compared."
+                )
 
     def radius(self, strength: float) -> float:
         """A radius of these settings in [0, 1] pixel units."""
         return strength * self.radius_scale / 255
+
+    def strong(self, seed: int) -> int:
+        """Test images for the strong attack on the last weights of a network of this seed."""
+        return self.strong_images_seed0 if seed == 0 and self.strong_images_seed0 else self.strong_images
 
     def name(self, kind: str, strength: float) -> str:
         """The `setting` of a row: kind@radius, in AR strength with the scale applied."""
@@ -102,18 +122,19 @@ def _typed(name: str, value: object, default: object) -> object:
     if isinstance(default, tuple):
         if not isinstance(value, list | tuple) or not value:
             raise InputError(f"{name} is {value!r}; it must be a list of numbers.")
-        return tuple(_number(name, one) for one in value)
+        return tuple(_number(name, one, least=0 if name == "cross_strengths" else None) for one in value)
     if isinstance(default, float):
         return _number(name, value)
-    if value is None and name in ("feature_images", "along_images"):
+    if value is None and name in ("feature_images", "along_images", "strong_images_seed0"):
         return None
-    least = {"seed": 0, "feature_images": 2, "along_images": 2}.get(name, 1)
+    least = LEAST.get(name, 1)
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise InputError(f"{name} is {value!r}; it must be a whole number, at least {least}.")
     return value
 
 
-def _number(name: str, value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not (math.isfinite(value) and value > 0):
-        raise InputError(f"{name} is {value!r}; it must be a number above 0.")
+def _number(name: str, value: object, least: float | None = None) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or (value <= 0 if least is None else value < least):
+        raise InputError(f"{name} is {value!r}; it must be a number {'above 0' if least is None else 'from 0 up'}.")
     return float(value)
