@@ -10,6 +10,15 @@ from arlib.errors import InputError, one_of
 
 SCHEDULES = ("one-cycle", "piecewise")
 AUGMENTATIONS = ("none", "crop-flip")
+OBJECTIVES = ("adversarial", "trades", "mixed")
+ATTACKS = ("pgd", "n-fgsm")
+# A field that only one choice reads: set with another choice it would do nothing, and is refused.
+_ONLY_FOR = {
+    "beta": ("objective", "trades"),
+    "mix": ("objective", "mixed"),
+    "noise": ("attack", "n-fgsm"),
+    "steps": ("attack", "pgd"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +37,7 @@ class Recipe:
     steps: int = 10
     """PGD steps of the training attack."""
     step_size: float | None = None
-    """Size of a PGD step in pixel units; None is eps / 4."""
+    """Size of an attack step in pixel units; None is eps / 4 for PGD, eps for N-FGSM."""
     train_images: int | None = None
     """Train on the first so many training images; None is all."""
     epochs: int = 60
@@ -44,14 +53,47 @@ class Recipe:
     """Validation images attacked after each epoch; the best weights are chosen on them."""
     seed: int = 0
     """Initialisation, data order, augmentation and random starts; never the split."""
+    objective: str = "adversarial"
+    """adversarial (Madry et al. 2018), trades (Zhang et al. 2019), or mixed: natural and adversarial loss."""
+    beta: float = 6.0
+    """TRADES: weight of the divergence between the answers to natural and adversarial images."""
+    mix: float = 0.5
+    """mixed: share of the natural loss, 0 to 1."""
+    attack: str = "pgd"
+    """pgd, or n-fgsm: one step from noise that may leave the ball (de Jorge et al. 2022)."""
+    noise: float = 2.0
+    """n-fgsm: half-width of the uniform noise, in units of eps."""
+    awp: float = 0.0
+    """Adversarial weight perturbation: its size relative to each layer's norm (5e-3 in Wu et al. 2020); 0 is off."""
+    eps_warmup: float = 0.0
+    """Epochs over which eps (and the attack's step) grows linearly from 0; 0 is off."""
+    ema: float = 0.0
+    """Decay of the average of the weights along training, kept beside them; 0 is off."""
 
     def __post_init__(self):
         for field in fields(self):
             object.__setattr__(self, field.name, _typed(field.name, field.type, getattr(self, field.name)))
+        self._check_choices()
+        self._check_numbers()
+
+    def _check_choices(self) -> None:
         one_of("dataset", self.dataset, data.NAMES)
         one_of("model", self.model, models.NAMES)
         one_of("schedule", self.schedule, SCHEDULES)
         one_of("augment", self.augment, (*AUGMENTATIONS, None))
+        one_of("objective", self.objective, OBJECTIVES)
+        one_of("attack", self.attack, ATTACKS)
+        if self.objective == "trades" and self.attack != "pgd":
+            raise InputError(f"attack is {self.attack!r}, but trades crafts by PGD on its own loss. Leave attack out.")
+        for name, (choice, wanted) in _ONLY_FOR.items():
+            value, chosen = getattr(self, name), getattr(self, choice)
+            if chosen != wanted and value != type(self).__dataclass_fields__[name].default:
+                raise InputError(
+                    f"{name} is {value:g}, but has no effect with {choice} {chosen!r}. "
+                    f"Leave it out, or set {choice} to {wanted!r}."
+                )
+
+    def _check_numbers(self) -> None:
         if not 0 <= self.eps < 1:
             raise InputError(
                 f"eps is {self.eps:g}; allowed: 0 <= eps < 1, in [0, 1] pixel units (strength 8 is 8/255)."
@@ -67,6 +109,16 @@ class Recipe:
                 f"momentum {self.momentum}, weight_decay {self.weight_decay}, seed {self.seed}; "
                 "allowed: 0 <= momentum < 1, weight_decay >= 0, 0 <= seed < 2**31."
             )
+        for name, allowed, good in (
+            ("beta", "0 or more", self.beta >= 0),
+            ("mix", "0 to 1", 0 <= self.mix <= 1),
+            ("noise", "0 or more", self.noise >= 0),
+            ("awp", "0 <= awp < 1 (5e-3 is usual)", 0 <= self.awp < 1),
+            ("eps_warmup", f"0 to the {self.epochs} epochs of the training", 0 <= self.eps_warmup <= self.epochs),
+            ("ema", "0 <= ema < 1 (0.999 is usual)", 0 <= self.ema < 1),
+        ):
+            if not good:
+                raise InputError(f"{name} is {getattr(self, name):g}; allowed: {allowed}.")
 
     @property
     def strength(self) -> float:
@@ -75,8 +127,10 @@ class Recipe:
 
     @property
     def attack_step(self) -> float:
-        """Size of one PGD step in pixel units."""
-        return self.eps / 4 if self.step_size is None else self.step_size
+        """Size of one step of the training attack at full eps, in pixel units."""
+        if self.step_size is not None:
+            return self.step_size
+        return self.eps if self.attack == "n-fgsm" else self.eps / 4
 
     @property
     def id(self) -> str:

@@ -1,0 +1,76 @@
+"""Adversarial weight perturbation (Wu et al. 2020, section 3 and algorithm 1).
+
+The loss is minimised not at the weights but at the worst weights near them: each layer of more than one
+dimension moves by γ‖w‖ along its normalised gradient of the objective, the gradient for the optimiser is
+taken there, and the weights go back. Biases and batch norm's scales stay.
+
+The paper's code takes the direction from one SGD step of a copy of the network, w′ − w; its learning
+rate cancels in v = ‖w‖ (w′ − w) / ‖w′ − w‖, so v is the normalised gradient itself, here without the
+rounding of the subtraction and without a copy. There the optimiser steps at the moved weights and γv is
+subtracted afterwards, which leaves rounding behind and lets weight decay act on w + γv; here the very
+bits of w come back first, and the optimiser steps from them.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from arlib.training.objectives import loss
+from arlib.training.recipe import Recipe
+
+TINY = 1e-20  # in place of a zero norm, as in the paper's code
+
+
+@contextmanager
+def perturbed(model: nn.Module, crafted: Tensor, y: Tensor, x: Tensor, recipe: Recipe) -> Iterator[None]:
+    """Inside the block the weights are the worst ones near; forward and backward belong there.
+
+    The optimiser must step after the block, which puts the bits of the weights back. Costs one more
+    forward and backward pass; does nothing at `recipe.awp` = 0. crafted, x: (n, c, h, w); y: (n,).
+    """
+    if not recipe.awp:
+        yield
+        return
+    with moved(model, ascent(model, crafted, y, x, recipe), recipe.awp):
+        yield
+
+
+def ascent(model: nn.Module, crafted: Tensor, y: Tensor, x: Tensor, recipe: Recipe) -> tuple[Tensor, ...]:
+    """The objective's gradient to each of `layers(model)`, in the mode the network is in.
+
+    Its buffers (batch norm's running statistics) end as they were. Of several parts of a batch, or
+    several processes, add the gradients up before `moved`: their mean is the gradient of the whole.
+    """
+    buffers = [buffer.detach().clone() for buffer in model.buffers()]
+    try:
+        with torch.enable_grad():
+            return torch.autograd.grad(loss(model, x, crafted, y, recipe)[0], layers(model))
+    finally:
+        _put(model.buffers(), buffers)
+
+
+@contextmanager
+def moved(model: nn.Module, gradients: Sequence[Tensor], gamma: float) -> Iterator[None]:
+    """Inside the block each layer w of the network is w + γ‖w‖ g/‖g‖; after it, w to the bit."""
+    chosen = layers(model)
+    saved = [weight.detach().clone() for weight in chosen]
+    try:
+        with torch.no_grad():
+            for weight, gradient in zip(chosen, gradients, strict=True):
+                weight.add_(gradient * (gamma * weight.norm() / (gradient.norm() + TINY)))
+        yield
+    finally:
+        _put(chosen, saved)
+
+
+def layers(model: nn.Module) -> list[nn.Parameter]:
+    """The trainable parameters that are perturbed: those of more than one dimension."""
+    return [parameter for parameter in model.parameters() if parameter.ndim > 1 and parameter.requires_grad]
+
+
+@torch.no_grad()
+def _put(tensors, values: list[Tensor]) -> None:
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)
