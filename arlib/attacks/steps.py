@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from arlib import engine
 from arlib.attacks.checks import check as check
 from arlib.attacks.losses import Goal
 from arlib.attacks.losses import cross_entropy as cross_entropy
@@ -134,7 +135,8 @@ def default_generator(generator: torch.Generator | Streams | None, x: Tensor) ->
 
 def forward_of(f: Forward) -> Forward:
     """`f` taking fp32 images and giving logits of at least fp32, whatever precision it computes in."""
-    parameter = next(iter(f.parameters()), None) if isinstance(f, nn.Module) else None
+    own = isinstance(f, engine.Prepared) or not isinstance(f, nn.Module)  # takes fp32 whatever it computes in
+    parameter = None if own else next(iter(f.parameters()), None)
     half = parameter.dtype if parameter is not None and parameter.dtype in (torch.bfloat16, torch.float16) else None
 
     def forward(x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 Every epoch draws from generators seeded by (seed, epoch, purpose), so an epoch's randomness
 depends on nothing before it, and a training resumed from a checkpoint ends with the bits of
-an uninterrupted one (on a CPU, with the same number of threads).
+an uninterrupted one (on a CPU, with the same number of threads). What a step does is in `step`.
 """
 
 import math
@@ -19,9 +19,12 @@ from tqdm import tqdm
 
 from arlib import attacks, data, engine, models
 from arlib.errors import InputError, TrainingStopped
-from arlib.training import store
-from arlib.training.objectives import loss, training_examples
+from arlib.training import distributed, store
+from arlib.training.averaging import Average
+from arlib.training.distributed import World
+from arlib.training.objectives import catastrophic, cross_entropy
 from arlib.training.recipe import Recipe, learning_rate
+from arlib.training.step import Step
 
 BEST_STEPS = 10  # PGD steps of the validation attack that chooses the best weights
 EVAL_BATCH = 500
@@ -54,30 +57,47 @@ def train(
     keep_epochs: Iterable[int] = (),
     progress: bool = True,
     time_budget: float | None = None,
+    mode: str = "auto",
+    precision: str = "float32",
+    strict: bool = False,
+    micro_batches: int = 1,
 ) -> Run:
-    """Train one network.
+    """Train one network; under `torchrun` on all its processes together.
 
     folder: where checkpoints, history and weights go; training goes on from what is there.
     keep_epochs: epochs whose weights are kept as epoch-N.safetensors. time_budget: seconds after
     which no further epoch is begun; the run then comes back with finished=False.
+    mode, precision, strict: how fast, see `engine.settle`; provenance, not part of the recipe.
+    micro_batches: parts in which a batch is worked on, to save memory; batch norm sees each by itself.
 
     Raises `InputError` for a folder of another recipe, `RecordError` for a damaged checkpoint,
-    `TrainingStopped` when the loss is no longer finite.
+    `TrainingStopped` when the loss is no longer finite, memory does not suffice or a process is lost.
     """
-    state = _State(recipe, None if folder is None else Path(folder), data_root, device, frozenset(keep_epochs))
-    state.resume()
-    start = time.monotonic()
+    if micro_batches < 1:
+        raise InputError(f"micro_batches is {micro_batches}; it must be at least 1.")
+    where = engine.device(distributed.own_device(device))
+    mode, precision = engine.settle(mode, precision, where, strict=strict)
+    with distributed.joined(where) as world, distributed.explained(world, recipe.id):
+        folder = None if folder is None else Path(folder)
+        state = _State(recipe, folder, data_root, where, frozenset(keep_epochs), world, mode, precision, micro_batches)
+        state.resume()
+        _run(state, progress and world.first, time_budget)
+        return state.result()
+
+
+def _run(state: "_State", progress: bool, time_budget: float | None) -> None:
+    """Epochs until the end, a collapse, or too little time for another one."""
+    start, epochs = time.monotonic(), state.recipe.epochs
     bar = tqdm(
-        total=recipe.epochs * state.steps, initial=state.epoch * state.steps, disable=not progress, desc=recipe.id
+        total=epochs * state.steps, initial=state.epoch * state.steps, disable=not progress, desc=state.recipe.id
     )
     with bar:
-        while state.epoch < recipe.epochs and not state.collapsed:
+        while state.epoch < epochs and not state.collapsed:
             longest = max((row["seconds"] for row in state.history), default=0.0)
-            if time_budget is not None and time.monotonic() - start + longest > time_budget:
+            if state.out_of_time(time_budget, time.monotonic() - start + longest):
                 break
             state.run_epoch(bar)
             state.checkpoint()
-    return state.result()
 
 
 def trained_split(recipe: Recipe, dataset: data.Dataset) -> data.Split:
@@ -97,16 +117,21 @@ def generator(seed: int, epoch: int, purpose: int, device: str | torch.device) -
 class _State:
     """Everything that changes while one network trains."""
 
-    def __init__(self, recipe: Recipe, folder: Path | None, data_root, device: str, keep_epochs: frozenset[int]):
-        self.recipe, self.folder, self.keep_epochs = recipe, folder, keep_epochs
-        self.device = engine.device(device)
+    def __init__(
+        self, recipe: Recipe, folder: Path | None, data_root, device: torch.device, keep_epochs: frozenset[int],
+        world: World, mode: str, precision: str, micro_batches: int,
+    ):  # fmt: skip
+        self.recipe, self.folder, self.keep_epochs, self.world = recipe, folder, keep_epochs, world
+        self.device, self.mode, self.precision = device, mode, precision
         self.data = data.load(recipe.dataset, data_root, device=self.device)
         self.train = trained_split(recipe, self.data)
-        self.model = initial_model(recipe, self.data).to(self.device, memory_format=torch.channels_last)
-        self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.prepared = engine.prepare(self.model)
-        decay = {"lr": recipe.lr, "momentum": recipe.momentum, "weight_decay": recipe.weight_decay}
-        self.optimizer = torch.optim.SGD(self.model.parameters(), **decay)
+        layout = torch.contiguous_format if mode == "plain" else torch.channels_last
+        self.model = initial_model(recipe, self.data).to(self.device, memory_format=layout)
+        self.step = Step(recipe, self.model, world, mode, precision, micro_batches)
+        self.average = Average(self.model, recipe.ema) if recipe.ema else None
+        self.judged = self.model if self.average is None else self.average.module  # what is evaluated and kept
+        self.prepared = self.step.prepared if self.average is None else engine.prepare(self.judged)
+        self.best = {name: value.clone() for name, value in self.judged.state_dict().items()}
         self.epoch, self.history, self.collapsed = 0, [], ""
         self.steps = math.ceil(len(self.train) / recipe.batch_size)
         self.flips = recipe.augment or data.augmentation(recipe.dataset)
@@ -114,40 +139,44 @@ class _State:
     def _generator(self, purpose: int) -> torch.Generator:
         return generator(self.recipe.seed, self.epoch, purpose, self.device)
 
+    def out_of_time(self, budget: float | None, needed: float) -> bool:
+        """Whether another epoch would go beyond the budget; all processes say the same."""
+        late = torch.tensor([float(budget is not None and needed > budget)], device=self.device)
+        self.world.total([late])
+        return bool(late)
+
     def run_epoch(self, bar: tqdm) -> None:
-        begun, total, wrong = time.monotonic(), 0.0, 0
+        begun = time.monotonic()
         order, noise, starts = (self._generator(purpose) for purpose in (ORDER, NOISE, STARTS))
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # of losses, of mistakes
         self.model.train()
         shuffled = torch.randperm(len(self.train), generator=order, device=self.device)
         for step, index in enumerate(shuffled.split(self.recipe.batch_size)):
-            part = self.train[index]
+            part, epochs_done = self.train[index], self.epoch + step / self.steps
             x = data.augment(part.x, noise) if self.flips == "crop-flip" else part.x
-            value, mistakes = self._step(x, part.y, starts, self.epoch + step / self.steps)
-            total, wrong = total + value * len(index), wrong + mistakes
+            rate = learning_rate(self.recipe, epochs_done / self.recipe.epochs)
+            loss, wrong = self.step(x, part.y, starts, rate, epochs_done)
+            if self.device.type == "cpu":  # a GPU is asked once, after the epoch
+                self._refuse_infinite(float(loss), rate)
+            sums += torch.stack([loss.double(), wrong.double()])
+            if self.average is not None:
+                self.average.update(self.model)
             bar.update()
+        self.world.total([sums])
+        loss, error = (sums / len(self.train)).tolist()
         training_seconds = time.monotonic() - begun
+        self._refuse_infinite(loss, rate)
         self.epoch += 1
-        self._finish_epoch(total / len(self.train), wrong / len(self.train), training_seconds, begun)
+        self._finish_epoch(loss, error, training_seconds, begun)
         bar.set_postfix(val_error=f"{self.history[-1]['val_error']:.3f}")
 
-    def _step(self, x: torch.Tensor, y: torch.Tensor, starts: torch.Generator, epochs_done: float) -> tuple[float, int]:
-        """One optimiser step; returns the batch's mean loss and its number of mistakes."""
-        rate = learning_rate(self.recipe, epochs_done / self.recipe.epochs)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        x = training_examples(self.prepared, x, y, self.recipe, starts)
-        value, logits = loss(self.model, x.contiguous(memory_format=torch.channels_last), y)
-        self.optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        self.optimizer.step()
-        value = value.item()
-        if not math.isfinite(value):
+    def _refuse_infinite(self, loss: float, rate: float) -> None:
+        if not math.isfinite(loss):
             raise TrainingStopped(
-                f"{self.recipe.id}: the loss became {value} in epoch {self.epoch + 1} at learning rate {rate:.3g}; "
+                f"{self.recipe.id}: the loss became {loss} in epoch {self.epoch + 1} at learning rate {rate:.3g}; "
                 f"the epochs before had validation errors {[round(r['val_error'], 3) for r in self.history]}. "
                 "Try a smaller lr."
             )
-        return value, int((logits.argmax(1) != y).sum())
 
     def _finish_epoch(self, robust_loss: float, robust_error: float, training_seconds: float, begun: float) -> None:
         self.prepared.refresh()
@@ -160,13 +189,25 @@ class _State:
         row |= {"train_robust_loss": robust_loss, "train_robust_error": robust_error}
         row |= {"val_loss": val_loss, "val_error": val_error}
         row |= {"val_robust_loss": robust[0], "val_robust_error": robust[1]}
+        if self.recipe.attack == "n-fgsm" and self.recipe.eps:
+            row |= {"train_pgd_error": self._watch_single_steps(robust_error)}
         row |= {"seconds": time.monotonic() - begun, "images_per_second": len(self.train) / training_seconds}
         if row["val_robust_error"] < min((r["val_robust_error"] for r in self.history), default=2.0):
-            self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
+            self.best = {name: value.clone() for name, value in self.judged.state_dict().items()}
         self.history.append(row)
         if self.epoch > self.recipe.epochs / 2 and largest > 0.9:
             self.collapsed = f"epoch {self.epoch}: {largest:.0%} of the validation images get one class"
             warnings.warn(f"{self.recipe.id} collapsed and was stopped: {self.collapsed}.", stacklevel=4)
+
+    def _watch_single_steps(self, single_step_error: float) -> float:
+        """PGD error on training images, where training sees one step only; warns of catastrophic overfitting."""
+        _, error, _ = self._evaluate(self.train[: self.recipe.monitor_images], attacked=True)
+        if catastrophic(single_step_error, error):
+            warnings.warn(
+                f"{self.recipe.id}: catastrophic overfitting in epoch {self.epoch}: error {single_step_error:.0%} "
+                f"under the single step it trains with, {error:.0%} under PGD-{BEST_STEPS}.", stacklevel=5,
+            )  # fmt: skip
+        return error
 
     def _evaluate(self, split: data.Split, attacked: bool = False) -> tuple[float, float, float]:
         """Mean loss, error and share of the most frequent prediction, in eval mode."""
@@ -177,7 +218,7 @@ class _State:
             if attacked:
                 x = attacks.pgd(self.prepared, x, y, eps=self.recipe.eps, steps=BEST_STEPS, generator=starts)
             with torch.no_grad():
-                value, logits = loss(self.prepared, x, y)
+                value, logits = cross_entropy(self.prepared, x, y)
             predicted = logits.argmax(1)
             total, wrong = total + value.item() * len(y), wrong + int((predicted != y).sum())
             counts += torch.bincount(predicted, minlength=len(counts))
@@ -196,28 +237,32 @@ class _State:
         for name, parameter in self.model.named_parameters():
             if name in found.momentum:
                 buffer = torch.empty_like(parameter).copy_(found.momentum[name])  # keeps channels_last strides
-                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+                self.step.optimizer.state[parameter]["momentum_buffer"] = buffer
+        if self.average is not None:
+            self.average.load_state_dict(found.average)
 
     def checkpoint(self) -> None:
-        if self.folder is None:
+        if self.folder is None or not self.world.first:
             return
         if self.epoch in self.keep_epochs:
-            store.write_weights(self.folder, f"epoch-{self.epoch}", self.recipe, self.model.state_dict())
-        momentum = {
-            name: self.optimizer.state[parameter]["momentum_buffer"]
-            for name, parameter in self.model.named_parameters()
-            if parameter in self.optimizer.state
-        }
-        found = store.Checkpoint(self.epoch, self.history, self.collapsed, self.model.state_dict(), self.best, momentum)
+            store.write_weights(self.folder, f"epoch-{self.epoch}", self.recipe, self.judged.state_dict())
+        state = self.step.optimizer.state
+        momentum = {n: state[p]["momentum_buffer"] for n, p in self.model.named_parameters() if p in state}
+        average = {} if self.average is None else self.average.state_dict()
+        weights = self.model.state_dict()
+        found = store.Checkpoint(self.epoch, self.history, self.collapsed, weights, self.best, momentum, average)
         store.write_checkpoint(self.folder, self.recipe, found)
 
     def result(self) -> Run:
         finished = self.epoch >= self.recipe.epochs or bool(self.collapsed)
         best = initial_model(self.recipe, self.data).to(self.device)
         best.load_state_dict(self.best)
-        provenance = store.provenance(self.device) | ({"collapsed": self.collapsed} if self.collapsed else {})
-        run = Run(self.recipe, self.model.eval(), best.eval(), pd.DataFrame(self.history), provenance, finished)
-        if self.folder is not None and finished:
+        provenance = store.provenance(self.device, self.precision) | {"mode": self.mode}
+        provenance |= {"processes": self.world.size} if self.world.size > 1 else {}
+        provenance |= {"micro_batches": self.step.parts} if self.step.parts > 1 else {}
+        provenance |= {"collapsed": self.collapsed} if self.collapsed else {}
+        run = Run(self.recipe, self.judged.eval(), best.eval(), pd.DataFrame(self.history), provenance, finished)
+        if self.folder is not None and finished and self.world.first:
             store.write_finished(self.folder, self.recipe, run.model, run.best, self.history, provenance)
         return run
 

@@ -26,11 +26,12 @@ class Checkpoint:
     model: dict[str, torch.Tensor]
     best: dict[str, torch.Tensor]
     momentum: dict[str, torch.Tensor]
+    average: dict[str, torch.Tensor]
 
 
 def write_checkpoint(folder: Path, recipe: Recipe, found: Checkpoint) -> None:
     """One file, so that weights, momentum and history can never be of different epochs."""
-    groups = {"model": found.model, "best": found.best, "momentum": found.momentum}
+    groups = {"model": found.model, "best": found.best, "momentum": found.momentum, "average": found.average}
     tensors = {f"{group}|{name}": value for group, part in groups.items() for name, value in part.items()}
     said = {"epoch": found.epoch, "history": found.history, "collapsed": found.collapsed, "recipe": recipe.to_dict()}
     files.write_tensors(folder / CHECKPOINT, tensors, {"arlib": json.dumps(said)})
@@ -46,7 +47,7 @@ def read_checkpoint(folder: Path, recipe: Recipe) -> Checkpoint | None:
         raise InputError(
             f"{folder} holds the training of {said['recipe']}, not of {recipe.to_dict()}. Give another folder."
         )
-    groups = {"model": {}, "best": {}, "momentum": {}}
+    groups = {"model": {}, "best": {}, "momentum": {}, "average": {}}
     for key, value in tensors.items():
         group, _, name = key.partition("|")
         groups[group][name] = value
@@ -90,7 +91,7 @@ def model_from(recipe: Recipe, state: dict, device: str | torch.device = "cpu", 
     return model.to(device).eval()
 
 
-def provenance(device: torch.device) -> dict:
+def provenance(device: torch.device, precision: str = "float32") -> dict:
     """Where and with what a training ran."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     versions = {"arlib": __version__, "torch": torch.__version__, "python": platform.python_version()}
@@ -98,5 +99,5 @@ def provenance(device: torch.device) -> dict:
         "device": device.type,
         "device_name": name,
         "threads": torch.get_num_threads(),
-        "precision": "float32",
+        "precision": precision,
     }

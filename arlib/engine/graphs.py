@@ -1,0 +1,84 @@
+"""CUDA graphs: work recorded once and replayed as one launch. On other devices everything runs as written.
+
+A ResNet-56 of 16 to 64 channels leaves a large GPU waiting for the CPU that launches its hundreds of
+small kernels; replaying a graph launches them all at once.
+"""
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+log = logging.getLogger(__name__)
+WARM_UP = 3  # passes before a capture, on a stream of their own, as torch asks for
+SHAPES = 4  # shapes of images for which a network keeps graphs; others run eagerly
+
+
+class Captured:
+    """A function of tensors, recorded at its first call and replayed at the next ones of the same shapes.
+
+    Other shapes (the last batch of an epoch), and devices without graphs, run the function itself.
+    The tensors that a replay returns are overwritten by the next one. The function must not wait for
+    the device, nor draw random numbers; `state`: modules whose buffers it changes, put back after the warm-up.
+    """
+
+    def __init__(self, function: Callable[..., object], state: tuple[nn.Module, ...] = ()):
+        self.function, self.state, self.graph, self.refused = function, state, None, False
+        self.shapes: list | None = None
+
+    def __call__(self, *tensors: torch.Tensor) -> object:
+        if not tensors[0].is_cuda or self.refused:
+            return self.function(*tensors)
+        if self.shapes is None:
+            self._capture(tensors)
+        if self.refused or self.shapes != _shapes(tensors):
+            return self.function(*tensors)
+        for mine, theirs in zip(self.inputs, tensors, strict=True):
+            mine.copy_(theirs)
+        self.graph.replay()
+        return self.outputs
+
+    def _capture(self, tensors: tuple[torch.Tensor, ...]) -> None:
+        self.shapes, self.inputs = _shapes(tensors), [tensor.clone() for tensor in tensors]
+        buffers = [buffer for module in self.state for buffer in module.buffers()]
+        before = [buffer.clone() for buffer in buffers]
+        side, now = torch.cuda.Stream(), torch.cuda.current_stream()
+        try:
+            side.wait_stream(now)
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UP):
+                    self.function(*self.inputs)
+            now.wait_stream(side)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.outputs = self.function(*self.inputs)
+        except torch.OutOfMemoryError:
+            self.shapes = None
+            raise
+        except RuntimeError as error:
+            self.refused = True
+            log.warning("a CUDA graph could not be captured (%s); it runs eagerly", str(error).splitlines()[0])
+        finally:
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
+
+
+def _shapes(tensors: tuple[torch.Tensor, ...]) -> list:
+    return [(tensor.shape, tensor.dtype, tensor.stride()) for tensor in tensors]
+
+
+def graphed_module(run: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """`run` with a graph of its forward and one of its backward pass for each of the first few shapes of images."""
+    graphs: dict[tuple, Callable] = {}
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        key = (x.shape, x.dtype)
+        if not x.is_cuda or not x.requires_grad or torch.cuda.is_current_stream_capturing():
+            return run(x)
+        if key not in graphs and len(graphs) < SHAPES:
+            sample = torch.rand_like(x, requires_grad=True)
+            graphs[key] = torch.cuda.make_graphed_callables(run, (sample,), num_warmup_iters=WARM_UP)
+        return graphs.get(key, run)(x)
+
+    return forward
