@@ -4,14 +4,15 @@ Names: "public", "torchattacks", "art", and "ours MODE PRECISION" ("ours folded 
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from arlib import attacks, data, engine
+from arlib import data, engine
+from arlib.errors import InputError
+from arlib.training import Recipe
+from arlib.training.distributed import World
+from arlib.training.step import Step
 from benchmarks import loops
-from benchmarks.loops import Missing, Setting, sgd
-
-EAGER = ("plain", "folded")
+from benchmarks.loops import Missing, Setting
 
 
 class DeviceBatches:
@@ -36,31 +37,24 @@ class DeviceBatches:
 
 
 class Ours:
-    """Our step on the benchmark's pictures: data on the device, input gradients only, nothing waits for the device."""
+    """This project's own training step (`arlib.training.step`) on the benchmark's pictures, which lie on the device."""
 
     def __init__(self, setting: Setting, mode: str, precision: str):
-        self.setting, self.batches = setting, DeviceBatches(setting)
-        self.model = loops.network(setting).to(setting.device).train()
-        if mode != "plain":
-            self.model.to(memory_format=torch.channels_last)
-        self.prepared = engine.prepare(self.model, mode=mode)
-        self.optimizer = sgd(self.model, setting.lr)
-        self.losses: list[Tensor] = []
+        mode, precision = engine.settle(mode, precision, torch.device(setting.device))
+        recipe = Recipe(dataset="cifar10", eps=setting.eps, steps=setting.steps, lr=setting.lr, seed=setting.seed)
+        self.batches, self.lr = DeviceBatches(setting), setting.lr
+        layout = torch.contiguous_format if mode == "plain" else torch.channels_last
+        self.model = loops.network(setting).to(setting.device, memory_format=layout).train()
+        self.update = Step(recipe, self.model, World(), mode, precision)
 
     def step(self) -> int:
         x, y = self.batches.next()
-        attack = {"eps": self.setting.eps, "steps": self.setting.steps, "step_size": self.setting.step_size}
-        start = attacks.random_start(x, eps=self.setting.eps, generator=self.batches.generator)
-        crafted = attacks.perturb(self.prepared.refresh(), x, y, start=start, **attack)
-        value = F.cross_entropy(self.model(crafted).float(), y)
-        self.optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        self.optimizer.step()
+        self.update(x, y, self.batches.generator, self.lr, 0.0)
         return len(y)
 
 
 def precisions(device: str) -> list[str]:
-    """Those the device computes in by itself (bfloat16 emulated is slower than float32)."""
+    """Those the device computes in by itself (emulated bfloat16 is slower than float32)."""
     if device == "cpu":
         able = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     else:
@@ -69,7 +63,16 @@ def precisions(device: str) -> list[str]:
 
 
 def modes(device: str) -> list[str]:
-    return ["plain", "folded", "compiled", *(["graphed"] if device != "cpu" else [])]
+    """The engine's modes that the device runs as such."""
+    return [mode for mode in engine.MODES if mode != "auto" and _runs(mode, device)]
+
+
+def _runs(mode: str, device: str) -> bool:
+    try:
+        engine.settle(mode, "float32", torch.device(device), strict=True)
+    except InputError:
+        return False
+    return True
 
 
 def names(device: str, peers: bool = True) -> list[str]:
@@ -95,5 +98,5 @@ def make(name: str, setting: Setting):
 
 
 def fastest(device: str) -> str:
-    """The contender that simultaneous runs are measured with unless one is named."""
-    return "ours folded float32" if device == "cpu" else "ours graphed bfloat16"
+    """The contender that scaling is measured with unless one is named."""
+    return "ours folded float32" if device == "cpu" else f"ours graphed {precisions(device)[-1]}"

@@ -18,8 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+from torchvision.models import resnet18 as imagenet
 
 from arlib import models
 
@@ -55,8 +58,6 @@ class Setting:
 
 def resnet18(classes: int = 10) -> nn.Module:
     """ResNet-18 for 32-pixel images: torchvision's, with a 3×3 stem of stride 1 and no pooling after it."""
-    from torchvision.models import resnet18 as imagenet
-
     net = imagenet(num_classes=classes)
     net.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     net.maxpool = nn.Identity()
@@ -89,15 +90,11 @@ class Pictures(Dataset):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        from PIL import Image
-
         return self.transform(Image.fromarray(self.pixels[index])), int(self.labels[index])
 
 
 def public_batches(setting: Setting) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches without end from a DataLoader; two workers on a GPU, none on a CPU that is busy anyway."""
-    from torchvision import transforms
-
     crop = transforms.RandomCrop(setting.size, padding=4)
     transform = transforms.Compose([crop, transforms.RandomHorizontalFlip(), transforms.ToTensor()])
     gpu = setting.device != "cpu"

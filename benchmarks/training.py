@@ -29,9 +29,9 @@ def warm(setting: Setting, names: Sequence[str]) -> tuple[dict[str, object], dic
     """The contenders that run here, and the seconds of each one's first step; the others are named and left out."""
     ready, first = {}, {}
     for name in names:
-        begun = time.perf_counter()
         try:
             loop = contenders.make(name, setting)
+            begun = time.perf_counter()
             loop.step()
             many.wait(setting.device)
         except (Missing, RuntimeError, ValueError, TypeError) as reason:
