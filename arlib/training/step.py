@@ -60,14 +60,18 @@ class Step:
         x, y, start = x[mine], y[mine], None if start is None else start[mine]
         if self.graphed:  # captured work reads them from the device, so that they may change
             eps, weight = (torch.full((), value, device=self.device) for value in (eps, weight))
-        try:
-            found = self._gradients(x, y, start, eps, weight)
-        except torch.OutOfMemoryError:
+        while (found := self._gradients_in_memory(x, y, start, eps, weight)) is None:
             self._halve(x, y)
-            found = self._gradients(x, y, start, eps, weight)
         self.optimizer.step()
         self.world.average(self.model.buffers())
         return found
+
+    def _gradients_in_memory(self, *batch) -> tuple[Tensor, Tensor] | None:
+        """`_gradients`, or None out of memory; the error is gone then, and the tensors its traceback held."""
+        try:
+            return self._gradients(*batch)
+        except torch.OutOfMemoryError:
+            return None
 
     def _gradients(self, x: Tensor, y: Tensor, start: Tensor | None, eps, weight) -> tuple[Tensor, Tensor]:
         """Leave the batch's gradient in the weights' .grad."""
