@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from arlib import engine
-from benchmarks import contenders, limits, loops, many, report
+from benchmarks import contenders, limits, loops, many, report, workers
 from benchmarks.loops import Missing, Setting
 
 EPOCH = 45_000  # CIFAR-10 training images without the validation part
@@ -33,7 +33,7 @@ def warm(setting: Setting, names: Sequence[str]) -> tuple[dict[str, object], dic
             loop = contenders.make(name, setting)
             begun = time.perf_counter()
             loop.step()
-            many.wait(setting.device)
+            workers.wait(setting.device)
         except (Missing, RuntimeError, ValueError, TypeError) as reason:
             print(f"  {name} left out: {type(reason).__name__}: {str(reason).splitlines()[0]}", flush=True)
             continue
