@@ -26,6 +26,8 @@ from benchmarks.loops import Setting
 from benchmarks.together import Together
 from benchmarks.workers import memory, wait, warm
 
+EPOCH = 45_000  # CIFAR-10 training images without the validation part
+
 
 class Vectorised:
     """`Together` on the benchmark's pictures, as a loop: one `step()` is one batch of every run; a graph on CUDA."""
@@ -103,7 +105,7 @@ def table(
         median = statistics.median(found)
         alone = alone or median
         row = {"network": setting.network, "way": way, "runs": runs, "images/s": median, "low": min(found)}
-        rows.append(row | {"high": max(found), "× one alone": median / alone, "GiB": used})
+        rows.append(row | {"high": max(found), "× one alone": median / alone, "epoch s": EPOCH / median, "GiB": used})
         print(f"  {way} × {runs}: {median:.1f} images/s, {median / alone:.2f} × one alone", flush=True)
     return pd.DataFrame(rows)
 

@@ -21,8 +21,7 @@ import torch
 from arlib import engine
 from benchmarks import contenders, limits, loops, many, report, workers
 from benchmarks.loops import Missing, Setting
-
-EPOCH = 45_000  # CIFAR-10 training images without the validation part
+from benchmarks.many import EPOCH
 
 
 def warm(setting: Setting, names: Sequence[str]) -> tuple[dict[str, object], dict[str, float]]:
@@ -80,17 +79,18 @@ def _compiles(name: str) -> bool:
 
 def _row(name, setting, batches, first, times, images, done: limits.Work, ceilings: pd.DataFrame) -> dict:
     speed = images / times.median
+    row = {"network": setting.network, "loop": name, "batch": setting.batch, "images/s": speed}
+    row |= {"low": images / times.high, "high": images / times.low, "cpu s": times.cpu / batches}
+    row |= {"start s": max(0.0, first - times.median / batches), "epoch s": EPOCH / speed}
+    return row | achieved(speed, done, name, ceilings)
+
+
+def achieved(speed: float, done: limits.Work, name: str, ceilings: pd.DataFrame) -> dict[str, float]:
+    """Useful TFLOP/s and unfused GB/s at that many images a second, and their shares of the measured ceilings."""
     precision = name.split()[-1] if name.startswith("ours") else "float32"
-    copy = ceilings.value[ceilings.ceiling == "copy"].max()
-    return {
-        "network": setting.network, "loop": name, "batch": setting.batch, "images/s": speed,
-        "low": images / times.high, "high": images / times.low, "cpu s": times.cpu / batches,
-        "start s": max(0.0, first - times.median / batches), "epoch s": EPOCH / speed,
-        "TFLOP/s": speed * done.flops / 1e12,
-        "of ceiling": speed * done.flops / 1e12 / limits.highest(ceilings, precision),
-        "GB/s unfused": speed * done.bytes / 1e9 * (0.5 if precision == "bfloat16" else 1.0),
-        "of copy": speed * done.bytes / 1e9 * (0.5 if precision == "bfloat16" else 1.0) / copy,
-    }  # fmt: skip
+    flops, moved = speed * done.flops / 1e12, speed * done.bytes / 1e9 * (0.5 if precision == "bfloat16" else 1.0)
+    shares = flops / limits.highest(ceilings, precision), moved / ceilings.value[ceilings.ceiling == "copy"].max()
+    return {"TFLOP/s": flops, "of ceiling": shares[0], "GB/s unfused": moved, "of copy": shares[1]}
 
 
 def against_peers(table: pd.DataFrame) -> pd.DataFrame:
@@ -101,49 +101,56 @@ def against_peers(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{"× fastest peer": table["images/s"] / others.max() if len(others) else float("nan")})
 
 
-def sweep(settings: dict[object, Setting], column: str, contender: str, batches: int, rounds: int) -> pd.DataFrame:
+def sweep(
+    cases: dict[object, Setting], column: str, contender: str, ceilings: pd.DataFrame, *, batches: int, rounds: int
+) -> pd.DataFrame:
     """Our step over one quantity: interleaved rounds of all its values."""
-    ready = {}
-    for value, setting in settings.items():
+    ready, rows = {}, []
+    for value, setting in cases.items():
         if loop := warm(setting, [contender])[0].get(contender):
             ready[value] = loop
-    rows = []
-    measured = throughput(ready, next(iter(settings.values())), batches, rounds) if ready else {}
+    measured = throughput(ready, next(iter(cases.values())), batches, rounds) if ready else {}
     for value, (times, images) in measured.items():
-        speed, done = images / times.median, limits.work(settings[value])
-        low, high = images / times.high, images / times.low
-        row = {column: value, "images/s": speed, "low": low, "high": high, "TFLOP/s": speed * done.flops / 1e12}
-        rows.append(row | {"image-steps/s": speed * (settings[value].steps + 1)})
+        speed = images / times.median
+        row = {column: value, "images/s": speed, "low": images / times.high, "high": images / times.low}
+        row |= {"image-steps/s": speed * (cases[value].steps + 1)}
+        rows.append(row | achieved(speed, limits.work(cases[value]), contender, ceilings))
     return pd.DataFrame(rows)
 
 
 def scaling(device: str, contender: str, quick: bool, rounds: int) -> dict[str, pd.DataFrame]:
-    """Tables over batch size, depth, attack steps K and simultaneous runs."""
+    """Tables over batch size, depth, attack steps K and simultaneous runs; and the ceilings."""
     gpu = device != "cpu"
     base = Setting(network="resnet56" if gpu else "resnet8", device=device, steps=10 if gpu else 3)
     base = replace(base, batch=128 if gpu else 8 if quick else 64, images=8192 if gpu else 512)
     sizes = (128, 256, 512, 1024, 2048, 4096) if gpu else (4, 8) if quick else (32, 64, 128, 256)
-    depths, attack_steps = ((8,), (1, 2)) if quick else ((8, 20, 56), (1, 3, 10) if not gpu else (1, 3, 10, 20))
+    depths, attack_steps = ((8,), (1, 2)) if quick else ((8, 20, 56), (1, 3, 10, 20) if gpu else (1, 3, 10))
     batches, runs = (20, (1, 2, 4, 8, 12)) if gpu else (1, (1, 2) if quick else (1, 2, 4))
-    by = lambda column, settings: sweep(settings, column, contender, batches, rounds)
-    said = f"{base.network}, PGD-{base.steps}, {contender}"
-    print("batch size, depth, attack steps, simultaneous runs", flush=True)
-    return {
-        f"batch size ({said})": by("batch", {n: replace(base, batch=n) for n in sizes}),
-        f"depth (batch {base.batch}, {contender})": by(
-            "depth", {d: replace(base, network=f"resnet{d}") for d in depths}
-        ),
-        f"attack steps (batch {base.batch}, {said})": by("K", {k: replace(base, steps=k) for k in attack_steps}),
-        f"simultaneous runs (batch {base.batch}, {said})": many.table(base, contender, runs, max(batches, 2), rounds),
+    ceilings = limits.ceilings(device, contenders.precisions(device), quick)
+    cases = {
+        ("batch", f"batch size ({base.network}, PGD-{base.steps}"): {n: replace(base, batch=n) for n in sizes},
+        ("depth", f"depth (PGD-{base.steps}, batch {base.batch}"): {
+            d: replace(base, network=f"resnet{d}") for d in depths
+        },
+        ("K", f"attack steps ({base.network}, batch {base.batch}"): {k: replace(base, steps=k) for k in attack_steps},
     }
+    tables = {}
+    for (column, title), chosen_cases in cases.items():
+        print(f"{column}: {', '.join(map(str, chosen_cases))}", flush=True)
+        options = {"batches": batches, "rounds": rounds}
+        tables[f"{title}, {contender})"] = sweep(chosen_cases, column, contender, ceilings, **options)
+    title = f"simultaneous runs ({base.network}, PGD-{base.steps}, batch {base.batch}, {contender})"
+    tables[title] = many.table(base, contender, runs, max(batches, 2), rounds)
+    return tables | {"ceilings": ceilings}
 
 
 def settings(device: str, quick: bool) -> list[Setting]:
     """The two networks; on a CPU the wide one gets a smaller batch, which changes its images/s little."""
     if quick:
         return [Setting(network="resnet8", width=4, batch=8, steps=2, images=16, size=16, device=device)]
-    wide = 128 if device != "cpu" else 32
-    return [Setting(device=device), Setting(network="resnet18", batch=wide, device=device)]
+    wide, images = (128, EPOCH) if device != "cpu" else (32, 1024)
+    both = {"device": device, "images": images}
+    return [Setting(**both), Setting(network="resnet18", batch=wide, **both)]
 
 
 def chosen(device: str, peers: bool, only: str | None) -> list[str]:
