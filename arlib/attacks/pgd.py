@@ -17,6 +17,7 @@ from arlib.attacks.steps import (
     forward_of,
     look,
     nhwc,
+    slope,
     take,
 )
 from arlib.errors import InputError, one_of
@@ -47,7 +48,7 @@ def perturb(
     step_size = eps / 4 if step_size is None else step_size
     x_adv = x if start is None else nhwc(start)
     for _ in range(steps):
-        gradient, _, _ = ascent(forward, x_adv, goal)
+        gradient, _, _ = slope(forward, x_adv, goal)
         x_adv = ball.ascend(x_adv, gradient, step_size)
     return x_adv
 

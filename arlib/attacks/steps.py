@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from arlib import engine
+from arlib import engine
 from arlib.attacks.checks import check as check
 from arlib.attacks.losses import Goal
 from arlib.attacks.losses import cross_entropy as cross_entropy
 from arlib.attacks.losses import margin as margin
 
 Forward = Callable[[Tensor], Tensor]  # images (n, …) -> logits (n, k)
+PIXELS_A_CORE = 32 * 32 * 32  # in one pass on a CPU: with more, activations leave the core's cache (up to 1.3 × the time)
 
 
 def per_image(values: Tensor | float, x: Tensor) -> Tensor | float:
@@ -78,7 +80,9 @@ class LinfBall:
 
     def ascend(self, z: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
         """The steepest step of length `size` (a number or (n,)), projected."""
-        return (z + per_image(size, z) * gradient.sign()).clamp_(self.low, self.high)
+        if isinstance(size, Tensor):
+            return (z + per_image(size, z) * gradient.sign()).clamp_(self.low, self.high)
+        return torch.add(z, gradient.sign(), alpha=size).clamp_(self.low, self.high)  # the same, one pass less
 
     def start(self, generator: torch.Generator | Streams) -> Tensor:
         """Uniform in the cube, then clipped to the allowed pixel range."""
@@ -135,9 +139,10 @@ def default_generator(generator: torch.Generator | Streams | None, x: Tensor) ->
 
 def forward_of(f: Forward) -> Forward:
     """`f` taking fp32 images and giving logits of at least fp32, whatever precision it computes in."""
-    own = isinstance(f, engine.Prepared) or not isinstance(f, nn.Module)  # takes fp32 whatever it computes in
-    parameter = None if own else next(iter(f.parameters()), None)
+    parameter = next(iter(f.parameters()), None) if isinstance(f, nn.Module) else None
     half = parameter.dtype if parameter is not None and parameter.dtype in (torch.bfloat16, torch.float16) else None
+    if isinstance(f, engine.Prepared) and f.precision != "float32":
+        half = None  # it casts by itself, after the normalisation
 
     def forward(x: Tensor) -> Tensor:
         logits = f(x if half is None else x.to(half))
@@ -146,33 +151,56 @@ def forward_of(f: Forward) -> Forward:
     return forward
 
 
+def in_parts(x: Tensor, run: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """`run` on slices of a batch that fit a CPU's cache, joined; on a GPU on all at once.
+
+    For functions that treat each image by itself. The parts are of nearly equal size, so that none
+    is so small that a matrix product rounds in another way.
+    """
+    most = max(8, PIXELS_A_CORE * torch.get_num_threads() // math.prod(x.shape[2:])) if x.ndim == 4 else len(x)
+    if x.device.type != "cpu" or len(x) <= most:
+        return run(slice(None))
+    size = math.ceil(len(x) / math.ceil(len(x) / most))
+    found = [run(slice(start, start + size)) for start in range(0, len(x), size)]
+    return tuple(torch.cat(same) for same in zip(*found, strict=True))
+
+
 def input_gradient(
     forward: Forward, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One forward and one backward pass to the input: gradient (n, …), outputs, losses (n,).
 
-    loss: (outputs, y) -> (n,). The losses are summed, never averaged: an image's gradient does not
-    depend on its batch.
+    loss: (outputs, y) -> (n,), y any tensor (n, …). The losses are summed, never averaged: an image's
+    gradient does not depend on its batch.
     """
+    return in_parts(x, lambda part: _gradient(forward, x[part], lambda outputs: loss(outputs, y[part])))
+
+
+def _gradient(forward: Forward, x: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
         outputs = forward(x)
-        losses = loss(outputs, y)
+        losses = loss(outputs)
         total = losses.sum()
     (gradient,) = torch.autograd.grad(total, x)
     return gradient, outputs.detach(), losses.detach()
 
 
+def slope(forward: Forward, x: Tensor, goal: Goal) -> tuple[Tensor, Tensor, Tensor]:
+    """Where to go from x: gradient (n, …) of the goal's loss, logits (n, k), losses (n,)."""
+    return in_parts(x, lambda part: _gradient(forward, x[part], goal.take(part).losses))
+
+
 def ascent(forward: Forward, x: Tensor, goal: Goal) -> tuple[Tensor, Tensor, Tensor]:
-    """Where to go from x: gradient (n, …) of the goal's loss, hits (n,) bool, losses (n,)."""
-    gradient, logits, losses = input_gradient(forward, x, goal.y, lambda logits, _: goal.losses(logits))
+    """Where to go from x, and whether that is needed: gradient (n, …), hits (n,) bool, losses (n,)."""
+    gradient, logits, losses = slope(forward, x, goal)
     return gradient, goal.hits(logits), losses
 
 
 @torch.no_grad()
 def look(forward: Forward, x: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
     """One forward pass: hits (n,) bool, losses (n,)."""
-    logits = forward(x)
+    (logits,) = in_parts(x, lambda part: (forward(x[part]),))
     return goal.hits(logits), goal.losses(logits)
 
 
