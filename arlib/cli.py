@@ -32,6 +32,11 @@ Store = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1, …")]
+Mode = Annotated[
+    str, typer.Option(help="How fast: plain, folded, compiled, graphed, compiled+graphed; auto: what is proven here.")
+]
+Precision = Annotated[str, typer.Option(help="Of the network's passes in training: float32 or bfloat16.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse a mode or precision the device lacks.")]
 Budget = Annotated[
     str | None, typer.Option(help="Stop cleanly within this time, e.g. 9m, 1h30m, 90s; the same command goes on later.")
 ]
@@ -142,6 +147,9 @@ def study_run(
     mix: Annotated[
         bool, typer.Option("--mix", help="Allow another device or precision than the finished runs'.")
     ] = False,
+    mode: Mode = "auto",
+    precision: Precision = "float32",
+    strict: Strict = False,
     progress: Annotated[bool | None, typer.Option(help="Progress bars; by default on a terminal only.")] = None,
 ) -> None:
     """Compute what is missing of a study, from wherever it stopped.
@@ -155,6 +163,7 @@ def study_run(
     study = studies.load(name, store)
     shown = sys.stderr.isatty() if progress is None else progress
     options = {"progress": shown, "wait": wait, "afresh": afresh, "mix": mix}
+    options |= {"mode": mode, "precision": precision, "strict": strict}
     begun = time.monotonic()
     try:
         study.run(seconds(time_budget), jobs, device, **options)
@@ -295,14 +304,24 @@ def train_one(
     device: Device = "auto",
     time_budget: Budget = None,
     store: Store = None,
+    mode: Mode = "auto",
+    precision: Precision = "float32",
+    strict: Strict = False,
+    micro_batches: Annotated[
+        int, typer.Option(help="Work on each batch in so many parts, to save memory; batch norm sees each by itself.")
+    ] = 1,
 ) -> None:
     """Train one network; the same command goes on from its last epoch.
+
+    On several GPUs or processes: torchrun --nproc-per-node N -m arlib train …
 
     PGD adversarial training by default; TRADES, N-FGSM, AWP, a warm-up of the strength and weight
     averaging are options. An option that the others make idle is refused.
     """
     from arlib import records, training
+    from arlib.training import distributed
 
+    signal.signal(signal.SIGTERM, _as_interrupt)
     recipe = training.Recipe(
         dataset=dataset, model=model, width=width, eps=strength / 255, steps=steps,
         step_size=None if step is None else step / 255, train_images=train_images, epochs=epochs,
@@ -312,7 +331,13 @@ def train_one(
     _refuse_idle(recipe)
     folder = folder or records.places(store).store / "single" / recipe.id
     options = {"device": device, "time_budget": seconds(time_budget), "progress": sys.stderr.isatty()}
-    run = training.train(recipe, folder=folder, **options)
+    options |= {"mode": mode, "precision": precision, "strict": strict, "micro_batches": micro_batches}
+    try:
+        run = training.train(recipe, folder=folder, **options)
+    except KeyboardInterrupt:
+        _stop(f"{recipe.id}: interrupted; whole epochs are kept in {folder}, the same command goes on.", 130)
+    if not distributed.World.launched().first:
+        return
     if len(run.history):
         print(run.history.iloc[-1].to_string())
     print(f"{len(run.history)} of {epochs} epochs of {recipe.id}, kept in {folder}")

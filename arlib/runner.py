@@ -11,8 +11,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
 
 from arlib import engine, files, measure, records, training, workers
 from arlib.errors import InputError, RecordError, TrainingStopped
@@ -41,13 +38,15 @@ class OutOfTime(BaseException):
 
 
 def compute(
-    study: "Study", entry: Entry, folder: Path, *, device: str, progress: bool, time_left: float | None
-) -> bool:
+    study: "Study", entry: Entry, folder: Path, *, device: str, progress: bool, time_left: float | None,
+    mode: str = "auto", precision: str = "float32",
+) -> bool:  # fmt: skip
     """Train and measure one run in its folder, from wherever it stopped; False if the time was up before the end."""
     keep = () if entry.recipe.eps else study.keep_epochs
     run = training.train(
-        entry.recipe, folder=folder, device=device, keep_epochs=keep, progress=progress, time_budget=time_left
-    )
+        entry.recipe, folder=folder, device=device, keep_epochs=keep, progress=progress, time_budget=time_left,
+        mode=mode, precision=precision,
+    )  # fmt: skip
     if not run.finished:
         return False
     log.info("%s: trained; measuring", entry.run)
@@ -109,31 +108,9 @@ def _first_free(study: "Study", entries: list[Entry], stopped: dict[str, str], *
     return None
 
 
-def start_workers(study: "Study", jobs: int, *, deadline: float | None, device: str, wait: bool, afresh: bool) -> None:
-    """Start `jobs` worker processes on the study, each with its share of the threads, and wait for them."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = min(max(1, available // jobs), int(os.environ.get("OMP_NUM_THREADS") or available))
-    paths = [str(records.PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-m", "arlib", "study", "run", str(study.path), "--store", str(study.places.store)]
-    command += ["--no-progress", "--mix"] + ["--no-wait"] * (not wait) + ["--afresh"] * afresh
-    if deadline is not None:
-        command += ["--time-budget", f"{max(1.0, deadline - time.monotonic()):.0f}s"]
-    started = [
-        subprocess.Popen([*command, "--device", _device_of(worker, device)], env=environment) for worker in range(jobs)
-    ]
-    try:
-        codes = [process.wait() for process in started]
-    except BaseException:
-        _end(started)
-        raise
-    if any(codes):
-        log.warning("Not every worker ended well (exit statuses %s); see their messages above", codes)
-
-
-def refuse_mixture(study: "Study", device: str, *, afresh: bool) -> None:
+def refuse_mixture(study: "Study", device: str, precision: str, *, afresh: bool) -> None:
     """`InputError` if running here would mix devices or precisions in one study."""
-    here = training_files.provenance(engine.device(device))
+    here = training_files.provenance(engine.device(device), precision)
     for run, folder in study.finished(afresh=afresh).items():
         there = study.read(folder).provenance
         for key in ("device", "precision"):
@@ -284,26 +261,3 @@ def _alarm(deadline: float | None) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, former)
-
-
-def _device_of(worker: int, device: str) -> str:
-    """With several GPUs each worker gets one of them."""
-    several = device in ("auto", "cuda") and torch.cuda.device_count() > 1
-    return f"cuda:{worker % torch.cuda.device_count()}" if several else device
-
-
-def _end(processes: list[subprocess.Popen], patience: float = 20.0) -> None:
-    """Ask worker processes to stop as Ctrl-C would (a terminal has done so already), and kill those that do not."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        for process in processes:
-            process.wait(2.0)
-    for process in processes:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-    until = time.monotonic() + patience
-    for process in processes:
-        try:
-            process.wait(max(0.1, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

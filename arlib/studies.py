@@ -7,14 +7,14 @@ A study is a file `studies/NAME.yml`. `load(name)` gives its runs and their reco
 import logging
 import time
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from torch import nn
 
-from arlib import engine, records, runner, studyfile, training, workers
+from arlib import engine, launch, records, runner, studyfile, training, workers
 from arlib.errors import InputError, RecordError, one_of
 from arlib.measure import Settings
 from arlib.records import Places, Record
@@ -123,13 +123,15 @@ class Study:
 
     def run(
         self, time_budget: float | None = None, jobs: int = 1, device: str = "auto", *, progress: bool = True,
-        wait: bool = True, afresh: bool = False, mix: bool = False, _compute: runner.Compute = runner.compute,
+        wait: bool = True, afresh: bool = False, mix: bool = False, mode: str = "auto", precision: str = "float32",
+        strict: bool = False, _compute: runner.Compute = runner.compute,
     ) -> pd.DataFrame:  # fmt: skip
         """Compute what is missing and return the status. Call it again to go on; start it twice to share the work.
 
         time_budget: seconds after which it stops, at an epoch or a measured part. jobs: worker processes.
         wait: stay until runs of other workers are done, ready to take over; afresh: compute also what is
-        published as a record; mix: allow another device or precision than the finished runs'.
+        published as a record; mix: allow another device or precision than the finished runs'. mode, precision,
+        strict: how fast the trainings are, see `engine.settle`; networks are measured in float32.
 
         Raises `InputError` before any work for a missing device, a mixture, or a budget too small for one
         epoch; `TrainingStopped` at the end if trainings stopped by themselves.
@@ -137,19 +139,24 @@ class Study:
         begun = time.monotonic()
         if jobs < 1 or (time_budget is not None and not time_budget > 0):
             raise InputError(f"jobs is {jobs} and time_budget {time_budget}; both must be above 0.")
+        where = engine.device(device)
+        mode, precision = engine.settle(mode, precision, where, strict=strict)
         if not mix:
-            runner.refuse_mixture(self, device, afresh=afresh)
+            runner.refuse_mixture(self, device, precision, afresh=afresh)
         if time_budget is not None:
             runner.refuse_small_budget(self, time_budget, afresh=afresh)
         options = {
             "deadline": None if time_budget is None else begun + time_budget,
-            "device": str(engine.device(device)), "wait": wait, "afresh": afresh,
+            "device": str(where), "wait": wait, "afresh": afresh,
         }  # fmt: skip
+        fast = {"mode": mode, "precision": precision}
         try:
             if jobs > 1:
-                runner.start_workers(self, jobs, **options | {"device": device})
+                launch.start_workers(self, jobs, **options | {"device": device} | fast)
             else:
-                runner.work(self, progress=progress, compute=_compute, **options)
+                launch.limit_memory(where)
+                compute = partial(_compute, **fast) if _compute is runner.compute else _compute
+                runner.work(self, progress=progress, compute=compute, **options)
         except KeyboardInterrupt:
             log.warning("Interrupted; %s", runner.how_to_go_on(self))
             raise

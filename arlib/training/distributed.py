@@ -26,6 +26,12 @@ class World:
     rank: int = 0
     size: int = 1
 
+    @classmethod
+    def launched(cls) -> "World":
+        """As `torchrun` describes it to its processes; without it, a world of one."""
+        said = [os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")]
+        return cls(int(said[0]), int(said[1])) if all(said) else cls()
+
     @property
     def first(self) -> bool:
         return self.rank == 0
@@ -46,7 +52,7 @@ class World:
 
     @torch.no_grad()
     def total(self, tensors: Iterable[Tensor]) -> None:
-        """Replace floating tensors by their sum over the processes, in one exchange."""
+        """Replace tensors of one type by their sum over the processes, in one exchange."""
         self._reduce(list(tensors), 1)
 
     def _reduce(self, tensors: list[Tensor], divisor: int) -> None:
@@ -58,22 +64,17 @@ class World:
             tensor.copy_(value.view_as(tensor))
 
 
-def launched() -> bool:
-    """Whether `torchrun` started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 def own_device(device: str) -> str:
     """Under torchrun each process of a machine takes a GPU of its own, where "auto" or "cuda" leaves the choice."""
     count = torch.cuda.device_count()
-    several = launched() and device in ("auto", "cuda") and count
+    several = World.launched().size > 1 and device in ("auto", "cuda") and count
     return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % count}" if several else device
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[World]:
     """The world that torchrun describes, joined for the time of the block; without torchrun a world of one."""
-    if not launched():
+    if World.launched().size == 1:
         yield World()
         return
     ours = not dist.is_initialized()

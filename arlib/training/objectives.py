@@ -77,17 +77,13 @@ def craft(
     return attacks.perturb(prepared, x, y, start=start, eps=eps, steps=recipe.steps, step_size=step)
 
 
-def loss(
-    model: nn.Module, x: Tensor, crafted: Tensor, y: Tensor | None = None, recipe: Recipe | None = None
-) -> tuple[Tensor, Tensor]:
+def loss(model: nn.Module, x: Tensor, crafted: Tensor, y: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """The mean loss to minimise, and the logits (n, classes) of the crafted images.
 
     The network runs in the mode it is in; trades and mixed pass the natural images through it first and
     the crafted ones after, each with batch statistics of their own. TRADES' gradient flows through both
     answers, as in its code; the natural one is computed once (there: twice).
     """
-    if recipe is None:  # the older form: loss(model, images, labels)
-        return cross_entropy(model, x, crafted)
     if recipe.objective == "adversarial" or recipe.eps == 0:
         return cross_entropy(model, crafted, y)
     natural, answers = cross_entropy(model, x, y), model(crafted)
@@ -116,7 +112,7 @@ def catastrophic(single_step_error: float, pgd_error: float) -> bool:
     single-step accuracy rising while PGD accuracy falls to 0 within an epoch, is how Wong et al. (2020,
     section 5) and Andriushchenko & Flammarion (2020, section 3) describe it; 0.2 is the fall of PGD accuracy
     at which the code of Wong et al. stops. It compares two attacks in one epoch instead of one attack in
-    two, so it also sees what has been so from the first epoch.
+    two, so it also sees what has been so from the first epoch. While eps warms up, take both at today's eps.
     """
     return pgd_error - single_step_error > OVERFITTING_GAP
 
