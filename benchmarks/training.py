@@ -175,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
     for title, table in tables.items():
         print(f"\n{title}\n{table.to_string(index=False, float_format='{:.4g}'.format)}")
     print(f"\n{time.perf_counter() - begun:.0f} s in all")
-    if options.quick and options.folder is None:
+    if (options.quick or options.only) and options.folder is None:  # a part does not replace the whole
         return tables
     print(report.write(name, device, tables, folder=options.folder, targets=TARGETS, pictures="random, fixed"))
     return tables
@@ -211,11 +211,15 @@ def steps(device: str, options: argparse.Namespace) -> dict[str, pd.DataFrame]:
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; no JSON")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, to see that it runs; no JSON without --folder"
+    )
     parser.add_argument("--scaling", action="store_true", help="our step over batch, depth, attack steps, runs")
     parser.add_argument("--no-peers", action="store_true", help="without torchattacks and art")
     parser.add_argument("--peers", default=None, help="the peers' site-packages, by default those in .venv-peers")
-    parser.add_argument("--only", default=None, help="contenders whose name has one of these, by commas")
+    parser.add_argument(
+        "--only", default=None, help="contenders whose name has one of these, by commas; no JSON without --folder"
+    )
     parser.add_argument("--contender", default=None, help="the loop that --scaling measures")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--budget", type=float, default=240, help="seconds for timed rounds, warming up apart")
