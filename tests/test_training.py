@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from arlib import attacks, data, files, training
 from arlib.errors import InputError, RecordError, TrainingStopped
-from arlib.training import loop
+from arlib.training import loop, store
 from arlib.training.objectives import training_examples
 
 SMALL = {"dataset": "digits", "model": "resnet8", "width": 4, "epochs": 3, "batch_size": 64, "monitor_images": 64}
@@ -217,6 +217,51 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path):
     train(small(epochs=1), folder=tmp_path)
     with pytest.raises(InputError, match="Give another folder"):
         train(small(epochs=1, seed=3), folder=tmp_path)
+
+
+VARIANTS = {
+    "average": {"ema": 0.95},
+    "worst weights and warm-up": {"awp": 5e-3, "eps_warmup": 2},
+    "trades": {"objective": "trades"},
+    "single steps": {"attack": "n-fgsm", "steps": 10},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_kind_of_training_goes_on_with_the_same_bits(tmp_path, name):
+    recipe = small(eps=32 / 255, **VARIANTS[name])
+    whole = train(recipe)
+    assert not train(recipe, folder=tmp_path, time_budget=1e-3).finished
+    assert same_bits(train(recipe, folder=tmp_path).model, whole.model)
+    assert not same_bits(train(small(eps=32 / 255)).model, whole.model)
+
+
+def test_with_averaging_the_averaged_network_is_judged_and_kept(tmp_path):
+    recipe = small(ema=0.95, epochs=2)
+    run = train(recipe, folder=tmp_path)
+    last = store.read_checkpoint(tmp_path, recipe).model
+    assert not torch.equal(run.model.stem.weight, last["stem.weight"])
+    digits = data.load("digits", device="cpu")
+    error = (run.model(digits.val.x).argmax(1) != digits.val.y).float().mean().item()
+    assert error == pytest.approx(run.history.val_error.iloc[-1], abs=1e-6)
+    assert same_bits(training.load_model(tmp_path), run.model)
+
+
+def test_single_step_training_is_watched_by_a_stronger_attack(monkeypatch):
+    history = train(small(eps=32 / 255, attack="n-fgsm", steps=10, epochs=2)).history
+    assert (history.train_pgd_error > 0).all()
+    assert "train_pgd_error" not in train(small(eps=32 / 255, epochs=1)).history
+    monkeypatch.setattr(loop._State, "_evaluate", lambda *_, **__: (0.0, 1.0, 0.5))
+    with pytest.warns(UserWarning, match=r"catastrophic overfitting in epoch 1: error \d+% under .* 100% under PGD-10"):
+        train(small(eps=32 / 255, attack="n-fgsm", steps=10, epochs=1, lr=0.2))
+
+
+def test_every_mode_and_number_of_micro_batches_trains_and_says_so(tmp_path):
+    run = train(small(eps=32 / 255, epochs=1), mode="plain", micro_batches=2)
+    assert run.provenance["mode"] == "plain" and run.provenance["micro_batches"] == 2
+    assert train(small(epochs=1)).provenance["mode"] == "folded"
+    with pytest.raises(InputError, match="micro_batches is 0"):
+        train(small(epochs=1), micro_batches=0)
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"x" * 20])
