@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from arlib import attacks, data, engine, models, training
+from arlib import attacks, cli, data, engine, models, training
 from arlib.errors import InputError, RecordError
 from arlib.training import awp, objectives
 from arlib.training.averaging import Average
@@ -134,6 +134,32 @@ def test_the_step_of_each_attack():
 def test_bad_options_are_named(fields, message):
     with pytest.raises(InputError, match=message):
         recipe(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"objective": "trades", "beta": 3.0},
+        {"objective": "mixed", "mix": 0.25, "attack": "n-fgsm", "noise": 1.0, "awp": 0.01, "eps_warmup": 2.0},
+        {"ema": 0.99},
+    ],
+)
+def test_the_command_takes_every_option(fields, monkeypatch, tmp_path):
+    options = [text for name, value in fields.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    seen = []
+    monkeypatch.setattr(training, "train", lambda recipe, **_: seen.append(recipe) or training.Run(recipe, *[[]] * 3))
+    monkeypatch.setattr("sys.argv", ["arlib", "train", "digits", "--strength", "8", "--store", str(tmp_path), *options])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert seen == [training.Recipe(dataset="digits", eps=8 / 255, **fields)]
+
+
+@pytest.mark.parametrize("option", [["--objective", "trades"], ["--attack", "n-fgsm"], ["--eps-warmup", "3"]])
+def test_the_command_refuses_options_of_an_attack_at_strength_0(option, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["arlib", "train", "digits", *option])
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert "strength 0 trains unattacked. Give --strength." in capsys.readouterr().err
 
 
 def test_the_warm_up_is_linear_and_then_exactly_eps():
