@@ -52,7 +52,7 @@ def _check_images(model: nn.Module, x: Tensor, y: Tensor, clip: tuple[float, flo
     places = {str(tensor.device) for tensor in (x, y, parameter) if tensor is not None}
     if len(places) > 1:
         raise InputError(f"images, labels and model are on different devices ({', '.join(sorted(places))}); move them.")
-    low, high = float(x.min()), float(x.max())
+    low, high = torch.stack(torch.aminmax(x)).tolist()  # waits for the device once
     if not (low >= clip[0] and high <= clip[1]):
         raise InputError(
             f"images go from {low:.4g} to {high:.4g}, outside {list(clip)}. "
@@ -65,7 +65,7 @@ def _check_labels(logits: Tensor, y: Tensor) -> int:
         raise InputError(
             f"the model returns shape {tuple(logits.shape)} for {min(2, len(y))} images; (n, classes) is needed."
         )
-    classes, low, high = logits.shape[1], int(y.min()), int(y.max())
+    classes, (low, high) = logits.shape[1], torch.stack(torch.aminmax(y)).tolist()
     if low < 0 or high >= classes:
         raise InputError(f"labels go from {low} to {high}, but the model has classes 0 to {classes - 1}.")
     return classes
