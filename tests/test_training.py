@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from arlib import attacks, data, files, training
 from arlib.errors import InputError, RecordError, TrainingStopped
 from arlib.training import loop, store
-from arlib.training.objectives import training_examples
+from arlib.training.objectives import examples
 
 SMALL = {"dataset": "digits", "model": "resnet8", "width": 4, "epochs": 3, "batch_size": 64, "monitor_images": 64}
 
@@ -127,7 +127,7 @@ def test_crafting_moves_no_batch_statistics_and_stays_in_the_ball():
 
     prepared, x, y = engine.prepare(model), *digits.train[:32]
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    crafted = training_examples(prepared, x, y, recipe, torch.Generator().manual_seed(0))
+    crafted = examples(prepared, x, y, recipe, recipe.eps, torch.Generator().manual_seed(0))
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and model.training
     assert (crafted - x).abs().max() <= recipe.eps + 1e-6 and crafted.min() >= 0 and crafted.max() <= 1
     assert not torch.equal(crafted, x)
@@ -249,12 +249,18 @@ def test_with_averaging_the_averaged_network_is_judged_and_kept(tmp_path):
 
 def test_single_step_training_is_watched_by_a_stronger_attack(monkeypatch):
     history = train(small(eps=32 / 255, attack="n-fgsm", steps=10, epochs=2)).history
-    assert (history.train_pgd_error > 0).all()
+    assert (history.train_pgd_error >= history.train_step_error - 0.05).all() and (history.train_step_error > 0).all()
     assert "train_pgd_error" not in train(small(eps=32 / 255, epochs=1)).history
-    monkeypatch.setattr(loop._State, "_evaluate", lambda *_, **__: (0.0, 1.0, 0.5))
-    message = r"catastrophic overfitting in epoch \d: error \d+% under .* 100% under PGD-10"
-    with pytest.warns(UserWarning, match=message):
+    monkeypatch.setattr(loop._State, "_pgd", lambda self, x, y, starts, eps: 1 - x)  # an attack that succeeds
+    with pytest.warns(
+        UserWarning, match=r"catastrophic overfitting in epoch \d: error \d+% under .* \d+% under PGD-10"
+    ):
         train(small(eps=4 / 255, attack="n-fgsm", steps=10, epochs=3, lr=0.2))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_growing_radius_raises_no_false_alarm():
+    train(small(eps=48 / 255, attack="n-fgsm", steps=10, epochs=3, eps_warmup=3, lr=0.2))
 
 
 def test_every_mode_and_number_of_micro_batches_trains_and_says_so(tmp_path):

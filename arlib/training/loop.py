@@ -8,8 +8,9 @@ an uninterrupted one (on a CPU, with the same number of threads). What a step do
 import math
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -22,12 +23,13 @@ from arlib.errors import InputError, TrainingStopped
 from arlib.training import distributed, store
 from arlib.training.averaging import Average
 from arlib.training.distributed import World
-from arlib.training.objectives import catastrophic, cross_entropy
+from arlib.training.objectives import catastrophic, cross_entropy, examples, radius
 from arlib.training.recipe import Recipe, learning_rate
 from arlib.training.step import Step
 
 BEST_STEPS = 10  # PGD steps of the validation attack that chooses the best weights
 EVAL_BATCH = 500
+Attack = Callable[[torch.Tensor, torch.Tensor, torch.Generator], torch.Tensor]
 ORDER, NOISE, STARTS, MONITOR = range(4)  # purposes of random numbers
 
 
@@ -183,14 +185,15 @@ class _State:
         monitored = self.recipe.monitor_images
         train_loss, train_error, _ = self._evaluate(self.train[:monitored])
         val_loss, val_error, largest = self._evaluate(self.data.val)
-        robust = self._evaluate(self.data.val[:monitored], attacked=True) if self.recipe.eps else (val_loss, val_error)
+        pgd = partial(self._pgd, eps=self.recipe.eps)
+        robust = self._evaluate(self.data.val[:monitored], pgd) if self.recipe.eps else (val_loss, val_error)
         row = {"epoch": self.epoch, "lr": learning_rate(self.recipe, (self.epoch - 0.5) / self.recipe.epochs)}
         row |= {"train_loss": train_loss, "train_error": train_error}
         row |= {"train_robust_loss": robust_loss, "train_robust_error": robust_error}
         row |= {"val_loss": val_loss, "val_error": val_error}
         row |= {"val_robust_loss": robust[0], "val_robust_error": robust[1]}
         if self.recipe.attack == "n-fgsm" and self.recipe.eps:
-            row |= {"train_pgd_error": self._watch_single_steps(robust_error)}
+            row |= self._watch_single_steps(self.train[:monitored])
         row |= {"seconds": time.monotonic() - begun, "images_per_second": len(self.train) / training_seconds}
         if row["val_robust_error"] < min((r["val_robust_error"] for r in self.history), default=2.0):
             self.best = {name: value.clone() for name, value in self.judged.state_dict().items()}
@@ -199,24 +202,29 @@ class _State:
             self.collapsed = f"epoch {self.epoch}: {largest:.0%} of the validation images get one class"
             warnings.warn(f"{self.recipe.id} collapsed and was stopped: {self.collapsed}.", stacklevel=4)
 
-    def _watch_single_steps(self, single_step_error: float) -> float:
-        """PGD error on training images, where training sees one step only; warns of catastrophic overfitting."""
-        _, error, _ = self._evaluate(self.train[: self.recipe.monitor_images], attacked=True)
-        if catastrophic(single_step_error, error):
+    def _watch_single_steps(self, split: data.Split) -> dict[str, float]:
+        """Errors on training images under the step trained with and under PGD; warns of catastrophic overfitting."""
+        eps = radius(self.recipe, self.epoch)
+        step = lambda x, y, starts: examples(self.prepared, x, y, self.recipe, eps, starts)
+        single, many = (self._evaluate(split, attack)[1] for attack in (step, partial(self._pgd, eps=eps)))
+        if catastrophic(single, many):
             warnings.warn(
-                f"{self.recipe.id}: catastrophic overfitting in epoch {self.epoch}: error {single_step_error:.0%} "
-                f"under the single step it trains with, {error:.0%} under PGD-{BEST_STEPS}.", stacklevel=5,
+                f"{self.recipe.id}: catastrophic overfitting in epoch {self.epoch}: error {single:.0%} "
+                f"under the single step it trains with, {many:.0%} under PGD-{BEST_STEPS}.", stacklevel=5,
             )  # fmt: skip
-        return error
+        return {"train_step_error": single, "train_pgd_error": many}
 
-    def _evaluate(self, split: data.Split, attacked: bool = False) -> tuple[float, float, float]:
-        """Mean loss, error and share of the most frequent prediction, in eval mode."""
+    def _pgd(self, x: torch.Tensor, y: torch.Tensor, starts: torch.Generator, *, eps: float) -> torch.Tensor:
+        return attacks.pgd(self.prepared, x, y, eps=eps, steps=BEST_STEPS, generator=starts)
+
+    def _evaluate(self, split: data.Split, attack: Attack | None = None) -> tuple[float, float, float]:
+        """Mean loss, error and share of the most frequent prediction, in eval mode, under an attack or none."""
         total, wrong, counts = 0.0, 0, torch.zeros(len(self.data.classes), device=self.device)
         starts = self._generator(MONITOR)
         for begin in range(0, len(split), EVAL_BATCH):
             x, y = split[begin : begin + EVAL_BATCH]
-            if attacked:
-                x = attacks.pgd(self.prepared, x, y, eps=self.recipe.eps, steps=BEST_STEPS, generator=starts)
+            if attack is not None:
+                x = attack(x, y, starts)
             with torch.no_grad():
                 value, logits = cross_entropy(self.prepared, x, y)
             predicted = logits.argmax(1)

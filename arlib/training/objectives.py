@@ -117,13 +117,6 @@ def catastrophic(single_step_error: float, pgd_error: float) -> bool:
     return pgd_error - single_step_error > OVERFITTING_GAP
 
 
-def training_examples(
-    prepared: engine.Prepared, x: Tensor, y: Tensor, recipe: Recipe, generator: torch.Generator
-) -> Tensor:
-    """The older name of `examples`, at full radius."""
-    return examples(prepared, x, y, recipe, recipe.eps, generator)
-
-
 def _most_divergent(
     forward: Forward, x: Tensor, start: Tensor, eps: float | Tensor, steps: int, step: float | Tensor
 ) -> Tensor:
