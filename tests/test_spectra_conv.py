@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 from arlib import spectra
 from arlib.errors import InputError
-from arlib.spectra.blocks import gram_values
+from arlib.spectra.blocks import gram, in_threads
 from arlib.spectra.conv import dense_blocks
 from arlib.spectra.geometry import geometry
+from arlib.spectra.grams import Correlations, worthwhile
+from arlib.spectra.symbol import Symbol
+from arlib.spectra.together import each_cyclic
 
 KERNEL = torch.tensor([[2.0, 7, -1], [1, 3, -8], [5, -3, 1]]).view(1, 1, 3, 3)
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -196,13 +199,46 @@ def test_bad_input_is_named(change, message):
 
 @pytest.mark.parametrize("small", [0.0, 1e-9, 1e-6, 1e-3])
 def test_gram_eigenvalues_do_not_blur_small_singular_values(small):
+    """A matrix times one 3×3 stencil: its singular values times the stencil's symbol, at every frequency."""
     generator = torch.Generator().manual_seed(0)
-    u, v = (torch.linalg.qr(torch.randn(30, 12, 12, generator=generator, dtype=torch.complex128)).Q for _ in range(2))
-    sigma = torch.linspace(1, 2, 12, dtype=torch.float64).repeat(30, 1)
-    sigma[:10, 0] = small
-    values = gram_values(u * sigma[:, None, :] @ v).sort(dim=-1).values
-    assert (values - sigma).abs().max() <= 1e-10 * 2
-    assert (values.square() - sigma.square()).abs().max() <= 1e-12 * 4
+    u, v = (torch.linalg.qr(torch.randn(12, 12, generator=generator, dtype=torch.float64)).Q for _ in range(2))
+    sigma = torch.linspace(1, 2, 12, dtype=torch.float64)
+    sigma[0] = small
+    stencil = torch.randn(3, 3, generator=generator, dtype=torch.float64)
+    exact = torch.outer(torch.fft.fft2(stencil, (8, 8)).abs().flatten(), sigma).flatten().sort(descending=True).values
+    weight = torch.einsum("or,r,ri,ab->oiab", u, sigma, v, stencil)
+    assert worthwhile(Symbol(weight, geometry(weight, 8)))
+    values = spectra.singular_values(weight, 8)
+    assert (values - exact).abs().max() <= 1e-10 * exact[0]
+    assert (values.square() - exact.square()).abs().max() <= 1e-12 * exact[0] ** 2
+
+
+@pytest.mark.parametrize(
+    "shape,size,stride,dilation,groups",
+    [((5, 7, 3, 3), (8, 9), 1, 1, 1), ((7, 5, 3, 2), 6, 1, 1, 1), ((4, 3, 3, 3), 8, 2, 1, 1), ((6, 2, 5), 9, 1, 2, 3),
+     ((3, 4, 3, 3), 2, 1, 1, 1), ((4, 4, 2, 3, 2), (3, 4, 5), 1, 1, 1), ((3, 3, 4, 4), 6, (2, 3), 3, 1)],
+)  # fmt: skip
+def test_grams_from_correlations_are_grams_of_blocks(shape, size, stride, dilation, groups):
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    symbol = Symbol(weight, geometry(weight, size, stride, dilation=dilation, groups=groups))
+    found, expected = Correlations(symbol).grams(symbol.frequencies), gram(symbol.blocks(symbol.frequencies))
+    nearest = min((found - expected).abs().max(), (found - expected.conj()).abs().max())
+    assert nearest < 1e-12 * expected.abs().max()
+
+
+def test_many_layers_are_each_what_they_are_alone(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    random = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)
+    layers = [(random(4, 3, 3, 3), 8, 1), (random(2, 2, 1, 1), 4, 1), (random(4, 3, 3, 3), 8, 2),
+              *((random(4, 3, 3, 3), 8, 1) for _ in range(5)), (random(4, 3, 3, 3).float(), 8, 1)]  # fmt: skip
+    given = [(weight, geometry(weight, size, stride)) for weight, size, stride in layers]
+    alone = [spectra.singular_values(*layer, dtype=layer[0].dtype) for layer in layers]
+    for most in (1, 10**5, 10**9):
+        monkeypatch.setattr("arlib.spectra.together.STACK_BYTES", most)
+        found = each_cyclic(given, lambda values: (values, len(values)))
+        for (values, count), expected in zip(found, alone, strict=True):
+            assert count == len(expected) and values.dtype == expected.dtype
+            assert torch.allclose(values, expected, rtol=0, atol=1e-12 if values.dtype == torch.float64 else 1e-5)
 
 
 def test_threads_do_not_change_the_values_and_are_given_back():
@@ -215,6 +251,19 @@ def test_threads_do_not_change_the_values_and_are_given_back():
     finally:
         torch.set_num_threads(threads)
     assert (one - three).abs().max() < 1e-12
+
+
+def test_threads_work_alone_and_the_number_is_given_back_after_an_error():
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert in_threads(lambda _: torch.get_num_threads(), range(8)) == [1] * 8
+        with pytest.raises(ZeroDivisionError):
+            in_threads(lambda n: 1 / n, range(8))
+        assert torch.get_num_threads() == 3
+        assert in_threads(lambda n: n, [1]) == [1] and in_threads(lambda n: n, []) == []
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_frequencies_in_chunks(monkeypatch):

@@ -5,6 +5,7 @@ import math
 import torch
 
 from arlib.errors import InputError, one_of
+from arlib.spectra.blocks import one_core
 from arlib.spectra.geometry import Geometry, geometry
 from arlib.spectra.symbol import singular_values_cyclic
 
@@ -36,8 +37,8 @@ def singular_values(
         size: input map, an int or one per dimension (not needed for a matrix).
         padding: "circular" (⌈n/s⌉ outputs; the amount does not matter), "zeros", "reflect" or
             "replicate" (`amount` on each side; by default "same"), "valid", or amounts of zeros.
-        dtype: precision of the computation and the result. In float64 the error is below 1e-10·σ_max,
-            in float32 below 1e-5·σ_max.
+        dtype: precision of the result. In float64 the error is below 1e-10·σ_max, in float32 below
+            1e-5·σ_max (frequency blocks are computed in float64 on a CPU, where that is the faster).
         dense_limit: largest number of entries of a dense matrix, where one is needed.
 
     Circular operators whose stride divides the map are block-diagonal over frequencies and need no
@@ -47,12 +48,13 @@ def singular_values(
         InputError: weights that are complex, quantised or not finite; a geometry that does not fit; a
             dense matrix above the limit.
     """
-    weight = checked(weight, dtype)
-    if weight.ndim == 2:
+    with one_core() as threads:
+        weight = checked(weight, dtype)
+        shape = None if weight.ndim == 2 else geometry(weight, size, stride, padding, dilation, groups, amount)
+        if shape is not None and shape.cyclic:
+            return singular_values_cyclic(weight, shape, threads)
+    if shape is None:
         return torch.linalg.svdvals(weight)
-    shape = geometry(weight, size, stride, padding, dilation, groups, amount)
-    if shape.cyclic:
-        return singular_values_cyclic(weight, shape)
     return singular_values_dense(weight, shape, dense_limit)
 
 

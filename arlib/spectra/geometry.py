@@ -9,9 +9,11 @@ padding mode live in that table, and dimensions do not mix. Everything else foll
     block-diagonal where reads[i, a] = (s·i + d·a − p) mod n and s · out = n
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral
 
 import torch
@@ -45,6 +47,24 @@ class Geometry:
         return tuple((n + lo + hi - d * (k - 1) - 1) // s + 1 for n, lo, hi, d, k, s in dims)
 
     @property
+    def periods(self) -> tuple[int, ...]:
+        """Of a cyclic operator's blocks over frequencies: n/s in each dimension."""
+        return tuple(n // s for n, s in zip(self.size, self.stride, strict=True))
+
+    @cached_property
+    def lags_and_phases(self) -> tuple[torch.Tensor, list[list[int]]]:
+        """Of a cyclic operator: lag of each tap per dimension (taps, dims), and the taps of each phase."""
+        per_dim = [
+            [divmod(d * a, s) for a in range(k)]
+            for d, k, s in zip(self.dilation, self.kernel, self.stride, strict=True)
+        ]
+        lags, phases = [], {}
+        for index, tap in enumerate(itertools.product(*per_dim)):
+            lags.append([lag for lag, _ in tap])
+            phases.setdefault(tuple(phase for _, phase in tap), []).append(index)
+        return torch.tensor(lags), list(phases.values())
+
+    @cached_property
     def cyclic(self) -> bool:
         """Whether blocks over frequencies are exact: every row read modulo n, and the stride divides n."""
         return all(self._cyclic(dim) for dim in range(len(self.size)))

@@ -12,12 +12,13 @@ from tqdm import tqdm
 from arlib import engine
 from arlib.errors import one_of
 from arlib.spectra import layers as model_layers
+from arlib.spectra.blocks import in_threads
 from arlib.spectra.conv import checked, fits_dense, singular_values_dense
 from arlib.spectra.geometry import Geometry, geometry
 from arlib.spectra.layers import Layer
 from arlib.spectra.stochastic import estimate_convolution
 from arlib.spectra.summary import NAMES, quantiles, statistics
-from arlib.spectra.symbol import singular_values_cyclic
+from arlib.spectra.together import each_cyclic
 
 OPERATORS = ("circular", "as-built", "reshaped")
 ENDS = tuple(f"{name}_{end}" for name in NAMES[1:] for end in ("low", "high"))
@@ -69,10 +70,10 @@ def of(
     norms = engine.batchnorm_of(model)
     rows, middle, bounds = [], {}, {}
     layers = model_layers.find(model, input_shape, sizes)
-    for index, layer in enumerate(tqdm(layers, disable=not progress, desc="spectra")):
-        bn = model.get_submodule(norms[layer.name]) if layer.name in norms else None
-        measured = _folded(model, layer, bn) if fold_bn else layer
-        found = _spectrum(measured, operator, {"probes": probes, "tolerance": tolerance, "seed": seed + index})
+    bns = [model.get_submodule(norms[layer.name]) if layer.name in norms else None for layer in layers]
+    measured = [_folded(model, *pair) if fold_bn else pair[0] for pair in zip(layers, bns, strict=True)]
+    options = {"probes": probes, "tolerance": tolerance, "seed": seed}
+    for layer, bn, found in zip(layers, bns, _spectra(measured, operator, options, progress), strict=True):
         about = {"dead_channels": dead_channels(bn), "folded": _folded_word(layer, bn) if fold_bn else "no"}
         rows.append(_description(layer, operator) | about | found.row())
         middle[layer.name] = found.quantiles
@@ -105,13 +106,35 @@ class _Spectrum:
         return row
 
 
-def _spectrum(layer: Layer, operator: str, options: dict) -> _Spectrum:
-    weight = checked(layer.weight, torch.float64, f"Layer {layer.name}")
-    shape = _treated_as(layer, operator)
+def _spectra(layers: list[Layer], operator: str, options: dict, progress: bool) -> list[_Spectrum]:
+    """The spectrum of each layer: circular ones by equal shapes, then the others, both in torch's threads."""
+    weights = [checked(layer.weight, torch.float64, f"Layer {layer.name}") for layer in layers]
+    shapes = [_treated_as(layer, operator) for layer in layers]
+    cyclic = [shape is not None and shape.cyclic for shape in shapes]
+    with tqdm(total=len(layers), disable=not progress, desc="spectra") as bar:
+
+        def exact(values: torch.Tensor) -> _Spectrum:
+            bar.update()
+            return _Spectrum.exact(values, "frequencies")
+
+        def other(index: int) -> _Spectrum:
+            seed = options["seed"] + index
+            found = _spectrum(weights[index], shapes[index], options | {"seed": seed})
+            bar.update()
+            return found
+
+        by_blocks = [pair for pair, yes in zip(zip(weights, shapes, strict=True), cyclic, strict=True) if yes]
+        others = [index for index, yes in enumerate(cyclic) if not yes]
+        on_gpu = any(weight.is_cuda for weight in weights)
+        exact_ones = iter(each_cyclic(by_blocks, exact))
+        other_ones = iter([other(i) for i in others] if on_gpu else in_threads(other, others))
+    return [next(exact_ones if yes else other_ones) for yes in cyclic]
+
+
+def _spectrum(weight: torch.Tensor, shape: Geometry | None, options: dict) -> _Spectrum:
+    """Of a layer without frequency blocks."""
     if shape is None:
         return _Spectrum.exact(torch.linalg.svdvals(weight.flatten(1)), "svd")
-    if shape.cyclic:
-        return _Spectrum.exact(singular_values_cyclic(weight, shape), "frequencies")
     if _cheap_dense(weight, shape) or not weight.any():
         return _Spectrum.exact(singular_values_dense(weight, shape), "dense")
     found = estimate_convolution(weight, shape, **options)

@@ -44,7 +44,8 @@ def largest_bound(weight: torch.Tensor, shape: Geometry) -> float:
 
 
 def _largest_block(weight: torch.Tensor, shape: Geometry) -> float:
-    return max(float(values.max()) for values in Symbol(weight.double(), shape).map(block_values))
+    symbol = Symbol(weight.double(), shape)
+    return float((symbol.gram_values() if symbol.by_gram else symbol.map(block_values)).max())
 
 
 def _most_copies(shape: Geometry) -> int:
