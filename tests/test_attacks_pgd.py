@@ -4,9 +4,14 @@ import pytest
 import torch
 from attacked import binary, convolutional, digits, generator, linear, pictures, right, smallest_perturbation
 from torch import nn
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from arlib import attacks, engine
 from arlib.attacks import steps as parts
+from arlib.attacks.apgd import climb as climb_apgd
+from arlib.attacks.losses import Goal
+from arlib.attacks.pgd import climb
 
 NORMS = ("linf", "l2")
 LOSSES = ("ce", "margin")
@@ -225,6 +230,68 @@ def test_perturb_makes_one_pass_a_step_and_leaves_a_prepared_network_alone():
     assert torch.equal(once, attacks.pgd(convolutional(), x, prepared(x).argmax(1), eps=0.1))
 
 
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("loss", ["ce", "margin", "dlr"])
+def test_the_loop_asks_no_tensor_for_a_value(norm, loss):
+    """So it neither waits for a GPU nor breaks a captured graph: fake tensors have no values to ask for."""
+    with FakeTensorMode():
+        weight = torch.empty(4, 1, 3, 3)
+        f = lambda x: nn.functional.conv2d(x, weight).relu().mean((2, 3))
+        x, y = torch.empty(5, 1, 6, 6), torch.empty(5, dtype=torch.int64)
+        size = {"eps": torch.empty(5), "step_size": torch.empty(5)}  # one an image, as well as numbers
+        for options in ({"eps": 0.1, "start": x}, {"targeted": loss != "dlr", **size}):
+            assert attacks.perturb(f, x, y, norm=norm, loss=loss, **options).shape == x.shape
+        start = (parts.forward_of(f), parts.BALLS[norm](x, 0.1), x, Goal(y, loss))
+        climb(*start, best := parts.Best(x), 3, 0.02)
+        climb_apgd(*start, best, 10)
+        with pytest.raises(DynamicOutputShapeException):  # that such a test can fail
+            climb(*start, best, 3, 0.02, early_stop=True)
+
+
+def test_more_steps_wait_no_more_often():
+    """All of pgd: what it asks of the device does not grow with its loop, unless it is to stop early."""
+    asked, (model, x) = {}, (convolutional(), pictures())
+    y = model(x).argmax(1)
+    for stop in (False, True):
+        for steps in (2, 9):
+            with _Asked() as counted:
+                attacks.pgd(model, x, y, eps=0.1, steps=steps, early_stop=stop)
+            asked[stop, steps] = counted.times
+    assert asked[False, 2] == asked[False, 9] < asked[True, 2] < asked[True, 9]
+
+
+class _Asked(TorchDispatchMode):
+    """Counts the operations that a GPU would have to be waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.times = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.times += function.overloadpacket.__name__ in ("_local_scalar_dense", "item", "nonzero", "is_nonzero")
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("attack", ["pgd", "apgd", "square"])
+def test_when_broken_images_are_given_up_changes_no_verdict(monkeypatch, attack):
+    """On a GPU they are counted less often, to wait less for it."""
+    model, x = convolutional(dtype=torch.float64), pictures(64, dtype=torch.float64)
+    y, on_cpu, dropped = model(x).argmax(1), parts.time_to_drop, []
+    options = {"queries": 60} if attack == "square" else {"steps": 25, "restarts": 2, "early_stop": True}
+
+    def verdict(schedule):
+        steps = []
+        monkeypatch.setattr(parts, "time_to_drop", lambda step, _: steps.append(schedule(step)) or steps[-1])
+        streams = attacks.Streams(0, range(64))
+        standing = right(model, getattr(attacks, attack)(model, x, y, eps=0.03, generator=streams, **options), y)
+        dropped.append(sum(steps) / len(steps))
+        return standing
+
+    found = [verdict(lambda step: on_cpu(step, "cpu")), verdict(lambda step: on_cpu(step, "cuda"))]
+    assert 0 < found[0].sum() < 64 and torch.equal(*found)
+    assert dropped[1] < dropped[0]
+
+
 @pytest.mark.gpu
 def test_perturb_never_waits_for_the_device():
     model, x = engine.prepare(convolutional().cuda()), pictures().cuda()
@@ -237,3 +304,16 @@ def test_perturb_never_waits_for_the_device():
             attacks.perturb(model, x, y, eps=0.1, norm=norm, start=start)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("norm", NORMS)
+def test_perturb_from_a_start_can_be_captured_as_a_graph(norm):
+    model, x = engine.prepare(convolutional().cuda()), pictures().cuda()
+    y = model(x).argmax(1)
+    start = attacks.random_start(x, eps=0.1, norm=norm, generator=torch.Generator("cuda").manual_seed(0))
+    captured = engine.Captured(lambda x, y, start: attacks.perturb(model, x, y, eps=0.1, norm=norm, start=start))
+    expected = attacks.perturb(model, x, y, eps=0.1, norm=norm, start=start)
+    for _ in range(2):
+        assert torch.allclose(captured(x, y, start), expected, atol=1e-6)
+    assert captured.graph is not None and not captured.refused

@@ -8,7 +8,7 @@ from attacked import convolutional, generator, linear, pictures
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arlib import attacks
+from arlib import attacks, engine, models
 from arlib.attacks import losses
 from arlib.attacks import steps as parts
 from arlib.errors import InputError
@@ -121,6 +121,49 @@ def test_half_precision_networks_get_fp32_images_loss_and_projection(half):
     assert x_adv.dtype == torch.float32
     assert (x_adv - x).abs().max() <= 8 / 255 + 1e-6
     assert (parts.forward_of(model)(x_adv).argmax(1) == y).double().mean() < 1
+
+
+@pytest.mark.parametrize("n", [1, 8, 32, 33, 65, 70, 128])
+def test_on_a_cpu_a_pass_goes_in_parts_of_nearly_equal_size(monkeypatch, n):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    seen, x = [], torch.rand(n, 3, 32, 32, generator=generator())
+    images, double = parts.in_parts(x, lambda part: (seen.append(len(x[part])) or x[part], 2 * x[part]))
+    assert torch.equal(images, x) and torch.equal(double, 2 * x)
+    assert sum(seen) == n and max(seen) <= 32 and len(seen) == -(-n // 32)
+    assert max(seen) - min(seen) < len(seen)  # no rest of one image, for which a matrix product rounds in another way
+
+
+def test_small_images_and_other_devices_go_in_one_pass():
+    for x in (torch.rand(500, 1, 8, 8), torch.empty(500, 3, 32, 32, device="meta"), torch.rand(5000, 7)):
+        seen = []
+        parts.in_parts(x, lambda part: seen.append(part) or (x[part],))  # noqa: B023
+        assert seen == [slice(None)]
+
+
+@pytest.mark.parametrize("loss", ["ce", "dlr-targeted"])
+def test_a_pass_in_parts_gives_the_same_bits(monkeypatch, loss):
+    model, x = models.resnet(8, width=8).eval().requires_grad_(False), torch.rand(70, 3, 32, 32, generator=generator())
+    y, target = torch.arange(70) % 10, (torch.arange(70) + 1) % 10
+    goal = losses.Goal(y, loss, target=target if loss in losses.TO_TARGET else None)
+    in_parts = [*parts.ascent(model, x, goal), *parts.look(model, x, goal), *parts.input_gradient(model, x, y, own)]
+    monkeypatch.setattr(parts, "PIXELS_A_CORE", 10**9)
+    at_once = [*parts.ascent(model, x, goal), *parts.look(model, x, goal), *parts.input_gradient(model, x, y, own)]
+    assert all(torch.equal(a, b) for a, b in zip(in_parts, at_once, strict=True))
+
+
+def own(outputs, y):
+    """A loss of one's own that reads the labels."""
+    return outputs.gather(1, y[:, None])[:, 0].square()
+
+
+def test_a_network_prepared_in_half_precision_gets_whole_images_and_gives_whole_logits():
+    model, x = convolutional(), pictures()
+    half = engine.prepare(model, "folded", torch.bfloat16)
+    seen = []
+    half.module.register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
+    gradient, logits, values = parts.slope(parts.forward_of(half), x, losses.Goal(model(x).argmax(1)))
+    assert seen == [torch.float32] and {t.dtype for t in (gradient, logits, values)} == {torch.float32}
+    assert not torch.equal(logits, model(x)) and torch.allclose(logits, model(x), atol=0.05)
 
 
 def test_double_precision_stays_double():
