@@ -12,7 +12,7 @@ from tqdm import tqdm
 from arlib import engine
 from arlib.errors import one_of
 from arlib.spectra import layers as model_layers
-from arlib.spectra.blocks import in_threads
+from arlib.spectra.blocks import in_threads, one_core
 from arlib.spectra.conv import checked, fits_dense, singular_values_dense
 from arlib.spectra.geometry import Geometry, geometry
 from arlib.spectra.layers import Layer
@@ -67,13 +67,15 @@ def of(
     quantised or not finite, whose map is unknown, or whose matrix would be too large.
     """
     one_of("operator", operator, OPERATORS)
-    norms = engine.batchnorm_of(model)
-    rows, middle, bounds = [], {}, {}
-    layers = model_layers.find(model, input_shape, sizes)
-    bns = [model.get_submodule(norms[layer.name]) if layer.name in norms else None for layer in layers]
-    measured = [_folded(model, *pair) if fold_bn else pair[0] for pair in zip(layers, bns, strict=True)]
     options = {"probes": probes, "tolerance": tolerance, "seed": seed}
-    for layer, bn, found in zip(layers, bns, _spectra(measured, operator, options, progress), strict=True):
+    with one_core() as threads:
+        norms = engine.batchnorm_of(model)
+        layers = model_layers.find(model, input_shape, sizes)
+        bns = [model.get_submodule(norms[layer.name]) if layer.name in norms else None for layer in layers]
+        measured = [_folded(model, *pair) if fold_bn else pair[0] for pair in zip(layers, bns, strict=True)]
+        spectra = _spectra(measured, operator, options, threads, progress)
+    rows, middle, bounds = [], {}, {}
+    for layer, bn, found in zip(layers, bns, spectra, strict=True):
         about = {"dead_channels": dead_channels(bn), "folded": _folded_word(layer, bn) if fold_bn else "no"}
         rows.append(_description(layer, operator) | about | found.row())
         middle[layer.name] = found.quantiles
@@ -106,28 +108,29 @@ class _Spectrum:
         return row
 
 
-def _spectra(layers: list[Layer], operator: str, options: dict, progress: bool) -> list[_Spectrum]:
-    """The spectrum of each layer: circular ones by equal shapes, then the others, both in torch's threads."""
+def _spectra(layers: list[Layer], operator: str, options: dict, threads: int, progress: bool) -> list[_Spectrum]:
+    """The spectrum of each layer: those with frequency blocks by equal shapes, then the others."""
     weights = [checked(layer.weight, torch.float64, f"Layer {layer.name}") for layer in layers]
     shapes = [_treated_as(layer, operator) for layer in layers]
     cyclic = [shape is not None and shape.cyclic for shape in shapes]
     with tqdm(total=len(layers), disable=not progress, desc="spectra") as bar:
 
-        def exact(values: torch.Tensor) -> _Spectrum:
-            bar.update()
-            return _Spectrum.exact(values, "frequencies")
-
-        def other(index: int) -> _Spectrum:
-            seed = options["seed"] + index
-            found = _spectrum(weights[index], shapes[index], options | {"seed": seed})
+        def counted(found: _Spectrum) -> _Spectrum:
             bar.update()
             return found
 
-        by_blocks = [pair for pair, yes in zip(zip(weights, shapes, strict=True), cyclic, strict=True) if yes]
+        def exact(values: torch.Tensor) -> _Spectrum:
+            return counted(_Spectrum.exact(values, "frequencies"))
+
+        def other(index: int) -> _Spectrum:
+            its_own = options | {"seed": options["seed"] + index}
+            return counted(_spectrum(weights[index], shapes[index], its_own))
+
+        by_blocks = [(weights[index], shapes[index]) for index, yes in enumerate(cyclic) if yes]
+        exact_ones = iter(each_cyclic(by_blocks, exact, threads))
         others = [index for index, yes in enumerate(cyclic) if not yes]
-        on_gpu = any(weight.is_cuda for weight in weights)
-        exact_ones = iter(each_cyclic(by_blocks, exact))
-        other_ones = iter([other(i) for i in others] if on_gpu else in_threads(other, others))
+        alone = any(weight.is_cuda for weight in weights)
+        other_ones = iter(in_threads(other, others, 1 if alone else threads))
     return [next(exact_ones if yes else other_ones) for yes in cyclic]
 
 

@@ -33,7 +33,7 @@ def statistics(values: torch.Tensor) -> dict[str, float]:
     if largest == 0:
         return {**found, **dict.fromkeys(NAMES[5:], math.nan)}
     p = sigma[sigma > 0] / sigma.sum()
-    low, high = np.quantile(sigma, (0.05, 0.95))
+    low, high = _at_levels(sigma, np.array((0.05, 0.95)))
     ranks = np.exp(-(p * np.log(p)).sum()), ((sigma / largest) ** 2).sum()
     ratios = (std / mean, ranks[0] / sigma.size, ranks[1] / sigma.size, high / low if low > 0 else math.inf)
     return {
@@ -44,4 +44,13 @@ def statistics(values: torch.Tensor) -> dict[str, float]:
 def quantiles(values: torch.Tensor) -> np.ndarray:
     """201 evenly spaced quantiles of singular values, float32, ascending: first the min, last the max."""
     sigma = values.detach().cpu().to(torch.float64).numpy()
-    return np.quantile(sigma, np.linspace(0, 1, QUANTILES)).astype(np.float32)
+    return _at_levels(sigma, np.linspace(0, 1, QUANTILES)).astype(np.float32)
+
+
+def _at_levels(sigma: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """As np.quantile, which partitions for each level: sorting, and better still what is sorted, is cheaper."""
+    ascending = np.sort(sigma)
+    place = levels * (len(sigma) - 1)
+    below = np.minimum(place.astype(int), max(len(sigma) - 2, 0))
+    above = np.minimum(below + 1, len(sigma) - 1)
+    return ascending[below] + (ascending[above] - ascending[below]) * (place - below)

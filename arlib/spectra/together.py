@@ -15,11 +15,13 @@ Result = TypeVar("Result")
 
 
 def each_cyclic(
-    layers: Sequence[tuple[torch.Tensor, Geometry]], function: Callable[[torch.Tensor], Result] = lambda values: values
+    layers: Sequence[tuple[torch.Tensor, Geometry]],
+    function: Callable[[torch.Tensor], Result] = lambda values: values,
+    threads: int | None = None,
 ) -> list[Result]:
     """function of the singular values (descending) of each layer, given as weight and cyclic geometry.
 
-    On a CPU in torch's threads, the most expensive stacks first. function must not change anything.
+    On a CPU in some threads (by default torch's number), the most expensive stacks first.
     """
     stacks = sorted(_stacks(layers), key=lambda stack: -_cost(layers, stack))
 
@@ -28,7 +30,7 @@ def each_cyclic(
         return [function(values) for values in singular_values_stacked(weights, layers[stack[0]][1])]
 
     on_gpu = any(weight.is_cuda for weight, _ in layers)
-    found = [done(stack) for stack in stacks] if on_gpu else in_threads(done, stacks)
+    found = in_threads(done, stacks, 1 if on_gpu else threads)
     by_index = zip(itertools.chain(*stacks), itertools.chain(*found), strict=True)
     return [result for _, result in sorted(by_index, key=lambda pair: pair[0])]
 
