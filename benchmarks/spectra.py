@@ -1,24 +1,23 @@
-"""Time and accuracy of `arlib.spectra` against what others do: python -m benchmarks.spectra [--quick]
+"""Time, accuracy and memory of `arlib.spectra` against what others do: python -m benchmarks.spectra [--tiny]
 
-All convolutions of ResNet-56 at 32 px, and (not with --quick) of torchvision's ResNet-18 at 224 px,
-as circular operators with their own strides; a CPU, and a GPU if there is one. In the same run:
+All convolutions of ResNet-56 at 32 px and of torchvision's ResNet-18 at 224 px, as circular operators with
+their own strides; a CPU, and a GPU if there is one. In the same run, in turns:
 
-    fft + numpy     the published method (Sedghi, Gupta & Long 2019): FFT of the kernel, all n² complex SVDs
-                    by numpy. It knows no stride: a strided layer is timed as one of stride 1
-    torch batched   the same through torch.fft and torch.linalg.svdvals
-    half, svd       this library's blocks, SVD throughout
-    ours            this library as it is, float64 and float32
-    power, gram     σ_max only: 50 steps of the power method; 6 squarings of the Gram blocks (Delattre et al. 2023)
+    fft + numpy       the published method (Sedghi, Gupta & Long 2019): FFT of the kernel, all n² complex SVDs
+                      by numpy. It knows no stride: a strided layer is timed as one of stride 1
+    fft + torch       the same through torch.fft and torch.linalg.svdvals
+    half, svd         this library's blocks, SVD throughout: what `error` is taken against
+    half, gram        the same blocks, eigenvalues of their Gram matrices throughout
+    ours              this library as it is, float64 and float32
+    ours, table       `spectra.of`: the same with statistics and quantiles, layers found in the model
+    power, gram power σ_max only: 50 steps of the power method; 6 squarings of the Gram blocks (Delattre et al. 2023)
 
-`error` is max |σ̂ − σ| / σ_max over the layers against float64 SVD; `cpu` is processor seconds of the
-whole process, the number to compare on a machine that others use too. Best of `--repeats` runs.
-The second table: zero padding as built, by Lanczos, with its error bars.
+`error` is max |σ̂ − σ| / σ_max over the layers, `error of squares` max |σ̂² − σ²| / σ_max²; `cpu s` is processor
+seconds of the whole process. Then zero padding as built, by Lanczos, with its error bars; and how time and memory
+grow with channels and map. Writes `records/benchmarks/spectra-DEVICE.json`; --tiny takes seconds and writes nothing.
 """
 
 import argparse
-import os
-import platform
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -29,15 +28,19 @@ import torchvision
 
 from arlib import models, spectra
 from arlib.spectra import layers
+from arlib.spectra.blocks import gram, gram_values
 from arlib.spectra.geometry import geometry
 from arlib.spectra.squares import largest_bound
 from arlib.spectra.symbol import Symbol
+from arlib.spectra.together import each_cyclic
+from benchmarks import memory, report
 
-Layers = list[tuple[torch.Tensor, tuple[int, ...], tuple[int, ...]]]
+Layer = tuple[torch.Tensor, tuple[int, ...], tuple[int, ...]]
+"""Weight, map, stride."""
+Method = Callable[[list[Layer], torch.nn.Module, int], object]
 
 
-def convolutions(model: torch.nn.Module, size: int, device: str) -> Layers:
-    """(weight, map, stride) of each convolution."""
+def convolutions(model: torch.nn.Module, size: int, device: str) -> list[Layer]:
     found = layers.find(model, (3, size, size))
     return [(x.weight.detach().to(device), x.built.size, x.built.stride) for x in found if x.built]
 
@@ -48,21 +51,18 @@ def fft_numpy(weight, size, stride):
     return np.linalg.svd(np.fft.fft2(kernel, axes=(2, 3)).transpose(2, 3, 0, 1), compute_uv=False)
 
 
-def torch_batched(weight, size, stride):
+def fft_torch(weight, size, stride):
     return torch.linalg.svdvals(torch.fft.fft2(weight.double(), size).permute(2, 3, 0, 1))
 
 
-def half_svd(weight, size, stride):
+def half(weight, size, stride, values=torch.linalg.svdvals):
     symbol = Symbol(weight.double(), geometry(weight, size, stride))
-    return torch.cat(symbol.map(torch.linalg.svdvals))
+    times = symbol.multiplicity.to(weight.device)
+    return symbol.map(values).repeat_interleave(times, dim=0).flatten().sort(descending=True).values
 
 
-def ours(weight, size, stride):
-    return spectra.singular_values(weight, size, stride)
-
-
-def ours_float32(weight, size, stride):
-    return spectra.singular_values(weight, size, stride, dtype=torch.float32)
+def half_gram(weight, size, stride):
+    return half(weight, size, stride, lambda blocks: gram_values(gram(blocks)))
 
 
 def power(weight, size, stride, steps=50):
@@ -75,14 +75,14 @@ def power(weight, size, stride, steps=50):
         (x,) = torch.autograd.grad(y, x, y.detach())
         scale = x.norm()
         x = (x / scale).requires_grad_()
-    return scale.sqrt()
+    return scale.sqrt()[None]
 
 
-def gram(weight, size, stride, squarings=6):
+def gram_power(weight, size, stride, squarings=6):
     """σ_max from above: ‖B‖₂ ≤ ‖(B*B)^(2^t)‖_F^(1/2^(t+1)), rescaled at each squaring."""
 
     def bound(blocks):
-        product = blocks @ blocks.mH if blocks.shape[-2] <= blocks.shape[-1] else blocks.mH @ blocks
+        product = gram(blocks)
         logs = torch.zeros(product.shape[:-2], dtype=torch.float64, device=blocks.device)
         for _ in range(squarings):
             norm = torch.linalg.matrix_norm(product).clamp_min(1e-300)
@@ -90,88 +90,132 @@ def gram(weight, size, stride, squarings=6):
             product = product @ product
         return ((logs + torch.linalg.matrix_norm(product).log()) / 2 ** (squarings + 1)).exp()
 
-    return torch.cat(Symbol(weight.double(), geometry(weight, size, stride)).map(bound)).max()
+    return Symbol(weight.double(), geometry(weight, size, stride)).map(bound).max()[None]
 
 
-ALL = {"fft + numpy": fft_numpy, "torch batched": torch_batched, "half, svd": half_svd, "ours": ours,
-       "ours, float32": ours_float32, "power, σ_max": power, "gram, σ_max": gram}  # fmt: skip
+def each(method: Callable) -> Method:
+    return lambda convs, model, size: [method(*conv) for conv in convs]
 
 
-def best(function: Callable[[], object], repeats: int, device: str) -> tuple[float, float]:
-    """Wall and processor seconds of the best of some runs, after one to warm up on a GPU."""
-    times = []
-    for _ in range(repeats + (device != "cpu")):
-        wall, cpu = time.perf_counter(), time.process_time()
-        function()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        times.append((time.perf_counter() - wall, time.process_time() - cpu))
-    return min(times)
+def ours(convs, model, size, dtype=torch.float64):
+    return each_cyclic([(weight.to(dtype), geometry(weight, n, stride)) for weight, n, stride in convs])
 
 
-def error(method: Callable, convs: Layers) -> float:
-    """Largest relative error over the layers, where the method gives all values of the same operator."""
-    worst = 0.0
-    for weight, size, stride in convs:
-        exact = Symbol(weight.double(), geometry(weight, size, stride))
-        times = exact.multiplicity.to(weight.device)
-        reference = torch.cat(exact.map(torch.linalg.svdvals)).repeat_interleave(times, dim=0).flatten()
-        reference = reference.sort(descending=True).values
-        values = method(weight, size, stride)
-        if values.numel() == 1:
-            worst = max(worst, abs(float(values) / float(reference[0]) - 1))
-        else:
-            values = values.double()[: len(reference)]
-            worst = max(worst, float((values - reference).abs().max() / reference[0]))
-    return worst
+def ours_float32(convs, model, size):
+    return ours(convs, model, size, torch.float32)
 
 
-def circular(name: str, convs: Layers, device: str, repeats: int) -> pd.DataFrame:
+def table(convs, model, size):
+    spectra.of(model, (3, size, size))
+
+
+REFERENCE, PUBLISHED = "half, svd", "fft + numpy"
+FULL: dict[str, Method] = {
+    PUBLISHED: each(fft_numpy), "fft + torch": each(fft_torch), REFERENCE: each(half), "half, gram": each(half_gram),
+    "ours": ours, "ours, float32": ours_float32, "ours, table": table, "power, σ_max": each(power),
+    "gram power, σ_max": each(gram_power),
+}  # fmt: skip
+LARGE = (PUBLISHED, REFERENCE, "ours")  # half a minute each would be too long for the others
+
+
+def circular(name: str, model: torch.nn.Module, size: int, device: str, methods, rounds: int) -> pd.DataFrame:
+    """Time and error of some methods, which take turns."""
+    model = model.to(device)
+    convs, results = convolutions(model, size, device), {}
+
+    def run(label: str) -> None:
+        results[label] = FULL[label](convs, model, size)
+
+    calls = {label: lambda label=label: run(label) for label in methods if device == "cpu" or label != PUBLISHED}
+    times = report.interleaved(calls, rounds, device, warm_up=int(rounds > 1 or device != "cpu"))
     rows = []
-    for label, method in ALL.items():
-        if device != "cpu" and "numpy" in label:
-            continue
-        wall, cpu = best(lambda method=method: [method(*conv) for conv in convs], repeats, device)
-        checked = label.startswith(("ours", "power", "gram"))
-        rows.append({"network": name, "device": device, "method": label, "wall s": wall, "cpu s": cpu,
-                     "error": error(method, convs) if checked else np.nan})  # fmt: skip
-        print(rows[-1], flush=True)
+    for label, found in times.items():
+        errors = _errors(results[label], results[REFERENCE]) if "fft" not in label and results[label] else {}
+        rows.append({"network": name, "layers": len(convs), "method": label, **found.row(), **errors})
     return pd.DataFrame(rows)
 
 
-def zero_padded(device: str) -> pd.DataFrame:
-    """Lanczos with 8 probes to ±1 % of std on growing maps and channels, and the certified bound's part."""
+def _errors(values: list[torch.Tensor], reference: list[torch.Tensor]) -> dict[str, float]:
+    """Over all layers; of σ_max alone where that is all there is."""
+    worst = {"error": 0.0, "error of squares": 0.0}
+    for one, exact in zip(values, reference, strict=True):
+        one, exact = one.detach().double()[: len(exact)], exact[: len(one)]  # unread phases' zeros are not in blocks
+        for (key, most), power_of in zip(worst.items(), (1, 2), strict=True):
+            worst[key] = max(most, float((one**power_of - exact**power_of).abs().max() / exact[0] ** power_of))
+    return worst
+
+
+def kernel(channels: int, device: str) -> torch.Tensor:
+    weight = torch.randn(channels, channels, 3, 3, generator=torch.Generator().manual_seed(0))
+    return (weight / (3 * channels**0.5)).to(device)
+
+
+def zero_padded(shapes: list[tuple[int, int]], device: str, rounds: int) -> pd.DataFrame:
+    """Lanczos to ±1 % of std, and the certified bound's part of the time."""
     rows = []
-    for channels, n in ((16, 32), (32, 16), (64, 8), (64, 16), (64, 32), (128, 16)):
-        weight = torch.randn(channels, channels, 3, 3, generator=torch.Generator().manual_seed(0))
-        weight = (weight / (3 * channels**0.5)).to(device)
-        kept = []
-        wall, cpu = best(lambda: kept.append(spectra.estimate(weight, n, tolerance=0.01)), 2, device)  # noqa: B023
-        bound, _ = best(lambda: largest_bound(weight.double(), geometry(weight, n, padding="zeros")), 1, device)  # noqa: B023
-        std, low, high = kept[-1].values["std"]
-        rows.append({"channels": channels, "map": n, "wall s": wall, "cpu s": cpu, "of it σ_max bound": bound,
-                     "std": std, "half-width": (high - low) / 2 / std, "steps": kept[-1].steps})  # fmt: skip
+    for channels, n in shapes:
+        weight, kept = kernel(channels, device), {}
+        estimate = lambda: kept.update(it=spectra.estimate(weight, n, tolerance=0.01))  # noqa: B023
+        bound = lambda: largest_bound(weight.double(), geometry(weight, n, padding="zeros"))  # noqa: B023
+        times = report.interleaved({"estimate": estimate, "bound": bound}, rounds, device)
+        std, low, high = kept["it"].values["std"]
+        rows.append({"channels": channels, "map": n, **times["estimate"].row(),
+                     "of it σ_max bound": times["bound"].median, "std": std, "half-width": (high - low) / 2 / std,
+                     "steps": kept["it"].steps, "probes": kept["it"].probes})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def growth(shapes: list[tuple[int, int]], device: str, most: float = 6.0) -> pd.DataFrame:
+    """Seconds and memory of one square 3×3 layer; a method that took longer than `most` seconds is not tried larger."""
+    methods = {
+        PUBLISHED: lambda w, n: fft_numpy(w, (n, n), 1),
+        "ours, circular": lambda w, n: spectra.singular_values(w, n),
+        "ours, zero-padded": lambda w, n: spectra.estimate(w, n, tolerance=0.01),
+    }
+    rows, slow = [], {}
+    for channels, n in shapes:
+        weight = kernel(channels, device)
+        for label, method in methods.items():
+            entries = channels**2 * n**2 * channels
+            if (device != "cpu" and label == PUBLISHED) or entries > 4 * slow.get(label, np.inf):
+                continue
+            call = lambda: method(weight, n)  # noqa: B023
+            taken = memory.peak(call, device)
+            times = report.timed(call, 1, device, warm_up=0)
+            if times.median > most / 4:
+                slow[label] = min(entries, slow.get(label, np.inf))
+            rows.append({"channels": channels, "map": n, "method": label, **times.row(), "MiB": taken})
     return pd.DataFrame(rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="ResNet-56 at 32 px only")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--tiny", action="store_true", help="small networks, to see that it works; writes nothing")
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    machine = platform.processor() or platform.machine()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} of {os.cpu_count()} cores, {machine}")
-    print(f"load {os.getloadavg()[0]:.1f}: above the number of cores, compare cpu and not wall")
     torch.manual_seed(0)
-    networks = [("resnet56, 32 px", models.resnet(56), 32)]
-    if not options.quick:
-        networks.append(("torchvision resnet18, 224 px", torchvision.models.resnet18(), 224))
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    tables = [circular(n, convolutions(m, s, d), d, options.repeats) for d in devices for n, m, s in networks]
-    print(pd.concat(tables).to_string(index=False, float_format="{:.3g}".format))
-    for device in devices:
-        print(f"\nzero padding, Lanczos, {device}")
-        print(zero_padded(device).to_string(index=False, float_format="{:.3g}".format))
+    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+        tables = measure(device, options.tiny, options.rounds)
+        for title, frame in tables.items():
+            print(f"\n{title}, {device}\n{frame.to_string(index=False, float_format='{:.3g}'.format)}", flush=True)
+        if not options.tiny:
+            print(report.write("spectra", device, tables, rounds=options.rounds, kernel="3×3 Gaussian, fan-in scaled"))
+
+
+def measure(device: str, tiny: bool, rounds: int) -> dict[str, pd.DataFrame]:
+    if tiny:
+        networks = [("resnet8, 8 px", models.resnet(8, width=4), 8, tuple(FULL), 2)]
+        shapes, grown = [(4, 8)], [(4, 8), (8, 8), (8, 16)]
+    else:
+        networks = [("ResNet-56, 32 px", models.resnet(56), 32, tuple(FULL), rounds),
+                    ("ResNet-18, 224 px", torchvision.models.resnet18(), 224, LARGE, 1)]  # fmt: skip
+        shapes = [(16, 32), (32, 16), (64, 8), (64, 16), (64, 32), (128, 16)]
+        grown = [(c, 32) for c in (8, 16, 32, 64, 128, 256)] + [(64, n) for n in (8, 16, 64, 128)]
+    return {
+        "circular": pd.concat([circular(n, m, s, device, by, r) for n, m, s, by, r in networks], ignore_index=True),
+        "zero padding": zero_padded(shapes, device, 2 if tiny else 3),
+        "growth": growth(grown, device),
+    }
 
 
 if __name__ == "__main__":
