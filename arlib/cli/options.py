@@ -1,0 +1,54 @@
+"""What the commands have in common: options, times, and how they end."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from arlib.errors import InputError
+
+Name = Annotated[str, typer.Argument(help="Name of a study (see `arlib study list`), or the path of a .yml file.")]
+Store = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder where runs are computed and kept. Default: $ARLIB_STORE, else runs/ of the checkout.",
+        resolve_path=True,
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1, …")]
+Mode = Annotated[
+    str, typer.Option(help="How fast: plain, folded, compiled, graphed, compiled+graphed; auto: what is proven here.")
+]
+Precision = Annotated[str, typer.Option(help="Of the network's passes in training: float32 or bfloat16.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse a mode or precision the device lacks.")]
+Budget = Annotated[
+    str | None, typer.Option(help="Stop cleanly within this time, e.g. 9m, 1h30m, 90s; the same command goes on later.")
+]
+
+
+def stop(message: str, status: int = 2) -> None:
+    """End with one line and an exit status."""
+    print(f"arlib: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def seconds(text: str | None) -> float | None:
+    """Seconds of a time like 9m, 1h30m, 90s or 1.5h; None stays None. `InputError` for anything else."""
+    if text is None:
+        return None
+    parts = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", text.strip().lower())
+    try:
+        found = [float(part or 0) for part in parts.groups()] if parts else [0.0]
+    except ValueError:
+        found = [0.0]
+    total = sum(value * unit for value, unit in zip(found, (3600, 60, 1), strict=False))
+    if not total > 0:
+        raise InputError(f"time is {text!r}; write hours, minutes and seconds like 9m, 1h30m or 90s.")
+    return total
+
+
+def as_interrupt(*_) -> None:
+    """Being asked to end (a cluster's time limit, a closed session) is like Ctrl-C."""
+    raise KeyboardInterrupt
