@@ -3,13 +3,14 @@
 Each file is the last run of one benchmark on one kind of device: `{machine, date, command, notes, tables}`.
 """
 
+import math
 import re
 from pathlib import Path
 
 import pandas as pd
 
 from arlib import files, records
-from arlib.errors import InputError, RecordError, one_of
+from arlib.errors import InputError, NotMeasured, RecordError, one_of
 
 FOLDER = "benchmarks"
 KEYS = ("machine", "date", "command", "notes", "tables")
@@ -42,13 +43,63 @@ def read(path: Path) -> dict:
         raise RecordError(f"{path} is not what a benchmark writes ({error!r}). Run its benchmark again.") from error
 
 
-def table(name: str, title: str) -> pd.DataFrame | None:
-    """One table of a benchmark, or None where it was never run; `InputError` for a title it does not have."""
+def table(name: str, title: str) -> pd.DataFrame:
+    """One table of a benchmark; `NotMeasured` where it was never run, `InputError` for a title it does not have."""
     found = benchmark(name)
     if found is None:
-        return None
+        raise NotMeasured(f"there is no result of the benchmark {name}.")
     one_of("title", title, tuple(found["tables"]))
     return found["tables"][title]
+
+
+def text(name: str, *devices: str) -> str:
+    """All tables of a benchmark on some devices, with machine and date, as Markdown; "not measured" where it is not."""
+    parts = []
+    for device in devices or ("cpu", "cuda"):
+        found = benchmark(f"{name}-{device}")
+        if found is None:
+            parts.append(f"*`{name}` on {_WORDS.get(device, device)}: not measured.*")
+            continue
+        parts.append(f"{_where(found)} Command: `{found['command']}`")
+        parts += [
+            f"**{title[:1].upper()}{title[1:]}**\n\n{markdown(frame)}" for title, frame in found["tables"].items()
+        ]
+    return "\n\n".join(parts)
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A table in Markdown: three significant digits, nothing cut off."""
+    head = " | ".join(_escaped(name) for name in frame)
+    sides = " | ".join("---:" if pd.api.types.is_numeric_dtype(frame[name]) else "---" for name in frame)
+    rows = [" | ".join(_cell(value) for value in row) for row in frame.astype(object).itertuples(index=False)]
+    return "\n".join(f"| {line} |" for line in (head, sides, *rows))
+
+
+_WORDS = {"cpu": "a CPU", "cuda": "a GPU"}
+
+
+def _where(found: dict) -> str:
+    """On what and when, in a sentence or two."""
+    machine = found["machine"]
+    cores = f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads"
+    gpu = f"{machine['gpu']} with " if machine.get("gpu") else ""
+    busy = machine["load"] > 0.5
+    load = f", while others used the machine (load {machine['load']:g} before it began)" if busy else ""
+    return f"{gpu}{cores}, torch {machine['torch']}, {found['date']}{load}."
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
+    return "–" if value is None else _escaped(value)
+
+
+def _escaped(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")
 
 
 def _frame(table: dict) -> pd.DataFrame:

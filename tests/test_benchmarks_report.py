@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from arlib import benchmarked, records, studies
-from arlib.errors import InputError, RecordError
+from arlib.errors import InputError, NotMeasured, RecordError
 from benchmarks import report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,9 +47,29 @@ def test_what_is_written_is_read_back(tmp_path, monkeypatch):
 def test_nothing_measured_is_none(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmarked, "folders", lambda: [tmp_path])
     assert benchmarked.benchmark("spectra-cuda") is None
-    assert benchmarked.table("spectra-cuda", "any") is None
+    assert benchmarked.text("spectra") == ("*`spectra` on a CPU: not measured.*\n\n*`spectra` on a GPU: not measured.*")
+    with pytest.raises(NotMeasured, match="spectra-cuda"):
+        benchmarked.table("spectra-cuda", "any")
     with pytest.raises(InputError, match="spectra-cpu"):
         benchmarked.benchmark("../README")
+
+
+def test_tables_are_printed_with_machine_and_date(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarked, "folders", lambda: [tmp_path])
+    monkeypatch.setattr(report, "LOAD_AT_START", 1.5)
+    report.write("example", "cpu", {"one table": TABLE}, folder=tmp_path)
+    shown = benchmarked.text("example", "cpu")
+    machine = report.machine()
+    assert shown.startswith(f"{machine['gpu'] + ' with ' if machine['gpu'] else ''}{machine['processor']}, ")
+    assert "(load 1.5 before it began)" in shown and "Command: `python" in shown
+    assert shown.splitlines()[2:] == [
+        "**One table**", "", "| method | seconds | n | holds |", "| --- | ---: | ---: | ---: |",
+        "| a | 0.123 | 1 | yes |", "| b | – | 2 | no |", "| – | inf | 3 | yes |",
+    ]  # fmt: skip
+    many = pd.DataFrame({"a|b_c": [1234.5, 3e-13, 45000.0]})
+    assert benchmarked.markdown(many).split("\n") == [
+        "| a\\|b\\_c |", "| ---: |", "| 1,234 |", "| 3e-13 |", "| 45,000 |"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"tables": {"a": {"columns": ["x"], "rows": [[1, 2]]}}}'])
