@@ -35,6 +35,15 @@ CHANGES = pd.DataFrame(
      for s in (0, 8) for kind in ("random", "adversarial") for r in (4, 8) for b in (0, 1)],
     columns=["strength", "direction", "radius", "layer", "change"],
 )  # fmt: skip
+GROWTH = pd.DataFrame(
+    [(c, n, m, s * c * n, s * c * n) for c, n in ((8, 32), (16, 32), (64, 32), (64, 8), (64, 64))
+     for m, s in (("fft + numpy", 3e-5), ("ours, circular", 1e-5))],
+    columns=["channels", "map", "method", "wall s", "MiB"],
+)  # fmt: skip
+SPEEDS = pd.DataFrame(
+    {"network": ["resnet8", "resnet8", "resnet18"], "loop": ["plain", "ours auto", "ours auto"],
+     "images/s": [90.0, 200, 20], "low": [80.0, 190, 19], "high": [95.0, 210, 25]}
+)  # fmt: skip
 ALL = {
     "four_effects": lambda: figures.four_effects(RECORDS),
     "errors": lambda: figures.errors(RECORDS, checkpoint="best"),
@@ -57,6 +66,8 @@ ALL = {
     "symbol": lambda: figures.symbol(torch.tensor([[2.0, 7, -1], [1, 3, -8], [5, -3, 1]]), 20),
     "readings": lambda: figures.readings({"stem": {"circular": torch.rand(9), "reshaped": torch.rand(3)}}),
     "estimates": lambda: figures.estimates(ESTIMATES),
+    "growth": lambda: figures.growth(GROWTH),
+    "speeds": lambda: figures.speeds({"tables": {"ceilings": GROWTH, "speeds": SPEEDS}}),
     "change_by_radius": lambda: figures.change_by_radius(CHANGES),
     "ratio_by_band": lambda: figures.ratio_by_band({"blocks.0": {8.0: [0.5, 0.6]}}, ["low", "high"]),
     "spread_per_layer": lambda: figures.spread_per_layer(RECORDS),
@@ -171,6 +182,23 @@ def test_small_multiples_show_the_same_shares():
     for a, b in zip(one, many, strict=True):
         for small, large in zip(a.patches, b.patches, strict=True):
             assert small.get_data().values.sum() == pytest.approx(large.get_data().values.sum())
+
+
+def test_growth_has_a_line_a_method_in_each_direction():
+    axes = figures.growth(GROWTH).axes
+    assert [line.get_xdata().tolist() for line in axes[0].get_lines()] == [[8, 16, 64]] * 2
+    assert [line.get_xdata().tolist() for line in axes[1].get_lines()] == [[8, 32, 64]] * 2
+    assert axes[3].get_lines()[1].get_ydata() == pytest.approx([64 * n * 1e-5 for n in (8, 32, 64)])
+
+
+def test_speeds_are_those_of_the_first_table_of_rates():
+    figure = figures.speeds({"tables": {"none": GROWTH, "speeds": SPEEDS}})
+    assert [ax.get_title() for ax in figure.axes] == ["resnet8", "resnet18"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["ours auto", "plain"]
+    assert "fastest: ours auto, 200" in figures.alt(figure)
+    for nothing in (None, {"tables": {}}, {"tables": {"none": GROWTH, "empty": SPEEDS[:0]}}):
+        with pytest.raises(NotMeasured):
+            figures.speeds(nothing)
 
 
 def test_gap_is_validation_minus_training():

@@ -5,6 +5,7 @@ their mean. `records` is `Study.records()`, `arrays` what `collect(study)` retur
 known to pyplot, so there is nothing to close and nothing is shown twice.
 """
 
+from arlib.figures.benchmarks import growth, speeds
 from arlib.figures.distances import linear_margins, margin_against_distance, shared_margins, two_margins
 from arlib.figures.gaps import gap_by_scale, gap_curves
 from arlib.figures.images import (
@@ -61,6 +62,7 @@ __all__ = [
     "four_effects",
     "gap_by_scale",
     "gap_curves",
+    "growth",
     "image_grid",
     "jacobian",
     "linear_margins",
@@ -78,6 +80,7 @@ __all__ = [
     "robust_errors",
     "shared_margins",
     "spectra",
+    "speeds",
     "spread_per_layer",
     "survival",
     "symbol",
