@@ -5,6 +5,7 @@ Each file is the last run of one benchmark on one kind of device: `{machine, dat
 
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -52,8 +53,11 @@ def table(name: str, title: str) -> pd.DataFrame:
     return found["tables"][title]
 
 
-def text(name: str, *devices: str) -> str:
-    """All tables of a benchmark on some devices, with machine and date, as Markdown; "not measured" where it is not."""
+def text(name: str, *devices: str, without: Collection[str] = ()) -> str:
+    """The tables of a benchmark on some devices, with machine and date, as Markdown; "not measured" where it is not.
+
+    devices: by default "cpu" and "cuda". without: titles of tables that are left out.
+    """
     parts = []
     for device in devices or ("cpu", "cuda"):
         found = benchmark(f"{name}-{device}")
@@ -61,9 +65,9 @@ def text(name: str, *devices: str) -> str:
             parts.append(f"*`{name}` on {_WORDS.get(device, device)}: not measured.*")
             continue
         parts.append(f"{_where(found)} Command: `{found['command']}`")
-        parts += [
-            f"**{title[:1].upper()}{title[1:]}**\n\n{markdown(frame)}" for title, frame in found["tables"].items()
-        ]
+        for title, frame in found["tables"].items():
+            if title not in without:
+                parts.append(f"**{title[:1].upper()}{title[1:]}**\n\n{markdown(frame)}")
     return "\n\n".join(parts)
 
 

@@ -131,7 +131,7 @@ def circular(name: str, model: torch.nn.Module, size: int, device: str, methods,
     rows = []
     for label, found in times.items():
         errors = _errors(results[label], results[REFERENCE]) if "fft" not in label and results[label] else {}
-        rows.append({"network": name, "layers": len(convs), "method": label, **found.row(), **errors})
+        rows.append({"network": name, "layers": len(convs), "method": label, **found.row(), "rounds": rounds, **errors})
     return pd.DataFrame(rows)
 
 

@@ -66,6 +66,7 @@ def test_tables_are_printed_with_machine_and_date(tmp_path, monkeypatch):
         "**One table**", "", "| method | seconds | n | holds |", "| --- | ---: | ---: | ---: |",
         "| a | 0.123 | 1 | yes |", "| b | – | 2 | no |", "| – | inf | 3 | yes |",
     ]  # fmt: skip
+    assert "|" not in benchmarked.text("example", "cpu", without=("one table",))
     many = pd.DataFrame({"a|b_c": [1234.5, 3e-13, 45000.0]})
     assert benchmarked.markdown(many).split("\n") == [
         "| a\\|b\\_c |", "| ---: |", "| 1,234 |", "| 3e-13 |", "| 45,000 |"

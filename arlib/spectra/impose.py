@@ -48,7 +48,11 @@ def impose(
 
     Args:
         weight: (c_out, c_in/groups, *kernel); size, stride, dilation, groups as in `singular_values`,
-            with a stride that divides the map and a kernel that does not reach around it.
+            with a stride that divides the map and a kernel that does not reach around it. The operator
+            is the circular one: with zero padding, or a stride that does not divide, singular vectors
+            are not waves and there is nothing to replace values in but the dense matrix. Impose on the
+            circular operator of such a layer (of a nearby map that the stride divides) and look at what
+            its own operator became with `singular_values` or `estimate`.
         target: what is wanted, by kind:
             "quantiles": evenly spaced quantiles (q ≥ 2), from min to max, or a whole spectrum in any
                 order; each singular value takes the target's at its own rank.
@@ -95,7 +99,7 @@ def _symbol(weight: torch.Tensor, shape: Geometry) -> Symbol:
     if not shape.cyclic or any(r > n for r, n in zip(reach, shape.size, strict=True)):
         raise InputError(
             f"A kernel that reaches over {reach} with stride {shape.stride} on a map {shape.size}: spectra are imposed "
-            f"only where the stride divides the map and the kernel fits into it."
+            f"only on circular operators whose stride divides the map and whose kernel fits into it. Give such a size."
         )
     symbol = Symbol(weight, shape)
     columns = weight.shape[1] * math.prod(shape.stride)
