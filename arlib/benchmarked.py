@@ -85,7 +85,8 @@ _WORDS = {"cpu": "a CPU", "cuda": "a GPU"}
 def _where(found: dict) -> str:
     """On what and when, in a sentence or two."""
     machine = found["machine"]
-    cores = f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads"
+    counts = (f"{machine[what]} {what if machine[what] != 1 else what[:-1]}" for what in ("cores", "threads"))
+    cores = ", ".join((machine["processor"], *counts))
     gpu = f"{machine['gpu']} with " if machine.get("gpu") else ""
     busy = machine["load"] > 0.5
     load = f", while others used the machine (load {machine['load']:g} before it began)" if busy else ""

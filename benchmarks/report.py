@@ -139,7 +139,8 @@ def _command() -> str:
     """As it was typed, without this machine's paths."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = ["-m", spec.name.removesuffix(".__main__")] if spec else [Path(sys.argv[0]).name]
-    return shlex.join(["python", *program, *sys.argv[1:]])
+    arguments = ["PATH" if Path(argument).is_absolute() else argument for argument in sys.argv[1:]]
+    return shlex.join(["python", *program, *arguments])
 
 
 def _table(frame: pd.DataFrame) -> dict:

@@ -61,6 +61,7 @@ def test_tables_are_printed_with_machine_and_date(tmp_path, monkeypatch):
     shown = benchmarked.text("example", "cpu")
     machine = report.machine()
     assert shown.startswith(f"{machine['gpu'] + ' with ' if machine['gpu'] else ''}{machine['processor']}, ")
+    assert f", {machine['threads']} thread{'s' if machine['threads'] > 1 else ''}, torch" in shown
     assert "(load 1.5 before it began)" in shown and "Command: `python" in shown
     assert shown.splitlines()[2:] == [
         "**One table**", "", "| method | seconds | n | holds |", "| --- | ---: | ---: | ---: |",
@@ -118,6 +119,12 @@ def test_rounds_take_turns():
     assert order == list("abcabc")
     with pytest.raises(InputError):
         report.interleaved({}, 1, "cpu")
+
+
+def test_the_command_is_kept_without_paths_of_the_machine(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/somewhere/benchmark.py", "--folder", "/tmp/x y", "--rounds", "3"])
+    assert report._command().split()[-4:] == ["--folder", "PATH", "--rounds", "3"]
+    assert "/" not in report._command()
 
 
 def test_machine_names_what_numbers_depend_on():
