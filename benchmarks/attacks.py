@@ -73,7 +73,9 @@ def speed(subject: Subject, options: argparse.Namespace) -> pd.DataFrame:
         print(f"  {name}: first call {first[name]:.1f} s", flush=True)
     calls = {name: (lambda attack=attack: attack(batch.x, batch.y)) for name, attack in contenders.items()}
     times = report.interleaved(calls, options.rounds, batch.x.device, warm_up=0)
-    return speed_table(batch, budget, times, first, accuracy)
+    table = speed_table(batch, budget, times, first, accuracy)
+    print(table[["attack", "image-steps/s", "× peer", "× peer, cpu"]].to_string(index=False), flush=True)
+    return table
 
 
 def speed_table(subject: Subject, budget: Budget, times: dict, first: dict, accuracy: dict) -> pd.DataFrame:
@@ -256,7 +258,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--bfloat16", action="store_true", help="agreement of bfloat16 on a CPU too")
     parser.add_argument("--images", type=int, default=None, help="evaluated: by default 100 on a CPU, 10000 on a GPU")
     parser.add_argument("--budget", type=float, default=300, help="seconds an attack may take, to the next batch's end")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=None, help="of speed: by default 3 on a CPU, 10 on a GPU")
     parser.add_argument("--no-peers", action="store_true", help="without torchattacks, foolbox and art")
     parser.add_argument("--peers", default=None, help="the peers' site-packages, by default those in .venv-peers")
     parser.add_argument("--folder", default=None, help="where the JSON goes, by default records/benchmarks")
@@ -269,7 +271,7 @@ def sized(options: argparse.Namespace, device: torch.device) -> argparse.Namespa
     gpu = device.type == "cuda"
     options.steps, options.batch = (3, 16) if options.quick else (20, 128)
     options.attacks = options.attacks or ",".join(KINDS[: -1 if options.quick else None])  # the last is as it is: long
-    options.rounds = 1 if options.quick else options.rounds
+    options.rounds = options.rounds or (1 if options.quick else 10 if gpu else 3)
     options.images = options.images or (24 if options.quick else 10_000 if gpu else 100)
     options.mask_images = min(options.images, 24) if options.quick else 10_000 if gpu else 1000
     options.eval_batch = 1000 if gpu else min(options.images, 128)
