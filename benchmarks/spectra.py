@@ -165,27 +165,35 @@ def zero_padded(shapes: list[tuple[int, int]], device: str, rounds: int) -> pd.D
     return pd.DataFrame(rows)
 
 
+GROWING: dict[str, Callable] = {
+    PUBLISHED: lambda weight, n: fft_numpy(weight, (n, n), 1),
+    "ours, circular": lambda weight, n: spectra.singular_values(weight, n),
+    "ours, zero-padded": lambda weight, n: spectra.estimate(weight, n, tolerance=0.01),
+}
+
+
 def growth(shapes: list[tuple[int, int]], device: str, most: float = 6.0) -> pd.DataFrame:
-    """Seconds and memory of one square 3×3 layer; a method that took longer than `most` seconds is not tried larger."""
-    methods = {
-        PUBLISHED: lambda w, n: fft_numpy(w, (n, n), 1),
-        "ours, circular": lambda w, n: spectra.singular_values(w, n),
-        "ours, zero-padded": lambda w, n: spectra.estimate(w, n, tolerance=0.01),
-    }
-    rows, slow = [], {}
-    for channels, n in shapes:
-        weight = kernel(channels, device)
-        for label, method in methods.items():
-            entries = channels**2 * n**2 * channels
-            if (device != "cpu" and label == PUBLISHED) or entries > 4 * slow.get(label, np.inf):
-                continue
-            call = lambda: method(weight, n)  # noqa: B023
-            taken = memory.peak(call, device)
-            times = report.timed(call, 1, device, warm_up=0)
-            if times.median > most / 4:
-                slow[label] = min(entries, slow.get(label, np.inf))
-            rows.append({"channels": channels, "map": n, "method": label, **times.row(), "MiB": taken})
+    """Seconds and memory of one square 3×3 layer, one call each; what would take more than `most` s is left out."""
+    rows = []
+    for label, method in GROWING.items():
+        if device != "cpu" and label == PUBLISHED:
+            continue
+        method(kernel(shapes[0][0], device), shapes[0][1])  # what only a first call pays
+        rate = 0.0  # seconds an operation, at most, of those large enough to tell
+        for channels, n in sorted(shapes, key=lambda shape: shape[0] ** 3 * shape[1] ** 2):
+            operations = channels**3 * n**2
+            if rate * operations <= most:
+                times, taken = _once(method, kernel(channels, device), n, device)
+                rate = times.median / operations if times.median > most / 20 else 0.0
+                rows.append({"channels": channels, "map": n, "method": label, **times.row(), "MiB": taken})
     return pd.DataFrame(rows)
+
+
+def _once(method: Callable, weight: torch.Tensor, n: int, device: str) -> tuple[report.Times, float]:
+    times = []
+    timed = lambda: times.append(report.timed(lambda: method(weight, n), 1, device, warm_up=0))
+    taken = memory.peak(timed, device)
+    return times[0], taken
 
 
 def main() -> None:
@@ -203,6 +211,7 @@ def main() -> None:
 
 
 def measure(device: str, tiny: bool, rounds: int) -> dict[str, pd.DataFrame]:
+    """All tables of one device."""
     if tiny:
         networks = [("resnet8, 8 px", models.resnet(8, width=4), 8, tuple(FULL), 2)]
         shapes, grown = [(4, 8)], [(4, 8), (8, 8), (8, 16)]
@@ -211,11 +220,13 @@ def measure(device: str, tiny: bool, rounds: int) -> dict[str, pd.DataFrame]:
                     ("ResNet-18, 224 px", torchvision.models.resnet18(), 224, LARGE, 1)]  # fmt: skip
         shapes = [(16, 32), (32, 16), (64, 8), (64, 16), (64, 32), (128, 16)]
         grown = [(c, 32) for c in (8, 16, 32, 64, 128, 256)] + [(64, n) for n in (8, 16, 64, 128)]
-    return {
-        "circular": pd.concat([circular(n, m, s, device, by, r) for n, m, s, by, r in networks], ignore_index=True),
-        "zero padding": zero_padded(shapes, device, 2 if tiny else 3),
-        "growth": growth(grown, device),
-    }
+    parts = []
+    for name, model, size, methods, times in networks:
+        print(f"{name}, {device}: {len(methods)} methods, {times} rounds", flush=True)
+        parts.append(circular(name, model, size, device, methods, times))
+    print("zero padding, growth", flush=True)
+    tables = {"circular": pd.concat(parts, ignore_index=True)}
+    return tables | {"zero padding": zero_padded(shapes, device, 2 if tiny else 3), "growth": growth(grown, device)}
 
 
 if __name__ == "__main__":
