@@ -4,6 +4,7 @@ Gradients are teacher-forced: both sides are asked at the very iterates of the p
 difference is of one pass and not of a path that rounding has sent elsewhere.
 """
 
+import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,17 @@ def fast_gradient(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return parts.slope(parts.forward_of(network), parts.nhwc(x), Goal(y))[0]
 
 
+class InDouble(nn.Module):
+    """The network as it is, computing in float64: how far the plain loop's own float32 gradients are off."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = copy.deepcopy(model).double().requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x.double())
+
+
 def iterates(subject: Subject, steps: int, seed: int = 0) -> list[Tensor]:
     """Where the plain loop's PGD comes by: a random start and all iterates but the last."""
     generator = torch.Generator(subject.x.device).manual_seed(seed)
@@ -60,12 +72,16 @@ def iterates(subject: Subject, steps: int, seed: int = 0) -> list[Tensor]:
 
 
 def compare_gradients(plain: Tensor, fast: Tensor) -> dict[str, float]:
-    """Relative error (of the batch; of the median image and of one in a hundred), differing signs, exact zeros."""
+    """Relative error (of the batch; of the median image), images past the target, differing signs, exact zeros.
+
+    Where rounding moves one activation across the kink of its ReLU, that image's gradient changes by more
+    than rounding: a few such images make the error of the batch.
+    """
     own = (fast - plain).flatten(1).norm(dim=1) / plain.flatten(1).norm(dim=1).clamp_min(1e-30)
     return {
         "relative error": float((fast - plain).norm() / plain.norm()),
         "median image": float(own.median()),
-        "99 % of images": float(own.quantile(0.99)),
+        "images past 1e-4": float((own > TARGETS["gradient"]).float().mean()),
         "signs differing": float((fast.sign() != plain.sign()).float().mean()),
         "zeros, plain": float((plain == 0).float().mean()),
         "zeros, fast": float((fast == 0).float().mean()),
@@ -73,7 +89,8 @@ def compare_gradients(plain: Tensor, fast: Tensor) -> dict[str, float]:
 
 
 def gradients(subject: Subject, networks: dict[str, nn.Module], steps: int = 10) -> pd.DataFrame:
-    """One row a network: the worst over the iterates of `compare_gradients`."""
+    """One row a network, and one of the plain loop in float64: the worst over the iterates of `compare_gradients`."""
+    networks = {"plain float64": InDouble(subject.model)} | networks
     rows = {name: [] for name in networks}
     with without_tf32():
         for x in iterates(subject, steps):
