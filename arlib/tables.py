@@ -10,6 +10,7 @@ from arlib.claims.words import effect_text, p_text
 from arlib.errors import NotMeasured, one_of
 
 NOT_MEASURED = "not measured"
+CROSS = ("pgd-50x10", "square")  # attacks that check the strong one, on a few networks
 
 
 def interval(accuracy: float, n: int) -> str:
@@ -22,12 +23,13 @@ def accuracies(records: pd.DataFrame, *, checkpoint: str = "last") -> pd.DataFra
     """Natural accuracy and accuracy under each recorded attack at the common radius, on test images.
 
     One row a run (strength, seed; variants left out) and attack: attack, setting, n, accuracy, low, high.
-    attack: "natural", "pgd-10", "apgd-ce+t"; low and high: Wilson's 95 % interval over images.
-    Raises `NotMeasured` if nothing is recorded.
+    attack: "natural", "pgd-10", "apgd-ce+t"; low and high: Wilson's 95 % interval over images. The attacks
+    that only check the strong one are in `cross_checks`. Raises `NotMeasured` if nothing is recorded.
     """
     rows = _rows(records, checkpoint, "test", ("error", "robust_error"))
-    rows = rows[rows["setting"] != "pgd-10@trained"]
     kinds = rows["setting"].str.partition("@")[0]
+    rows = rows[(rows["setting"] != "pgd-10@trained") & ~kinds.map(_crosses)]
+    kinds = kinds[rows.index]
     found = rows[["strength", "seed", "setting", "n"]].assign(
         attack=kinds.where(kinds != "", "natural"), accuracy=1 - rows["value"]
     )
@@ -45,6 +47,36 @@ def under_attack(records: pd.DataFrame, *, checkpoint: str = "last") -> pd.DataF
     found = found.assign(head=head, text=[interval(row.accuracy, row.n) for row in found.itertuples()])
     wide = found.pivot(index=["strength", "seed"], columns="head", values="text")[list(dict.fromkeys(head))]
     return wide.fillna(NOT_MEASURED).rename_axis(columns=None).rename(index=lambda key: f"{key:g}")
+
+
+def cross_checks(records: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of the checked networks under the strong attack, under each other one alone, and under all together.
+
+    As text, intervals over images: a row a network (strength, seed), a column an attack; the strong attack's
+    number may be of more images. `attrs["added"]`: the largest share, in points, that the others took from what
+    the strong attack left on the same images. Raises `NotMeasured` if no network was checked.
+    """
+    rows = _rows(records, "last", "test", ("robust_error",))
+    kinds = rows["setting"].str.partition("@")[0]
+    checked = rows[kinds.map(_crosses)][["strength", "seed"]].drop_duplicates()
+    if checked.empty:
+        raise NotMeasured("no network was attacked by other means; see cross_images in the study's settings.")
+    rows = rows[kinds.map(lambda kind: kind == "apgd-ce+t" or _crosses(kind))].merge(checked, on=["strength", "seed"])
+    rows = rows.sort_values(["strength", "seed"], kind="stable")
+    heads = [f"{row.setting} (n = {row.n:,})" for row in rows.itertuples()]
+    texts = [interval(1 - row.value, row.n) for row in rows.itertuples()]
+    wide = rows.assign(head=heads, text=texts).pivot(index=["strength", "seed"], columns="head", values="text")
+    wide = wide[list(dict.fromkeys(heads))].fillna(NOT_MEASURED).rename_axis(columns=None)
+    wide = wide.rename(index=lambda key: f"{key:g}")
+    errors = rows.assign(kind=rows["setting"].str.partition("@")[0]).pivot_table("value", ["strength", "seed"], "kind")
+    together = "+".join(("apgd-ce+t", *CROSS))
+    same_images = rows.groupby(["strength", "seed"])["n"].nunique().eq(1).all()
+    wide.attrs["added"] = 100 * float((errors[together] - errors["apgd-ce+t"]).max()) if same_images else float("nan")
+    return wide
+
+
+def _crosses(kind: str) -> bool:
+    return bool(set(kind.split("+")) & set(CROSS))
 
 
 def robust_gap(records: pd.DataFrame) -> pd.DataFrame:

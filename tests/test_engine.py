@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from arlib import engine, models
+from arlib.engine import folding
 from arlib.errors import InputError
 
 
@@ -151,3 +152,38 @@ def test_bad_devices_are_named(name, message):
 def test_unknown_mode_is_named():
     with pytest.raises(InputError, match="mode is 'fold'"):
         engine.prepare(models.resnet(8, width=2), mode="fold")
+
+
+class _Tricky(nn.Module):
+    """Sums and ReLUs whose operands are read again, or broadcast: nothing here may be overwritten by mistake."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+        self.bn_a, self.bn_b, self.pool = nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x):
+        a, b = self.bn_a(self.a(x)), self.bn_b(self.b(x))
+        both = nn.functional.relu(a + b) * a  # a is read twice
+        broadcast = self.pool(b) + both
+        return (torch.relu(broadcast + 1) + nn.functional.relu(x.sum(1, keepdim=True))).flatten(1) + both.flatten(1)
+
+
+@pytest.mark.parametrize("make", [lambda: models.resnet(8, width=4), _Tricky])
+def test_overwriting_changes_no_bit_of_logits_or_gradients(make, monkeypatch):
+    torch.manual_seed(0)
+    model, x = make().eval(), torch.rand(5, 3, 12, 12)
+    found = []
+    for leave in (False, True):
+        if leave:
+            monkeypatch.setattr(folding, "in_place", lambda graph: None)
+        z, kept = x.clone().requires_grad_(), x.clone()
+        logits = engine.prepare(model, "folded")(z)
+        found.append((logits.detach(), *torch.autograd.grad(logits.square().sum(), z)))
+        assert torch.equal(z, kept)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_a_residual_networks_sums_and_relus_are_overwritten():
+    targets = [node.target for node in engine.prepare(models.resnet(8, width=4)).module.graph.nodes]
+    assert targets.count(torch.relu_) == 7 and targets.count(folding.add_into) == 3

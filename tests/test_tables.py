@@ -41,6 +41,26 @@ def test_accuracies_are_of_the_last_weights_and_keep_each_attack_with_its_n():
     assert list(found.loc[0.0, 0].index) == ["natural", "pgd-10", "apgd-ce+t"]
 
 
+def crossed(strong: float, others: float, together: float) -> pd.DataFrame:
+    """One network, (8, seed 0), attacked by other means too."""
+    row = RECORDS[(RECORDS["setting"] == "apgd-ce+t@8") & (RECORDS["strength"] == 8) & (RECORDS["seed"] == 0)]
+    values = {"pgd-50x10": others, "square": others, "apgd-ce+t+pgd-50x10+square": together}
+    more = [row.assign(setting=f"{kind}@8", value=value, n=300) for kind, value in values.items()]
+    rest = RECORDS.drop(row.index)
+    return pd.concat([rest, row.assign(value=strong, n=300), *more], ignore_index=True)
+
+
+def test_attacks_that_check_the_strong_one_have_a_table_of_their_own():
+    records = crossed(0.70, 0.65, 0.71)
+    found = tables.cross_checks(records)
+    assert list(found.index) == [("8", "0")] and found.attrs["added"] == pytest.approx(1.0)
+    assert list(found.iloc[0]) == [tables.interval(a, 300) for a in (0.30, 0.35, 0.35, 0.29)]
+    assert found.columns[0] == "apgd-ce+t@8 (n = 300)" and "together" not in found.columns
+    assert set(tables.accuracies(records)["attack"]) == {"natural", "pgd-10", "apgd-ce+t"}
+    with pytest.raises(NotMeasured, match="cross_images"):
+        tables.cross_checks(RECORDS)
+
+
 def test_under_attack_says_n_and_what_is_missing():
     holes = RECORDS[~((RECORDS["setting"] == "apgd-ce+t@8") & (RECORDS["strength"] == 4))]
     table = tables.under_attack(holes)
