@@ -30,7 +30,7 @@ def gram(blocks: torch.Tensor) -> torch.Tensor:
 
 def gram_values(grams: torch.Tensor) -> torch.Tensor:
     """Singular values (…, k), descending, by the eigenvalues of Gram matrices (…, k, k)."""
-    return torch.linalg.eigvalsh(grams).clamp_min_(0).sqrt_().flip(-1)
+    return torch.linalg.eigvalsh(grams.mT).clamp_min_(0).sqrt_().flip(-1)  # laid out as LAPACK wants it
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from arlib.spectra.blocks import SMALL, block_values, gram, gram_values, in_thre
 from arlib.spectra.geometry import Geometry
 from arlib.spectra.grams import Correlations, worthwhile
 
-CHUNK_BYTES = 2**23  # of one batch of complex blocks: about what a core's cache holds
+CHUNK_BYTES = 2**22  # of one batch of complex blocks: about what a core's cache holds
 CUDA_BYTES = 2**28  # of one batch on a GPU, which wants many blocks at a time
 
 
