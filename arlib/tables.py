@@ -10,6 +10,7 @@ from arlib.claims.words import effect_text, p_text
 from arlib.errors import NotMeasured, one_of
 
 NOT_MEASURED = "not measured"
+TRAINING_IMAGES = {"digits": 1149, "cifar10": 45_000, "cifar100": 45_000}  # what validation leaves
 CROSS = ("pgd-50x10", "square")  # attacks that check the strong one, on a few networks
 
 
@@ -112,6 +113,21 @@ def cost(histories: pd.DataFrame) -> pd.DataFrame:
             "images/s (median epoch)": f"{part['images_per_second'].median():,.0f}",
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("strength")
+
+
+def training_time(study, rates: pd.DataFrame) -> pd.DataFrame:
+    """How long the adversarial trainings of a study would take at measured speeds: a row a loop, as text.
+
+    rates: a table of the training benchmark, with columns loop and images/s, of the study's network and PGD steps.
+    """
+    adversarial = [entry.recipe for entry in study.entries if entry.recipe.eps]
+    images = sum(recipe.epochs * (recipe.train_images or TRAINING_IMAGES[recipe.dataset]) for recipe in adversarial)
+    hours = images / rates["images/s"].to_numpy() / 3600
+    text = [
+        f"{h / 24:,.1f} days" if h >= 48 else f"{h:,.1f} hours" if h >= 2 else f"{60 * h:,.0f} minutes" for h in hours
+    ]
+    named = {"images/s": [f"{rate:,.4g}" for rate in rates["images/s"]], f"{len(adversarial)} trainings": text}
+    return pd.DataFrame(named, index=pd.Index(rates["loop"], name="loop"))
 
 
 def by_seed(records: pd.DataFrame, claim: str, *, twin: bool = False) -> pd.DataFrame:

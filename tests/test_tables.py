@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from arlib import claims, tables
+from arlib import claims, data, tables
 from arlib.attacks import wilson
 from arlib.errors import InputError, NotMeasured
 from arlib.training import Recipe
@@ -21,6 +21,18 @@ def value(records, strength, seed, statistic, split, setting, checkpoint="last")
     ]
     rows = rows[(rows["statistic"] == statistic) & (rows["split"] == split) & (rows["setting"] == setting)]
     return rows["value"].item()
+
+
+def test_training_time_is_images_over_speed():
+    entries = [SimpleNamespace(recipe=Recipe(dataset="cifar10", eps=eps, epochs=60)) for eps in (0, 8 / 255, 4 / 255)]
+    rates = pd.DataFrame({"loop": ["slow", "fast", "faster"], "images/s": [10.0, 500.0, 2000.0]})
+    found = tables.training_time(SimpleNamespace(entries=entries), rates)
+    assert list(found["2 trainings"]) == ["6.2 days", "3.0 hours", "45 minutes"]  # 5.4 million images
+    assert list(found.index) == ["slow", "fast", "faster"]
+
+
+def test_training_sets_have_the_sizes_the_table_counts_with():
+    assert len(data.load("digits", device="cpu").train) == tables.TRAINING_IMAGES["digits"]
 
 
 def test_interval_is_wilsons():
