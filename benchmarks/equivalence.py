@@ -220,6 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
         print(f"\n{title}\n{found.to_string(index=False, float_format='{:.4g}'.format)}")
     print(f"\n{time.perf_counter() - begun:.0f} s in all")
     name = "equivalence" + ("_reduced" if options.reduced else "") + (f"_batch{options.batch}" if options.batch else "")
+    name += f"_{options.precision}" * (options.precision != "float32") + f"_{options.mode}" * (options.mode != "auto")
     notes = {"recipe": plan.recipe.to_dict(), "pairs": plan.pairs, "test images": plan.images, "fast": fast.name}
     print(report.write(name, device, tables, folder=options.out, **notes))
     return tables

@@ -91,8 +91,9 @@ def test_run_ids_of_the_printed_studies_never_change():
     """A record lies in a folder of this name: a new field of the recipe or key of the file must rename none."""
     named = {name: [entry.run for entry in studies.load(name).entries] for name in ("digits", "cifar10-resnet20-small")}
     assert named["digits"][:2] == ["digits-resnet8-ar0-s0-627bced0", "digits-resnet8-ar16-s0-f6b202db"]
-    assert named["cifar10-resnet20-small"][:3] == [
-        "cifar10-resnet20-ar0-s0-55529422", "cifar10-resnet20-ar4-s0-6716bd15", "cifar10-resnet20-ar8-s0-4d3cb56a",
+    assert named["cifar10-resnet20-small"][:4] == [
+        "cifar10-resnet20-ar0-s0-55529422", "cifar10-resnet20-ar2-s0-c2ca8ea5", "cifar10-resnet20-ar4-s0-6716bd15",
+        "cifar10-resnet20-ar8-s0-4d3cb56a",
     ]  # fmt: skip
     assert studies.load("cifar10-resnet56").entries[-1].run == "cifar10-resnet56-ar16-s0-51e16f77"
 
