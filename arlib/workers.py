@@ -23,6 +23,7 @@ from arlib import files, processes
 
 HEARTBEAT = 30.0  # seconds between two signs of life
 STALE = 300.0  # seconds without one after which a claim is void
+LOST = getattr(signal, "SIGUSR1", signal.SIGINT)  # tells the main thread; Ctrl-C is ignored in `nohup … &`
 
 
 class Claim:
@@ -38,12 +39,15 @@ class Claim:
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat {path.stem}", daemon=True)
 
     def __enter__(self) -> "Claim":
+        self._former = _listen()
         self._thread.start()
         return self
 
     def __exit__(self, *_) -> None:
         with self._guard:
             self._done.set()
+        if self._former is not None:
+            signal.signal(LOST, self._former)
         with _lock(self.path.parent):
             if self.holds():
                 self.path.unlink(missing_ok=True)
@@ -67,7 +71,14 @@ class Claim:
 
 def interrupt_main_thread() -> None:
     """KeyboardInterrupt in the main thread, by a real signal: it also ends a wait."""
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    signal.pthread_kill(threading.main_thread().ident, LOST)
+
+
+def _listen():
+    """Let the signal raise KeyboardInterrupt; gives the handler of before. Only a main thread can set one."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(LOST, signal.default_int_handler)
 
 
 def take(folder: Path, run: str) -> Claim | None:

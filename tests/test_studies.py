@@ -425,8 +425,19 @@ def test_the_heart_beats_and_a_lost_claim_is_noticed(tmp_path, monkeypatch):
     assert claim.path.exists()  # the other's claim stays
 
 
-def test_a_worker_that_lost_its_run_leaves_it_to_the_other(tiny, monkeypatch):
+@pytest.fixture(params=["at a terminal", "in the background"])
+def started(request):
+    """A shell starts background jobs with Ctrl-C's signal ignored."""
+    former = signal.getsignal(signal.SIGINT)
+    if request.param == "in the background":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+def test_a_worker_that_lost_its_run_leaves_it_to_the_other(tiny, monkeypatch, started):
     monkeypatch.setattr(workers, "HEARTBEAT", 0.05)
+    handler = signal.getsignal(workers.LOST)
     first = tiny.entries[0].run
 
     def slept(study, entry, folder, **options):
@@ -439,6 +450,7 @@ def test_a_worker_that_lost_its_run_leaves_it_to_the_other(tiny, monkeypatch):
 
     run(tiny, _compute=slept, wait=False)
     assert [entry.run for entry in tiny.missing()] == [first]
+    assert signal.getsignal(workers.LOST) is handler
 
 
 def test_who_renames_first_wins_and_the_other_result_is_dropped(tiny):
