@@ -12,7 +12,9 @@ from arlib.errors import InputError, one_of
 log = logging.getLogger(__name__)
 MODES = ("auto", "plain", "folded", "compiled", "graphed", "compiled+graphed")
 PRECISIONS = ("float32", "bfloat16")
-AUTO = {"cpu": "folded", "cuda": "folded", "mps": "folded"}  # the fastest that was shown to give equal results
+# Folding is exact but for rounding, and was shown to train equal networks on a CPU (benchmarks.equivalence). A faster
+# mode takes its place on a device once that is shown there.
+AUTO = {"cpu": "folded", "cuda": "folded", "mps": "folded"}
 
 
 def device(name: str | torch.device = "auto") -> torch.device:
@@ -42,7 +44,7 @@ def settle(mode: str, precision: str, where: torch.device, *, strict: bool = Fal
 
     mode: "plain" (as written, eager), "folded" (BN folded where the attack runs, channels_last), "compiled"
     (folded, by torch.compile), "graphed" (folded, captured as CUDA graphs), "compiled+graphed", or
-    "auto", the fastest of them that was shown to give equal results on such a device (`AUTO`).
+    "auto", what `AUTO` has for the device: nothing that could give other results than the plain path.
     precision: "float32" or "bfloat16" (the network's passes; weights, logits and losses stay float32).
 
     What the device lacks falls back to what it has, with one line in the log, or, if `strict`, raises

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from arlib.errors import TrainingStopped
 
-LOST = (dist.DistBackendError, RuntimeError)  # what torch raises in a process whose partner is gone
-
 
 @dataclass(frozen=True)
 class World:
@@ -92,7 +90,7 @@ def explained(world: World, what: str) -> Iterator[None]:
     """Turn torch's complaint about a lost partner into a `TrainingStopped` that says what to do."""
     try:
         yield
-    except LOST as error:
+    except RuntimeError as error:  # of which torch's errors of communication are a kind
         if world.size == 1 or not _is_loss_of_partner(error):
             raise
         raise TrainingStopped(
