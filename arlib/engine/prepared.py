@@ -11,6 +11,7 @@ from torch import nn
 from arlib.engine.devices import MODES, autocast
 from arlib.engine.folding import BATCHNORMS, CONVOLUTIONS, foldable_pairs, folded_weight, trace, without_batchnorm
 from arlib.engine.graphs import graphed_module
+from arlib.engine.memory import keep_memory
 from arlib.errors import InputError, one_of
 
 _IN_HALF = (*CONVOLUTIONS, nn.Linear)  # what autocast would run in half precision, cast once instead of at each pass
@@ -26,6 +27,7 @@ class Prepared(nn.Module):
 
     def __init__(self, source: nn.Module, mode: str, dtype: torch.dtype | None = None):
         super().__init__()
+        keep_memory()
         self._source = [source]  # in a list: not a submodule, so never moved or counted with this one
         self.mode, self.precision = mode, "float32" if dtype is None else str(dtype).removeprefix("torch.")
         graph = None if mode == "plain" else trace(source)
