@@ -78,7 +78,8 @@ def _runs(mode: str, device: str) -> bool:
 def names(device: str, peers: bool = True) -> list[str]:
     """All contenders of a device, the others first."""
     others = ["public", *(loops.PEERS if peers else [])]
-    return [*others, *(f"ours {mode} {precision}" for precision in precisions(device) for mode in modes(device))]
+    able = engine.PRECISIONS if "bfloat16" in precisions(device) else ("float32",)
+    return [*others, *(f"ours {mode} {precision}" for precision in able for mode in modes(device))]
 
 
 def make(name: str, setting: Setting):

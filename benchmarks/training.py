@@ -10,6 +10,7 @@ graph capture). TFLOP/s counts useful operations only, so gradients that nobody 
 
 import argparse
 import gc
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -86,8 +87,15 @@ def _row(name, setting, batches, first, times, images, done: limits.Work, ceilin
 
 
 def achieved(speed: float, done: limits.Work, name: str, ceilings: pd.DataFrame) -> dict[str, float]:
-    """Useful TFLOP/s and unfused GB/s at that many images a second, and their shares of the measured ceilings."""
+    """Useful TFLOP/s and unfused GB/s at that many images a second, and their shares of the measured ceilings.
+
+    Passes in two precisions have no one ceiling and no one size of a number.
+    """
     precision = name.split()[-1] if name.startswith("ours") else "float32"
+    if precision == "bfloat16-attack":
+        return {"TFLOP/s": speed * done.flops / 1e12} | dict.fromkeys(
+            ("of ceiling", "GB/s unfused", "of copy"), math.nan
+        )
     flops, moved = speed * done.flops / 1e12, speed * done.bytes / 1e9 * (0.5 if precision == "bfloat16" else 1.0)
     shares = flops / limits.highest(ceilings, precision), moved / ceilings.value[ceilings.ceiling == "copy"].max()
     return {"TFLOP/s": flops, "of ceiling": shares[0], "GB/s unfused": moved, "of copy": shares[1]}

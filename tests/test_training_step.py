@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from arlib import data, engine, files, training
 from arlib.errors import InputError, TrainingStopped
+from arlib.training import objectives
 from arlib.training.distributed import World
 from arlib.training.step import Step
 
@@ -199,12 +200,37 @@ def test_bfloat16_is_only_inside_the_network():
     assert gradient.dtype == torch.float32
 
 
-def test_training_in_bfloat16_learns_and_says_so(tmp_path):
-    recipe = training.Recipe(dataset="digits", model="resnet8", width=4, epochs=5, batch_size=64)
-    run = training.train(recipe, device="cpu", progress=False, precision="bfloat16", folder=tmp_path)
+@pytest.mark.parametrize(("precision", "eps"), [("bfloat16", 0.0), ("bfloat16-attack", 32 / 255)])
+def test_training_in_bfloat16_learns_and_says_so_and_is_judged_in_float32(precision, eps, tmp_path):
+    recipe = training.Recipe(
+        dataset="digits", model="resnet8", width=4, epochs=5, batch_size=64, eps=eps, steps=2, monitor_images=50
+    )
+    run = training.train(recipe, device="cpu", progress=False, precision=precision, folder=tmp_path)
     assert run.history.val_error.iloc[-1] < 0.3
-    assert files.read_json(tmp_path / "provenance.json")["precision"] == "bfloat16"
+    assert files.read_json(tmp_path / "provenance.json")["precision"] == precision
     assert run.model.stem.weight.dtype == torch.float32
+    images = data.load("digits", device="cpu").val
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(run.model(images.x), images.y)
+    assert run.history.val_loss.iloc[-1] == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_an_attack_in_bfloat16_leaves_the_weights_gradient_in_float32():
+    digits = data.load("digits", device="cpu")
+    recipe = training.Recipe(**BASE)
+    found = {}
+    for precision in ("float32", "bfloat16-attack"):
+        model = training.initial_model(recipe, digits).train()
+        step = Step(recipe, model, World(), "folded", precision)
+        x, y = digits.train[:32]
+        start = objectives.draws(x, recipe, recipe.eps, torch.Generator().manual_seed(0))
+        crafted = step.craft(x, y, start, recipe.eps)
+        step.differentiate(x, x, y, 1.0)
+        found[precision] = step.prepared.precision, crafted, [p.grad for p in model.parameters()]
+    (exact, images, gradients), (half, rounded, same) = found.values()
+    assert (exact, half) == ("float32", "bfloat16")
+    assert not torch.equal(images, rounded) and (rounded - x).abs().max() <= recipe.eps + 1e-6
+    assert all(map(torch.equal, gradients, same))
 
 
 def test_a_captured_function_runs_as_it_is_where_there_are_no_graphs():

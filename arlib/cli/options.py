@@ -21,7 +21,12 @@ Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cu
 Mode = Annotated[
     str, typer.Option(help="How fast: plain, folded, compiled, graphed, compiled+graphed; auto: what is proven here.")
 ]
-Precision = Annotated[str, typer.Option(help="Of the network's passes in training: float32 or bfloat16.")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="Of the network's passes in training: float32, bfloat16, or bfloat16-attack (the attack's only)."
+    ),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse a mode or precision the device lacks.")]
 Budget = Annotated[
     str | None, typer.Option(help="Stop cleanly within this time, e.g. 9m, 1h30m, 90s; the same command goes on later.")

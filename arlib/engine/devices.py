@@ -11,7 +11,7 @@ from arlib.errors import InputError, one_of
 
 log = logging.getLogger(__name__)
 MODES = ("auto", "plain", "folded", "compiled", "graphed", "compiled+graphed")
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16-attack", "bfloat16")
 # Folding is exact but for rounding, and was shown to train equal networks on a CPU (benchmarks.equivalence). A faster
 # mode takes its place on a device once that is shown there.
 AUTO = {"cpu": "folded", "cuda": "folded", "mps": "folded"}
@@ -45,7 +45,8 @@ def settle(mode: str, precision: str, where: torch.device, *, strict: bool = Fal
     mode: "plain" (as written, eager), "folded" (BN folded where the attack runs, channels_last), "compiled"
     (folded, by torch.compile), "graphed" (folded, captured as CUDA graphs), "compiled+graphed", or
     "auto", what `AUTO` has for the device: nothing that could give other results than the plain path.
-    precision: "float32" or "bfloat16" (the network's passes; weights, logits and losses stay float32).
+    precision: "float32", "bfloat16" (the network's passes; weights, logits and losses stay float32), or
+    "bfloat16-attack" (only the passes that craft images, most of them; the gradient of the weights is float32's).
 
     What the device lacks falls back to what it has, with one line in the log, or, if `strict`, raises
     `InputError` with that line.
@@ -59,13 +60,18 @@ def settle(mode: str, precision: str, where: torch.device, *, strict: bool = Fal
     if "compiled" in mode and not _can_compile(where):
         less = mode.replace("compiled+", "").replace("compiled", "folded")
         mode = _instead("mode", mode, less, "torch.compile finds no compiler here", strict)
-    if precision == "bfloat16" and not _has_bfloat16(where):
+    if precision != "float32" and not _has_bfloat16(where):
         precision = _instead("precision", precision, "float32", f"{where} cannot compute in it", strict)
     return mode, precision
 
 
+def attack_dtype(precision: str) -> torch.dtype:
+    """What the passes that craft images are computed in."""
+    return torch.float32 if precision == "float32" else torch.bfloat16
+
+
 def autocast(where: torch.device, precision: str) -> AbstractContextManager:
-    """Inside it a network's convolutions and products run in `precision`; weights stay float32.
+    """Inside it a network's convolutions and products run in bfloat16 if `precision` is that; weights stay float32.
 
     Casts are not cached: each weight is cast once a pass anyway, and a cached cast would outlive a CUDA graph.
     """

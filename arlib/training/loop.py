@@ -132,7 +132,8 @@ class _State:
         self.step = Step(recipe, self.model, world, mode, precision, micro_batches)
         self.average = Average(self.model, recipe.ema) if recipe.ema else None
         self.judged = self.model if self.average is None else self.average.module  # what is evaluated and kept
-        self.prepared = self.step.prepared if self.average is None else engine.prepare(self.judged)
+        attacked = self.average is None and precision == "float32"  # what is told of an epoch is always float32
+        self.prepared = self.step.prepared if attacked else engine.prepare(self.judged)
         self.best = {name: value.clone() for name, value in self.judged.state_dict().items()}
         self.epoch, self.history, self.collapsed = 0, [], ""
         self.steps = math.ceil(len(self.train) / recipe.batch_size)

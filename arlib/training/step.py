@@ -31,9 +31,8 @@ class Step:
         self.recipe, self.model, self.world, self.precision, self.parts = recipe, model, world, precision, parts
         self.device = next(model.parameters()).device
         self.format = torch.contiguous_format if mode == "plain" else torch.channels_last
-        self.prepared = engine.prepare(
-            model, mode.replace("compiled+graphed", "compiled").replace("graphed", "folded"), getattr(torch, precision)
-        )
+        eager = mode.replace("compiled+graphed", "compiled").replace("graphed", "folded")
+        self.prepared = engine.prepare(model, eager, engine.attack_dtype(precision))
         decay = {"lr": recipe.lr, "momentum": recipe.momentum, "weight_decay": recipe.weight_decay}
         self.optimizer = torch.optim.SGD(model.parameters(), **decay, fused=self.device.type == "cuda" or None)
         self.network = DistributedDataParallel(model, broadcast_buffers=False) if world.size > 1 else model
