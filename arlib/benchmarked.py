@@ -29,6 +29,11 @@ def benchmark(name: str) -> dict | None:
     return read(found[0]) if found else None
 
 
+def names(start: str, device: str) -> list[str]:
+    """Names ("equivalence_reduced_folded_float32-cpu") of the stored results of a device that begin so, in order."""
+    return sorted({path.stem for folder in folders() for path in folder.glob(f"{start}*-{device}.json")})
+
+
 def folders() -> list[Path]:
     """Where results lie: the checkout's records, then the shipped copy."""
     return [folder / FOLDER for folder in records.places().records]

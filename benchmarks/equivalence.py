@@ -19,6 +19,7 @@ with N images a batch and the learning rate scaled alike (Goyal et al. 2017), ho
 
 import argparse
 import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -219,11 +220,16 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
     for title, found in tables.items():
         print(f"\n{title}\n{found.to_string(index=False, float_format='{:.4g}'.format)}")
     print(f"\n{time.perf_counter() - begun:.0f} s in all")
-    name = "equivalence" + ("_reduced" if options.reduced else "") + (f"_batch{options.batch}" if options.batch else "")
-    name += f"_{options.precision}" * (options.precision != "float32") + f"_{options.mode}" * (options.mode != "auto")
+    name = result_name(fast, reduced=options.reduced, batch=options.batch)
     notes = {"recipe": plan.recipe.to_dict(), "pairs": plan.pairs, "test images": plan.images, "fast": fast.name}
     print(report.write(name, device, tables, folder=options.out, **notes))
     return tables
+
+
+def result_name(fast: Side, *, reduced: bool, batch: int | None) -> str:
+    """Of the file of results: one for each fast side and size, so that none replaces another's."""
+    parts = ["equivalence", "reduced" * reduced, f"batch{batch}" * bool(batch), fast.name]
+    return re.sub("[^a-z0-9]+", "_", "_".join(filter(None, parts)))
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -165,7 +165,7 @@ def chosen(device: str, peers: bool, only: str | None) -> list[str]:
     """Contenders of this run; on a CPU bfloat16 is tried where it can win."""
     found = contenders.names(device, peers)
     if device == "cpu":
-        found = [name for name in found if name != "ours plain bfloat16"]
+        found = [name for name in found if not name.startswith("ours plain bfloat16")]
     return [name for name in found if only is None or any(part in name for part in only.split(","))]
 
 

@@ -82,6 +82,16 @@ def test_a_damaged_result_is_named(tmp_path, text):
         benchmarked.read(path)
 
 
+def test_results_are_found_by_their_beginning(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarked, "folders", lambda: [tmp_path / "mine", tmp_path / "shipped"])
+    for folder, device in (("mine", "cpu"), ("shipped", "cpu"), ("shipped", "cuda")):
+        report.write("pace_b", device, {}, folder=tmp_path / folder)
+    report.write("pace_a", "cpu", {}, folder=tmp_path / "shipped")
+    report.write("other", "cpu", {}, folder=tmp_path / "mine")
+    assert benchmarked.names("pace", "cpu") == ["pace_a-cpu", "pace_b-cpu"]
+    assert benchmarked.names("pace", "mps") == []
+
+
 def test_every_stored_result_can_be_read():
     stored = sorted((ROOT / "records" / benchmarked.FOLDER).glob("*"))
     assert [path.name for path in stored if not re.fullmatch(r"[a-z0-9_]+-(cpu|cuda)\.json", path.name)] == []

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from arlib import attacks, engine, models
+from arlib import attacks, benchmarked, engine, models
 from arlib.training import Recipe
 from arlib.training.distributed import World
 from arlib.training.step import Step
@@ -230,9 +230,17 @@ def test_seconds_to_accuracy_are_training_seconds_of_whole_epochs():
 
 
 @pytest.mark.filterwarnings("ignore")  # networks of one batch: collapsed, and their robustness not to be trusted
+def test_each_fast_side_has_a_result_of_its_own():
+    sides = [equivalence.Side(*pair) for pair in (("folded",), ("compiled+graphed",), ("compiled", "bfloat16-attack"))]
+    asked = [(side, {"reduced": small, "batch": n}) for side in sides for small in (True, False) for n in (None, 512)]
+    found = [equivalence.result_name(side, **options) for side, options in asked]
+    assert found[0] == "equivalence_reduced_folded_float32" and len(set(found)) == len(asked)
+    assert all(benchmarked.benchmark(f"{name}-cuda") is None for name in found), "names that can be read back"
+
+
 def test_equivalence_keeps_what_it_trained_and_goes_on_from_it(tmp_path, monkeypatch):
     monkeypatch.setattr(equivalence, "STRONG", ("pgd-10",))
-    recipe = Recipe(dataset="digits", model="resnet8", width=4, steps=2, epochs=1, train_images=128, monitor_images=16)
+    recipe = Recipe(dataset="digits", model="resnet8", width=4, steps=2, epochs=1, train_images=400, monitor_images=16)
     plan = equivalence.Plan(recipe, 32 / 255, 2, 24, tmp_path, "cpu")
     table, pairs = equivalence.compare(plan, equivalence.Side("folded"))
     assert len(pairs) == 2 * 2 * 4 and set(table.strength) == {0, 32}
