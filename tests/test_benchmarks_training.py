@@ -240,7 +240,7 @@ def test_each_fast_side_has_a_result_of_its_own():
 
 def test_equivalence_keeps_what_it_trained_and_goes_on_from_it(tmp_path, monkeypatch):
     monkeypatch.setattr(equivalence, "STRONG", ("pgd-10",))
-    recipe = Recipe(dataset="digits", model="resnet8", width=4, steps=2, epochs=1, train_images=400, monitor_images=16)
+    recipe = Recipe(dataset="digits", model="resnet8", width=4, steps=2, epochs=3, monitor_images=16)
     plan = equivalence.Plan(recipe, 32 / 255, 2, 24, tmp_path, "cpu")
     table, pairs = equivalence.compare(plan, equivalence.Side("folded"))
     assert len(pairs) == 2 * 2 * 4 and set(table.strength) == {0, 32}
