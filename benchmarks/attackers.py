@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from arlib import attacks, engine
+from benchmarks import contenders
 from benchmarks.loops import public_pgd
 from benchmarks.subjects import Subject
 
@@ -48,9 +49,8 @@ def modes(device: torch.device) -> list[tuple[str, str]]:
     found = [("folded", "float32"), ("compiled", "float32")]
     if device.type == "cuda":
         found += [("graphed", "float32"), ("compiled+graphed", "float32")]
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            found += [(mode, "bfloat16") for mode, _ in found]
-    return found
+    able = "bfloat16" in contenders.precisions(device.type)
+    return found + [(mode, "bfloat16") for mode, _ in found if able]
 
 
 def prepared(subject: Subject, mode: str, precision: str = "float32") -> engine.Prepared:

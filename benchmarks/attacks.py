@@ -115,7 +115,7 @@ def _contenders(kind: str, subject: Subject, budget: Budget, options: argparse.N
     """Ours first: the others are compared with the first."""
     made = {"ours bare": subject.model}
     for name, make in networks(subject, options).items():
-        if subject.x.is_cuda or "compiled" not in name:  # images drop out: every number of them compiles anew
+        if subject.x.is_cuda or name == "ours folded":  # images drop out: every number of them compiles anew
             made[name] = make()
     if kind == "evaluate":
         found = {name: whole(network, subject.eps) for name, network in made.items()}
@@ -187,8 +187,6 @@ def evaluation_table(subject: Subject, kind: str, runs: dict[str, tuple[np.ndarr
 def agree(subject: Subject, options: argparse.Namespace) -> dict[str, pd.DataFrame]:
     """Masks and gradients of every way to prepare a network that was asked for."""
     made = {name: make() for name, make in networks(subject, options).items()}
-    if options.bfloat16 and not any("bfloat16" in name for name in made):
-        made["ours folded bfloat16"] = attackers.prepared(subject, "folded", "bfloat16")
     few, steps = subject.first(options.images), 3 if options.quick else 20
     eager = {name: network for name, network in made.items() if subject.x.is_cuda or "compiled" not in name}
     strong = ("pgd-3",) if options.quick else ("apgd-ce", "apgd-t")
@@ -255,7 +253,6 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--networks", default="resnet20,resnet56")
     parser.add_argument("--attacks", default=None, help=f"kinds that are evaluated, by commas: {','.join(KINDS)}")
     parser.add_argument("--modes", default=None, help="modes or precisions of ours, by commas; by default all")
-    parser.add_argument("--bfloat16", action="store_true", help="agreement of bfloat16 on a CPU too")
     parser.add_argument("--images", type=int, default=None, help="evaluated: by default 100 on a CPU, 10000 on a GPU")
     parser.add_argument("--budget", type=float, default=300, help="seconds an attack may take, to the next batch's end")
     parser.add_argument("--rounds", type=int, default=None, help="of speed: by default 3 on a CPU, 10 on a GPU")

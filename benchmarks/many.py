@@ -121,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     device = str(engine.device(options.device))
     gpu = device != "cpu"
+    torch.backends.cudnn.benchmark = gpu
     setting = Setting(network=options.network or ("resnet56" if gpu else "resnet8"), device=device, steps=options.steps)
     counts = options.runs or ([1, 2, 4, 8, 12] if gpu else [1, 2, 4])
     contender = options.contender or contenders.fastest(device)

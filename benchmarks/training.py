@@ -172,6 +172,7 @@ def chosen(device: str, peers: bool, only: str | None) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
     options = parsed(arguments)
     device, begun = str(engine.device(options.device)), time.perf_counter()
+    torch.backends.cudnn.benchmark = device != "cpu"  # for everybody, as the public codes have it
     warnings.filterwarnings("ignore", category=UserWarning, module=r"art\.|torchattacks\.")
     if device == "cpu":
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads", flush=True)

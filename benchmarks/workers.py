@@ -72,6 +72,7 @@ def work(said: str) -> None:
     """The worker's side: get ready, then one round for each line that comes in."""
     job = json.loads(said)
     torch.set_num_threads(job["threads"])
+    torch.backends.cudnn.benchmark = True
     setting = Setting(**job["setting"])
     loop = contenders.make(job["contender"], setting)
     warm(loop, setting.device)

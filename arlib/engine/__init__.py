@@ -6,7 +6,7 @@ convolution; with channels_last memory this is about 1.6 times as fast on a CPU.
 graphs and bfloat16 are further layers on the same code path, each asked for by name.
 """
 
-from arlib.engine.devices import AUTO, MODES, PRECISIONS, attack_dtype, autocast, device, settle
+from arlib.engine.devices import AUTO, MODES, PRECISIONS, attack_dtype, autocast, device, fastest_kernels, settle
 from arlib.engine.folding import batchnorm_of, folded_weight
 from arlib.engine.graphs import Captured
 from arlib.engine.memory import keep_memory
@@ -14,5 +14,5 @@ from arlib.engine.prepared import Prepared, frozen, prepare
 
 __all__ = [
     "AUTO", "MODES", "PRECISIONS", "Captured", "Prepared", "attack_dtype", "autocast", "batchnorm_of", "device",
-    "folded_weight", "frozen", "keep_memory", "prepare", "settle",
+    "fastest_kernels", "folded_weight", "frozen", "keep_memory", "prepare", "settle",
 ]  # fmt: skip

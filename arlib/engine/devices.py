@@ -3,7 +3,8 @@
 import logging
 import os
 import shutil
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -63,6 +64,16 @@ def settle(mode: str, precision: str, where: torch.device, *, strict: bool = Fal
     if precision != "float32" and not _has_bfloat16(where):
         precision = _instead("precision", precision, "float32", f"{where} cannot compute in it", strict)
     return mode, precision
+
+
+@contextmanager
+def fastest_kernels() -> Iterator[None]:
+    """Inside it a GPU's convolutions are tried out once for each shape, and the fastest is kept; else nothing."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def attack_dtype(precision: str) -> torch.dtype:

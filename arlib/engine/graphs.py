@@ -19,8 +19,9 @@ class Captured:
     """A function of tensors, recorded at its first call and replayed at the next ones of the same shapes.
 
     Other shapes (the last batch of an epoch), and devices without graphs, run the function itself.
-    The tensors that a replay returns are overwritten by the next one. The function must not wait for
-    the device, nor draw random numbers; `state`: modules whose buffers it changes, put back after the warm-up.
+    A replay runs no Python: whatever the function makes and others read must be among the tensors it returns,
+    which are overwritten by the next replay. The function must not wait for the device, nor draw random numbers;
+    `state`: modules whose buffers it changes, put back after the warm-up.
     """
 
     def __init__(self, function: Callable[..., object], state: tuple[nn.Module, ...] = ()):
@@ -28,7 +29,7 @@ class Captured:
         self.shapes: list | None = None
 
     def __call__(self, *tensors: torch.Tensor) -> object:
-        if not tensors[0].is_cuda or self.refused:
+        if not has_graphs(tensors[0]) or self.refused:
             return self.function(*tensors)
         if self.shapes is None:
             self._capture(tensors)
@@ -64,21 +65,42 @@ class Captured:
                 buffer.copy_(value)
 
 
+def has_graphs(tensor: torch.Tensor) -> bool:
+    """Whether work on this tensor can be recorded: the device has graphs, and none is being recorded now."""
+    return tensor.is_cuda and not torch.cuda.is_current_stream_capturing()
+
+
 def _shapes(tensors: tuple[torch.Tensor, ...]) -> list:
     return [(tensor.shape, tensor.dtype, tensor.stride()) for tensor in tensors]
 
 
 def graphed_module(run: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """`run` with a graph of its forward and one of its backward pass for each of the first few shapes of images."""
+    """`run` with a graph of its forward and one of its backward pass for each of the first few shapes of images.
+
+    Logits and input gradients are copied out of the graphs, which write the next ones into the same memory.
+    """
     graphs: dict[tuple, Callable] = {}
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         key = (x.shape, x.dtype)
-        if not x.is_cuda or not x.requires_grad or torch.cuda.is_current_stream_capturing():
+        if not x.requires_grad or not has_graphs(x):
             return run(x)
         if key not in graphs and len(graphs) < SHAPES:
             sample = torch.rand_like(x, requires_grad=True)
-            graphs[key] = torch.cuda.make_graphed_callables(run, (sample,), num_warmup_iters=WARM_UP)
-        return graphs.get(key, run)(x)
+            one = lambda images: run(images)  # of a module torch would replace the forward, for all shapes
+            graphs[key] = torch.cuda.make_graphed_callables(one, (sample,), num_warmup_iters=WARM_UP)
+        return graphs[key](_OwnGradient.apply(x)).clone() if key in graphs else run(x)
 
     return forward
+
+
+class _OwnGradient(torch.autograd.Function):
+    """The same images; on the way back, a gradient of its own."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient.clone()

@@ -39,9 +39,8 @@ class Prepared(nn.Module):
         for layer in self.module.modules():
             if dtype is not None and isinstance(layer, _IN_HALF):
                 layer.to(dtype)
-        self.run = torch.compile(self.module) if "compiled" in mode else self.module
-        if "graphed" in mode:
-            self.run = graphed_module(self.run)
+        run = torch.compile(self.module) if "compiled" in mode else self.module
+        self.run = graphed_module(run) if "graphed" in mode else run
         super().train(False)
         self.refresh()
 

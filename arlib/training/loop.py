@@ -79,7 +79,7 @@ def train(
         raise InputError(f"micro_batches is {micro_batches}; it must be at least 1.")
     where = engine.device(distributed.own_device(device))
     mode, precision = engine.settle(mode, precision, where, strict=strict)
-    with distributed.joined(where) as world, distributed.explained(world, recipe.id):
+    with distributed.joined(where) as world, distributed.explained(world, recipe.id), engine.fastest_kernels():
         folder = None if folder is None else Path(folder)
         state = _State(recipe, folder, data_root, where, frozenset(keep_epochs), world, mode, precision, micro_batches)
         state.resume()

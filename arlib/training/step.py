@@ -77,15 +77,21 @@ class Step:
         if self.parts > 1:
             return self._in_parts(x, y, start, eps, weight)
         crafted = x if start is None else self.craft(x, y, start, eps)
-        return self.differentiate(x, crafted.contiguous(memory_format=self.format), y, weight)
+        *found, gradients = self.differentiate(x, crafted.contiguous(memory_format=self.format), y, weight)
+        for parameter, gradient in zip(self.model.parameters(), gradients, strict=True):
+            parameter.grad = gradient  # a replayed graph writes gradients, but does not say where
+        return tuple(found)
 
     def _craft(self, x: Tensor, y: Tensor, start: Tensor, eps: float | Tensor) -> Tensor:
         return objectives.craft(self.prepared, x, y, start, self.recipe, eps)
 
-    def _differentiate(self, x: Tensor, crafted: Tensor, y: Tensor, weight: float | Tensor) -> tuple[Tensor, Tensor]:
+    def _differentiate(
+        self, x: Tensor, crafted: Tensor, y: Tensor, weight: float | Tensor
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         self.optimizer.zero_grad(set_to_none=True)
         with self._worst_weights([(x, crafted, y)], weight):
-            return self._backward(x, crafted, y, weight)
+            total, wrong = self._backward(x, crafted, y, weight)
+        return total, wrong, [parameter.grad for parameter in self.model.parameters()]
 
     def _in_parts(self, x: Tensor, y: Tensor, start: Tensor | None, eps, weight) -> tuple[Tensor, Tensor]:
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,131 @@
+"""What a CUDA graph does to memory and to Python, imitated on the CPU: a replay writes where its recording wrote.
+
+Whether graphs are captured at all only a GPU can tell (the tests marked `gpu`); that nothing here reads what a later
+replay has overwritten, or relies on Python that a replay does not run, is seen with these imitations.
+"""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from arlib import attacks, data, engine, models, training
+from arlib.engine import graphs
+from arlib.training.distributed import World
+from arlib.training.step import Step
+
+
+class Recording:
+    """In place of `Captured` for a function that leaves gradients in weights: a replay moves no `.grad`."""
+
+    def __init__(self, function, state=()):
+        self.function, self.shape, self.replays = function, None, 0
+
+    def __call__(self, *tensors):
+        if self.shape is None:
+            self.shape, self.outputs = tensors[0].shape, self.function(*tensors)
+            return self.outputs
+        if tensors[0].shape != self.shape:
+            return self.function(*tensors)
+        weights = list(_owner(self.function).model.parameters())
+        before = [weight.grad for weight in weights]
+        new = self.function(*tensors)
+        for old, value in zip(_flat(self.outputs), _flat(new), strict=True):
+            old.copy_(value)
+        for weight, gradient in zip(weights, before, strict=True):
+            weight.grad = gradient
+        self.replays += 1
+        return self.outputs
+
+
+def _owner(method) -> Step:
+    return method.__self__
+
+
+def _flat(found) -> list[torch.Tensor]:
+    if isinstance(found, torch.Tensor):
+        return [found]
+    return [tensor for part in found for tensor in (part if isinstance(part, list) else [part])]
+
+
+@pytest.mark.parametrize("eps", [0.0, 32 / 255])
+def test_batches_of_other_sizes_between_replays_leave_the_training_as_it_is(eps, monkeypatch):
+    digits = data.load("digits", device="cpu")
+    recipe = training.Recipe(dataset="digits", model="resnet8", width=4, eps=eps, steps=2)
+
+    def trained(mode: str) -> tuple[torch.Tensor, Step]:
+        model = training.initial_model(recipe, digits).train()
+        step, generator = Step(recipe, model, World(), mode, "float32"), torch.Generator().manual_seed(5)
+        for begin, end in ((0, 32), (32, 64), (64, 75), (75, 107), (107, 139)):
+            step(*digits.train[begin:end], generator, 0.05, 0.0)
+        return torch.cat([value.flatten().float() for value in model.state_dict().values()]), step
+
+    expected, _ = trained("folded")
+    monkeypatch.setattr(engine, "Captured", Recording)
+    found, step = trained("graphed")
+    assert step.differentiate.replays == 3
+    assert (found - expected).norm() < 1e-5 * expected.norm()
+
+
+def graphed_callables(function, samples, num_warmup_iters):
+    """As `torch.cuda.make_graphed_callables`: one shape, and one memory for all logits and all gradients."""
+    assert not isinstance(function, nn.Module), "torch replaces a module's own forward"
+    static = {"x": samples[0].detach().clone(), "out": None, "gradient": samples[0].detach().clone()}
+
+    class Graphed(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            static["x"].copy_(x)
+            with torch.enable_grad():
+                static["leaf"] = static["x"].clone().requires_grad_()
+                static["live"] = function(static["leaf"])
+            static["out"] = static["live"].detach().clone() if static["out"] is None else static["out"]
+            return static["out"].copy_(static["live"].detach()).detach()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            found = torch.autograd.grad(static["live"], static["leaf"], gradient, retain_graph=True)[0]
+            return static["gradient"].copy_(found).detach()
+
+    return Graphed.apply
+
+
+@pytest.fixture
+def graphed(monkeypatch):
+    monkeypatch.setattr(graphs, "has_graphs", lambda tensor: True)
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", graphed_callables)
+    torch.manual_seed(0)
+    model = models.resnet(8, width=4, in_channels=1)
+    model.train()(torch.rand(64, 1, 8, 8))
+    return model.eval()
+
+
+def gradient_at(network, x):
+    x = x.clone().requires_grad_()
+    logits = network(x)
+    return logits.detach(), torch.autograd.grad(logits[:, 0].sum(), x)[0]
+
+
+def test_each_shape_has_its_graph_and_the_next_ones_run_eagerly(graphed):
+    network, plain = engine.prepare(graphed, "graphed"), engine.prepare(graphed, "folded")
+    for n in (3, 5, 3, 4, 6, 7, 8, 5):
+        x = torch.rand(n, 1, 8, 8)
+        for found, expected in zip(gradient_at(network, x), gradient_at(plain, x), strict=True):
+            assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_what_a_graph_gave_stays_when_it_is_replayed(graphed):
+    network = engine.prepare(graphed, "graphed")
+    first = gradient_at(network, torch.rand(3, 1, 8, 8))
+    kept = copy.deepcopy(first)
+    gradient_at(network, torch.rand(3, 1, 8, 8))
+    assert all(map(torch.equal, first, kept))
+
+
+@pytest.mark.parametrize("attack", [attacks.pgd, attacks.apgd, attacks.minimum_norm])
+def test_attacks_on_a_graphed_network_are_those_on_the_eager_one(attack, graphed):
+    x, y = torch.rand(12, 1, 8, 8), torch.arange(12) % 10
+    options = {"steps": 6} if attack is attacks.minimum_norm else {"steps": 6, "eps": 0.1}
+    found, expected = (attack(engine.prepare(graphed, mode), x, y, **options) for mode in ("graphed", "folded"))
+    assert torch.allclose(found, expected, atol=1e-4)
