@@ -49,7 +49,7 @@ def networks(subject: Subject, options: argparse.Namespace) -> dict[str, Callabl
 
 
 def _wanted(pair: tuple[str, str], options: argparse.Namespace) -> bool:
-    return options.modes is None or pair[0] in options.modes.split(",") or pair[1] in options.modes.split(",")
+    return options.modes is None or not {*pair, " ".join(pair)}.isdisjoint(options.modes.split(","))
 
 
 # Speed
@@ -252,7 +252,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", default=None, help=f"parts, by commas: {','.join(PARTS)}")
     parser.add_argument("--networks", default="resnet20,resnet56")
     parser.add_argument("--attacks", default=None, help=f"kinds that are evaluated, by commas: {','.join(KINDS)}")
-    parser.add_argument("--modes", default=None, help="modes or precisions of ours, by commas; by default all")
+    parser.add_argument(
+        "--modes", default=None, help="modes, precisions or both (folded float32) of ours, by commas; by default all"
+    )
     parser.add_argument("--images", type=int, default=None, help="evaluated: by default 100 on a CPU, 10000 on a GPU")
     parser.add_argument("--budget", type=float, default=300, help="seconds an attack may take, to the next batch's end")
     parser.add_argument("--rounds", type=int, default=None, help="of speed: by default 3 on a CPU, 10 on a GPU")

@@ -8,8 +8,11 @@ their own strides; a CPU, and a GPU if there is one. In the same run, in turns:
     fft + torch       the same through torch.fft and torch.linalg.svdvals
     half, svd         this library's blocks, SVD throughout: what `error` is taken against
     half, gram        the same blocks, eigenvalues of their Gram matrices throughout
+    half, jacobi      GPU only: the same blocks by the kernel of `benchmarks.jacobi`, if Triton is there; layers whose
+                      blocks are too large for it (above 64, or 128 on the longer side) by torch.linalg.svdvals
     ours              this library as it is, float64 and float32
     ours, table       `spectra.of`: the same with statistics and quantiles, layers found in the model
+    ours, on the CPU  GPU only: the weights go to the CPU, their values come back
     power, gram power σ_max only: 50 steps of the power method; 6 squarings of the Gram blocks (Delattre et al. 2023)
 
 `error` is max |σ̂ − σ| / σ_max over the layers, `error of squares` max |σ̂² − σ²| / σ_max²; `cpu s` is processor
@@ -33,7 +36,7 @@ from arlib.spectra.geometry import geometry
 from arlib.spectra.squares import largest_bound
 from arlib.spectra.symbol import Symbol
 from arlib.spectra.together import each_cyclic
-from benchmarks import memory, report
+from benchmarks import jacobi, memory, report
 
 Layer = tuple[torch.Tensor, tuple[int, ...], tuple[int, ...]]
 """Weight, map, stride."""
@@ -63,6 +66,16 @@ def half(weight, size, stride, values=torch.linalg.svdvals):
 
 def half_gram(weight, size, stride):
     return half(weight, size, stride, lambda blocks: gram_values(gram(blocks)))
+
+
+def half_jacobi(weight, size, stride):
+    """Singular values by `jacobi.jacobi_values`, of layers that it takes; of others by torch.linalg.svdvals."""
+
+    def values(blocks):
+        taken = jacobi.fits(*blocks.shape[-2:], blocks.dtype)
+        return jacobi.jacobi_values(blocks) if taken else torch.linalg.svdvals(blocks)
+
+    return half(weight, size, stride, values)
 
 
 def power(weight, size, stride, steps=50):
@@ -105,6 +118,11 @@ def ours_float32(convs, model, size):
     return ours(convs, model, size, torch.float32)
 
 
+def ours_on_cpu(convs, model, size):
+    found = ours([(weight.cpu(), n, stride) for weight, n, stride in convs], model, size)
+    return [values.to(weight.device) for values, (weight, _, _) in zip(found, convs, strict=True)]
+
+
 def table(convs, model, size):
     spectra.of(model, (3, size, size))
 
@@ -115,7 +133,16 @@ FULL: dict[str, Method] = {
     "ours": ours, "ours, float32": ours_float32, "ours, table": table, "power, σ_max": each(power),
     "gram power, σ_max": each(gram_power),
 }  # fmt: skip
-LARGE = (PUBLISHED, REFERENCE, "ours")  # half a minute each would be too long for the others
+JACOBI, ON_CPU = "half, jacobi", "ours, on the CPU"
+ON_GPU: dict[str, Method] = {JACOBI: each(half_jacobi), ON_CPU: ours_on_cpu}
+LARGE = (PUBLISHED, REFERENCE, "ours", ON_CPU)  # half a minute each would be too long for the others
+
+
+def runs(label: str, device: str) -> bool:
+    """Whether a method has its place in a device's table."""
+    if label == JACOBI and not jacobi.triton:
+        return False
+    return label not in ON_GPU if device == "cpu" else label != PUBLISHED
 
 
 def circular(name: str, model: torch.nn.Module, size: int, device: str, methods, rounds: int) -> pd.DataFrame:
@@ -124,9 +151,9 @@ def circular(name: str, model: torch.nn.Module, size: int, device: str, methods,
     convs, results = convolutions(model, size, device), {}
 
     def run(label: str) -> None:
-        results[label] = FULL[label](convs, model, size)
+        results[label] = (FULL | ON_GPU)[label](convs, model, size)
 
-    calls = {label: lambda label=label: run(label) for label in methods if device == "cpu" or label != PUBLISHED}
+    calls = {label: lambda label=label: run(label) for label in methods}
     times = report.interleaved(calls, rounds, device, warm_up=int(rounds > 1 or device != "cpu"))
     rows = []
     for label, found in times.items():
@@ -214,15 +241,16 @@ def main() -> None:
 def measure(device: str, tiny: bool, rounds: int) -> dict[str, pd.DataFrame]:
     """All tables of one device."""
     if tiny:
-        networks = [("resnet8, 8 px", models.resnet(8, width=4), 8, tuple(FULL), 2)]
+        networks = [("resnet8, 8 px", models.resnet(8, width=4), 8, (*FULL, *ON_GPU), 2)]
         shapes, grown = [(4, 8)], [(4, 8), (8, 8), (8, 16)]
     else:
-        networks = [("ResNet-56, 32 px", models.resnet(56), 32, tuple(FULL), rounds),
+        networks = [("ResNet-56, 32 px", models.resnet(56), 32, (*FULL, *ON_GPU), rounds),
                     ("ResNet-18, 224 px", torchvision.models.resnet18(), 224, LARGE, 1)]  # fmt: skip
         shapes = [(16, 32), (32, 16), (64, 8), (64, 16), (64, 32), (128, 16)]
         grown = [(c, 32) for c in (8, 16, 32, 64, 128, 256)] + [(64, n) for n in (8, 16, 64, 128)]
     parts = []
     for name, model, size, methods, times in networks:
+        methods = [label for label in methods if runs(label, device)]
         print(f"{name}, {device}: {len(methods)} methods, {times} rounds", flush=True)
         parts.append(circular(name, model, size, device, methods, times))
     print("zero padding, growth", flush=True)

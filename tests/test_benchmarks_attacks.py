@@ -195,7 +195,8 @@ def test_a_network_without_records_is_there_untrained():
 
 def test_modes_of_ours_can_be_chosen(subject):
     chosen = lambda modes: list(benchmark.networks(subject, benchmark.parsed(["--modes", modes])))
-    assert chosen("folded") == ["ours folded"] and chosen("float32") == ["ours folded", "ours compiled"]
+    assert chosen("folded float32") == ["ours folded"] and chosen("float32") == ["ours folded", "ours compiled"]
+    assert chosen("folded") == ["ours folded", *(["ours folded bfloat16"] if attackers.modes(CPU)[2:] else [])]
     network = benchmark.networks(subject, benchmark.parsed(["--modes", "folded"]))["ours folded"]()
     assert isinstance(network, engine.Prepared)
 
@@ -208,7 +209,7 @@ def test_missing_peers_are_said_and_left_out(tmp_path, capsys):
 
 
 def test_one_command_runs_and_writes_what_the_book_reads(tmp_path, capsys):
-    command = ["--quick", "--device", "cpu", "--no-peers", "--modes", "folded", "--folder", str(tmp_path)]
+    command = ["--quick", "--device", "cpu", "--no-peers", "--modes", "folded float32", "--folder", str(tmp_path)]
     tables = benchmark.main(command)
     assert set(tables) == {"PGD-3, batch 16", "evaluation", "agreement of broken images", "agreement of gradients"}
     stored = benchmarked.read(tmp_path / "attacks-cpu.json")
@@ -229,7 +230,7 @@ def test_the_peers_run_in_the_same_process():
         environment.python()
     except environment.Unavailable as reason:
         pytest.skip(str(reason))
-    command = [sys.executable, "-m", "benchmarks.attacks", "--quick", "--device", "cpu", "--modes", "folded"]
+    command = [sys.executable, "-m", "benchmarks.attacks", "--quick", "--device", "cpu", "--modes", "folded float32"]
     quiet = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, cwd=loops.ROOT, env=quiet, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
