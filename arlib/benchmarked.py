@@ -76,6 +76,32 @@ def text(name: str, *devices: str, without: Collection[str] = ()) -> str:
     return "\n\n".join(parts)
 
 
+def equivalences(device: str) -> pd.DataFrame:
+    """Fast ways to train against the plain one, a row each: data, network, pairs, how many quantities are equivalent.
+
+    `otherwise` names the quantities that are not, with strength, interval of the difference, unit and verdict. Empty
+    where nothing was compared.
+    """
+    rows = []
+    for name in names("equivalence", device):
+        found = benchmark(name)
+        notes, compared = found["notes"], found["tables"].get(f"plain against {found['notes']['fast']}")
+        if compared is None:  # time to equal accuracy of another batch size
+            continue
+        row = {"fast way": notes["fast"], "data": notes["recipe"]["dataset"], "network": notes["recipe"]["model"]}
+        others = compared[compared.verdict != "equivalent"]
+        counts = {"pairs": notes["pairs"], "equivalent": f"{len(compared) - len(others)} of {len(compared)}"}
+        rows.append(row | counts | {"otherwise": "; ".join(map(_otherwise, others.to_dict("records"))) or "none"})
+    return pd.DataFrame(rows)
+
+
+def _otherwise(row: dict) -> str:
+    return (
+        f"{row['quantity']} at strength {row['strength']:g}: {row['low']:+.2g} to {row['high']:+.2g} {row['unit']}, "
+        f"{row['verdict']}"
+    )
+
+
 def markdown(frame: pd.DataFrame) -> str:
     """A table in Markdown: three significant digits, nothing cut off."""
     head = " | ".join(_escaped(name) for name in frame)

@@ -92,6 +92,20 @@ def test_results_are_found_by_their_beginning(tmp_path, monkeypatch):
     assert benchmarked.names("pace", "mps") == []
 
 
+def test_fast_ways_to_train_are_summed_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarked, "folders", lambda: [tmp_path])
+    assert benchmarked.equivalences("cpu").empty
+    columns = ("strength", "quantity", "unit", "low", "high", "verdict")
+    rows = [(0.0, "std", "log ratio", -0.01, 0.01, "equivalent")]
+    compared = pd.DataFrame([*rows, (8.0, "strong error", "points", -1.234, 0.5, "not shown")], columns=columns)
+    notes = {"recipe": {"dataset": "digits", "model": "resnet8"}, "pairs": 8, "fast": "folded-bfloat16"}
+    report.write("equivalence_a", "cpu", {"plain against folded-bfloat16": compared}, folder=tmp_path, **notes)
+    report.write("equivalence_b", "cpu", {"time to equal accuracy": compared}, folder=tmp_path, **notes)
+    (row,) = benchmarked.equivalences("cpu").to_dict("records")
+    assert row["fast way"] == "folded-bfloat16" and row["equivalent"] == "1 of 2" and row["pairs"] == 8
+    assert row["otherwise"] == "strong error at strength 8: -1.2 to +0.5 points, not shown"
+
+
 def test_every_stored_result_can_be_read():
     stored = sorted((ROOT / "records" / benchmarked.FOLDER).glob("*"))
     assert [path.name for path in stored if not re.fullmatch(r"[a-z0-9_]+-(cpu|cuda)\.json", path.name)] == []
