@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 PYTEST := $(PY) -m pytest
 WORKERS ?= 2
 
-.PHONY: help env book test test-slow serve clean
+.PHONY: help env book test test-slow test-gpu serve clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ test: env ## all tests but the slow ones
 
 test-slow: env ## the slow tests: live trainings, every chapter by papermill, the rendered pages in a browser
 	$(PYTEST) -m slow
+
+test-gpu: env ## the tests that need a GPU
+	$(PYTEST) -m gpu
 
 serve: book ## show the rendered book at http://localhost:8000
 	@echo "The book is at http://localhost:8000 (Ctrl-C ends it)."

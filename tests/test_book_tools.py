@@ -142,5 +142,5 @@ def test_environment_refuses_an_old_python_in_one_sentence(tmp_path):
 def test_make_help_lists_every_target():
     ran = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True)
     assert {line.split()[0] for line in ran.stdout.splitlines()} == {
-        "help", "env", "book", "test", "test-slow", "serve", "clean",
+        "help", "env", "book", "test", "test-slow", "test-gpu", "serve", "clean",
     }  # fmt: skip

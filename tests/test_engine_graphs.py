@@ -129,3 +129,18 @@ def test_attacks_on_a_graphed_network_are_those_on_the_eager_one(attack, graphed
     options = {"steps": 6} if attack is attacks.minimum_norm else {"steps": 6, "eps": 0.1}
     found, expected = (attack(engine.prepare(graphed, mode), x, y, **options) for mode in ("graphed", "folded"))
     assert torch.allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["graphed", "compiled+graphed"])
+def test_on_a_gpu_attacks_on_a_graphed_network_are_those_on_the_eager_one(mode):
+    torch.manual_seed(0)
+    model = models.resnet(8, width=8, in_channels=1).cuda()
+    model.train()(torch.rand(64, 1, 8, 8, device="cuda"))
+    fast, plain = engine.prepare(model.eval(), mode), engine.prepare(model, "folded")
+    for n in (12, 7, 12, 5, 3, 2):  # the last ones have no graph any more
+        x, y = torch.rand(n, 1, 8, 8, device="cuda"), torch.arange(n, device="cuda") % 10
+        for found, expected in zip(gradient_at(fast, x), gradient_at(plain, x), strict=True):
+            assert torch.allclose(found, expected, rtol=1e-2, atol=1e-4)
+        found, expected = (attacks.apgd(network, x, y, eps=0.1, steps=12) for network in (fast, plain))
+        assert (found - expected).abs().mean() < 1e-3
