@@ -25,6 +25,8 @@ from benchmarks.loops import Missing
 try:
     import triton
     from triton import language as tl
+
+    triton = triton if hasattr(tl, "gather") else None  # the kernel's shuffles: from 3.3 on
 except ImportError:  # it comes with torch on Linux only
     triton, tl = None, SimpleNamespace(constexpr=None)
 
@@ -80,7 +82,7 @@ def _check(blocks: Tensor) -> None:
             f"longer one up to {MOST[blocks.dtype]}. Use torch.linalg.svdvals for others."
         )
     if triton is None:
-        raise Missing("the Jacobi kernel needs Triton, which is not installed here (pip install triton, on Linux).")
+        raise Missing("the Jacobi kernel needs Triton 3.3, which is not installed here (pip install triton, on Linux).")
     if not blocks.is_cuda and isinstance(_values, triton.JITFunction):
         raise Missing(f"blocks are on {blocks.device}: the Jacobi kernel needs a CUDA device, or TRITON_INTERPRET=1.")
 

@@ -18,7 +18,7 @@ from benchmarks import jacobi, loops
 from benchmarks import spectra as benchmark
 
 ROOT = Path(__file__).parents[1]
-needs_triton = pytest.mark.skipif(jacobi.triton is None, reason="Triton is not installed")
+needs_triton = pytest.mark.skipif(jacobi.triton is None, reason="Triton 3.3 is not installed")
 INTERPRETED = """
 import os, sys
 os.environ["TRITON_INTERPRET"] = "1"  # read when the kernel is defined
