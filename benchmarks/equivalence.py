@@ -79,7 +79,7 @@ def full(options: argparse.Namespace, device: str, folder: Path) -> Plan:
 def reduced(options: argparse.Namespace, device: str, folder: Path) -> Plan:
     """ResNet-8 of width 8 on the digits, where 32/255 does what 8/255 does on CIFAR-10."""
     recipe = Recipe(dataset="digits", model="resnet8", width=8, steps=5, epochs=options.epochs or 15)
-    return Plan(recipe, 32 / 255, options.pairs or 8, options.images or 360, folder, device, options.data_root)
+    return Plan(recipe, 32 / 255, options.pairs or 16, options.images or 360, folder, device, options.data_root)
 
 
 def trained(plan: Plan, recipe: Recipe, side: Side) -> training.Run:
