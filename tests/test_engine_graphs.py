@@ -5,6 +5,8 @@ replay has overwritten, or relies on Python that a replay does not run, is seen 
 """
 
 import copy
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -66,6 +68,71 @@ def test_batches_of_other_sizes_between_replays_leave_the_training_as_it_is(eps,
     found, step = trained("graphed")
     assert step.differentiate.replays == 3
     assert (found - expected).norm() < 1e-5 * expected.norm()
+
+
+class _Stream:
+    def wait_stream(self, other):
+        pass
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    """`torch.cuda` as far as `Captured` uses it: a recording runs nothing, a replay runs what was recorded."""
+    monkeypatch.setattr(graphs, "has_graphs", lambda tensor: True)
+    monkeypatch.setattr(torch.cuda, "Stream", _Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", _Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
+
+    def recorded(function, state=()):
+        captured = engine.Captured(function, state)
+
+        def replay():
+            for old, value in zip(_flat(captured.outputs), _flat(function(*captured.inputs)), strict=True):
+                old.copy_(value)
+
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=replay))
+        return captured
+
+    return recorded
+
+
+def test_warming_up_leaves_no_trace_in_the_buffers(recorder):
+    norm, plain = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    captured = recorder(lambda x: norm(x).detach(), state=(norm,))
+    for x in torch.rand(3, 5, 3):
+        assert torch.allclose(captured(x), plain(x).detach())
+        assert torch.allclose(norm.running_mean, plain.running_mean)
+        assert norm.num_batches_tracked == plain.num_batches_tracked
+
+
+def test_a_function_that_cannot_be_captured_runs_eagerly_and_says_so(recorder, caplog):
+    def function(x):
+        if calls.append(x) or len(calls) == graphs.WARM_UP + 1:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        return 2 * x
+
+    calls, captured = [], recorder(function)
+    assert torch.equal(captured(torch.ones(2)), torch.full((2,), 2.0)) and captured.refused
+    assert torch.equal(captured(torch.ones(2)), torch.full((2,), 2.0))
+    assert [r.getMessage() for r in caplog.records] == [
+        "a CUDA graph could not be captured (operation not permitted when stream is capturing); it runs eagerly"
+    ]
+
+
+def test_memory_that_does_not_suffice_for_a_capture_is_the_callers_to_handle(recorder):
+    enough = []
+
+    def function(x):
+        if not enough:
+            raise torch.OutOfMemoryError("out of memory")
+        return 2 * x
+
+    captured = recorder(function)
+    with pytest.raises(torch.OutOfMemoryError):
+        captured(torch.ones(2))
+    enough.append(True)
+    assert torch.equal(captured(torch.ones(3)), torch.full((3,), 2.0)) and not captured.refused
 
 
 def graphed_callables(function, samples, num_warmup_iters):
