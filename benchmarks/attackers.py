@@ -46,9 +46,7 @@ def right(model: nn.Module, x: Tensor, y: Tensor, batch: int = 500) -> Tensor:
 
 def modes(device: torch.device) -> list[tuple[str, str]]:
     """(mode, precision) pairs of `engine.prepare` worth measuring on a device."""
-    found = [("folded", "float32"), ("compiled", "float32")]
-    if device.type == "cuda":
-        found += [("graphed", "float32"), ("compiled+graphed", "float32")]
+    found = [(mode, "float32") for mode in contenders.modes(device.type) if mode != "plain"]
     able = "bfloat16" in contenders.precisions(device.type)
     return found + [(mode, "bfloat16") for mode, _ in found if able]
 

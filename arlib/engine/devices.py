@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import torch
 
@@ -58,9 +59,9 @@ def settle(mode: str, precision: str, where: torch.device, *, strict: bool = Fal
     if "graphed" in mode and where.type != "cuda":
         less = mode.removesuffix("+graphed") if "+" in mode else "folded"
         mode = _instead("mode", mode, less, f"{where.type} has no CUDA graphs", strict)
-    if "compiled" in mode and not _can_compile(where):
+    if "compiled" in mode and (why := why_not_compiled(where)):
         less = mode.replace("compiled+", "").replace("compiled", "folded")
-        mode = _instead("mode", mode, less, "torch.compile finds no compiler here", strict)
+        mode = _instead("mode", mode, less, why, strict)
     if precision != "float32" and not _has_bfloat16(where):
         precision = _instead("precision", precision, "float32", f"{where} cannot compute in it", strict)
     return mode, precision
@@ -96,12 +97,16 @@ def _instead(name: str, asked: str, given: str, why: str, strict: bool) -> str:
     return given
 
 
-def _can_compile(where: torch.device) -> bool:
+def why_not_compiled(where: torch.device) -> str:
+    """Why torch.compile cannot work for a device here; empty if it can."""
     if where.type == "cuda":
         from torch.utils._triton import has_triton
 
-        return has_triton()
-    return any(map(shutil.which, filter(None, [os.environ.get("CXX"), "g++", "clang++"])))
+        return "" if has_triton() else "torch.compile finds no Triton here"
+    if not any(map(shutil.which, filter(None, [os.environ.get("CXX"), "g++", "clang++"]))):
+        return "torch.compile finds no compiler here"
+    folder = str(Path(torch.__file__).parent)  # its linker options are split at spaces (torch 2.6 to 2.11)
+    return f"torch.compile cannot link to torch in a folder with a space ({folder})" if " " in folder else ""
 
 
 def _has_bfloat16(where: torch.device) -> bool:

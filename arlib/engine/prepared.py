@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from arlib.engine.devices import MODES, autocast
+from arlib.engine.devices import MODES, autocast, why_not_compiled
 from arlib.engine.folding import BATCHNORMS, CONVOLUTIONS, foldable_pairs, folded_weight, trace, without_batchnorm
 from arlib.engine.graphs import graphed_module
 from arlib.engine.memory import keep_memory
@@ -89,6 +89,9 @@ def prepare(model: nn.Module, mode: str = "auto", dtype: torch.dtype | None = No
         raise InputError(f"dtype is {dtype}; allowed: None, torch.float32, torch.bfloat16.")
     if isinstance(model, Prepared):
         return model
+    where = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    if "compiled" in mode and (why := why_not_compiled(where)):
+        raise InputError(f"mode is {mode!r}, but {why}. Use {mode.replace('compiled', 'folded').split('+')[0]!r}.")
     prepared = Prepared(model, "folded" if mode == "auto" else mode, None if dtype == torch.float32 else dtype)
     if mode == "folded" and not prepared.pairs:
         warnings.warn("prepare: no batch norm of this network could be folded; it runs as it is.", stacklevel=2)
