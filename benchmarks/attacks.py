@@ -115,7 +115,8 @@ def _contenders(kind: str, subject: Subject, budget: Budget, options: argparse.N
     """Ours first: the others are compared with the first."""
     made = {"ours bare": subject.model}
     for name, make in networks(subject, options).items():
-        if subject.x.is_cuda or name == "ours folded":  # images drop out: every number of them compiles anew
+        # On a CPU one alone, for time: a compiled one would compile anew for every number of images that is left.
+        if subject.x.is_cuda or name == "ours folded":
             made[name] = make()
     if kind == "evaluate":
         found = {name: whole(network, subject.eps) for name, network in made.items()}

@@ -18,31 +18,37 @@ from arlib.training.distributed import World
 from arlib.training.step import Step
 
 
-class Recording:
-    """In place of `Captured` for a function that leaves gradients in weights: a replay moves no `.grad`."""
-
-    def __init__(self, function, state=()):
-        self.function, self.shape, self.replays = function, None, 0
-
-    def __call__(self, *tensors):
-        if self.shape is None:
-            self.shape, self.outputs = tensors[0].shape, self.function(*tensors)
-            return self.outputs
-        if tensors[0].shape != self.shape:
-            return self.function(*tensors)
-        weights = list(_owner(self.function).model.parameters())
-        before = [weight.grad for weight in weights]
-        new = self.function(*tensors)
-        for old, value in zip(_flat(self.outputs), _flat(new), strict=True):
-            old.copy_(value)
-        for weight, gradient in zip(weights, before, strict=True):
-            weight.grad = gradient
-        self.replays += 1
-        return self.outputs
+class _Stream:
+    def wait_stream(self, other):
+        pass
 
 
-def _owner(method) -> Step:
-    return method.__self__
+@pytest.fixture
+def recorder(monkeypatch):
+    """`torch.cuda` as far as `Captured` uses it. A replay computes into the recorded outputs and moves no `.grad`."""
+    monkeypatch.setattr(graphs, "has_graphs", lambda tensor: True)
+    monkeypatch.setattr(torch.cuda, "Stream", _Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", _Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replays=0))
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
+    capture = engine.Captured._capture
+
+    def captured(self, tensors):
+        capture(self, tensors)
+        self.graph.replay = lambda: _replay(self)
+
+    monkeypatch.setattr(engine.Captured, "_capture", captured)
+
+
+def _replay(captured: engine.Captured) -> None:
+    weights = [weight for module in captured.state for weight in module.parameters()]
+    before = [weight.grad for weight in weights]
+    for old, value in zip(_flat(captured.outputs), _flat(captured.function(*captured.inputs)), strict=True):
+        old.copy_(value)
+    for weight, gradient in zip(weights, before, strict=True):
+        weight.grad = gradient
+    captured.graph.replays += 1
 
 
 def _flat(found) -> list[torch.Tensor]:
@@ -52,7 +58,7 @@ def _flat(found) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("eps", [0.0, 32 / 255])
-def test_batches_of_other_sizes_between_replays_leave_the_training_as_it_is(eps, monkeypatch):
+def test_batches_of_other_sizes_between_replays_leave_the_training_as_it_is(eps, recorder):
     digits = data.load("digits", device="cpu")
     recipe = training.Recipe(dataset="digits", model="resnet8", width=4, eps=eps, steps=2)
 
@@ -63,43 +69,14 @@ def test_batches_of_other_sizes_between_replays_leave_the_training_as_it_is(eps,
             step(*digits.train[begin:end], generator, 0.05, 0.0)
         return torch.cat([value.flatten().float() for value in model.state_dict().values()]), step
 
-    expected, _ = trained("folded")
-    monkeypatch.setattr(engine, "Captured", Recording)
-    found, step = trained("graphed")
-    assert step.differentiate.replays == 3
+    (expected, _), (found, step) = trained("folded"), trained("graphed")
+    assert step.differentiate.graph.replays == 4  # of five batches, one has another size
     assert (found - expected).norm() < 1e-5 * expected.norm()
-
-
-class _Stream:
-    def wait_stream(self, other):
-        pass
-
-
-@pytest.fixture
-def recorder(monkeypatch):
-    """`torch.cuda` as far as `Captured` uses it: a recording runs nothing, a replay runs what was recorded."""
-    monkeypatch.setattr(graphs, "has_graphs", lambda tensor: True)
-    monkeypatch.setattr(torch.cuda, "Stream", _Stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", _Stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
-
-    def recorded(function, state=()):
-        captured = engine.Captured(function, state)
-
-        def replay():
-            for old, value in zip(_flat(captured.outputs), _flat(function(*captured.inputs)), strict=True):
-                old.copy_(value)
-
-        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=replay))
-        return captured
-
-    return recorded
 
 
 def test_warming_up_leaves_no_trace_in_the_buffers(recorder):
     norm, plain = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
-    captured = recorder(lambda x: norm(x).detach(), state=(norm,))
+    captured = engine.Captured(lambda x: norm(x).detach(), state=(norm,))
     for x in torch.rand(3, 5, 3):
         assert torch.allclose(captured(x), plain(x).detach())
         assert torch.allclose(norm.running_mean, plain.running_mean)
@@ -112,7 +89,7 @@ def test_a_function_that_cannot_be_captured_runs_eagerly_and_says_so(recorder, c
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
         return 2 * x
 
-    calls, captured = [], recorder(function)
+    calls, captured = [], engine.Captured(function)
     assert torch.equal(captured(torch.ones(2)), torch.full((2,), 2.0)) and captured.refused
     assert torch.equal(captured(torch.ones(2)), torch.full((2,), 2.0))
     assert [r.getMessage() for r in caplog.records] == [
@@ -128,7 +105,7 @@ def test_memory_that_does_not_suffice_for_a_capture_is_the_callers_to_handle(rec
             raise torch.OutOfMemoryError("out of memory")
         return 2 * x
 
-    captured = recorder(function)
+    captured = engine.Captured(function)
     with pytest.raises(torch.OutOfMemoryError):
         captured(torch.ones(2))
     enough.append(True)
