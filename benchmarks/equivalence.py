@@ -1,10 +1,10 @@
-"""Is the fast training the same training? python -m benchmarks.equivalence [--device cuda] [--reduced]
+"""Is the fast training the same training? python -m benchmarks.equivalence [--device cuda] [--reduced | --study NAME]
 
 Paired seeds: each trained by the plain path (eager, no folding, float32) and by the fast one, on natural images
 and at the study's radius. Of each pair the difference fast − plain of
 
-    natural error       on the test images, in points
-    strong error        under APGD-CE and targeted APGD at the study's radius, in points
+    natural error       on all test images, in points
+    strong error        under APGD-CE and targeted APGD at the study's radius, on --images of them, in points
     std, std / mean     of the circular singular values: median over the counted layers of the log ratio
 
 and over the pairs the 90 % t interval of the mean, against ±1 point and ±2 %:
@@ -13,8 +13,10 @@ and over the pairs the 90 % t interval of the mean, against ±1 point and ±2 %:
     different    it does not, and it excludes 0
     not shown    neither: more pairs or more images would be needed
 
-Each trained network and each measurement is kept in --folder and taken up again. --batch N asks another question:
-with N images a batch and the learning rate scaled alike (Goyal et al. 2017), how long to equal accuracy?
+By default ResNet-20 on all of CIFAR-10, 15 epochs; --reduced: ResNet-8 on the digits; --study NAME: that study's
+trainings. Each trained network and each measurement is kept in --folder (SIDE/RUN/ in it) and taken up again.
+--batch N asks another question: with N images a batch and the learning rate scaled alike (Goyal et al. 2017), how
+long to equal accuracy?
 """
 
 import argparse
@@ -27,9 +29,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
-from arlib import attacks, data, engine, files, records, spectra, training
+from arlib import attacks, data, engine, files, records, spectra, studies, training
 from arlib.claims.statistics import t_interval
+from arlib.errors import InputError
 from arlib.training import Recipe
 from benchmarks import report
 
@@ -54,32 +58,54 @@ class Side:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained and measured. eps: the study's radius in [0, 1] pixel units; images: test images attacked."""
+    """What is trained and measured.
 
-    recipe: Recipe
+    recipes: the natural and the adversarial training of each pair. eps: the study's radius in [0, 1] pixel units.
+    images: test images attacked.
+    """
+
+    recipes: tuple[Recipe, ...]
     eps: float
-    pairs: int
     images: int
     folder: Path
     device: str
     data_root: str | None = None
 
-    def recipes(self) -> list[Recipe]:
-        """For each pair the natural and the adversarial training."""
-        return [replace(self.recipe, eps=eps, seed=seed) for seed in range(self.pairs) for eps in (0.0, self.eps)]
+    @property
+    def pairs(self) -> int:
+        return len(self.recipes) // 2
 
 
-def full(options: argparse.Namespace, device: str, folder: Path) -> Plan:
-    """ResNet-20 on all of CIFAR-10, 15 epochs."""
-    fewer = {"train_images": options.train_images} if options.train_images else {}
-    recipe = Recipe(dataset="cifar10", model=options.model, epochs=options.epochs or 15, **fewer)
-    return Plan(recipe, 8 / 255, options.pairs or 5, options.images or 2000, folder, device, options.data_root)
+def planned(options: argparse.Namespace, device: str, folder: Path) -> Plan:
+    """What the command line asks for."""
+    if options.study:
+        recipes, eps, images = of_study(options)
+    elif options.reduced:  # the digits, where 32/255 does what 8/255 does on CIFAR-10
+        recipe, eps, images = Recipe(dataset="digits", model="resnet8", width=8, steps=5, epochs=15), 32 / 255, 360
+        recipes = paired(recipe, eps, options.pairs or 16)
+    else:
+        recipe, eps, images = Recipe(dataset="cifar10", model="resnet20", epochs=15), 8 / 255, 2000
+        recipes = paired(recipe, eps, options.pairs or 5)
+    changes = {"model": options.model, "epochs": options.epochs, "train_images": options.train_images}
+    changes = {name: value for name, value in changes.items() if value}
+    recipes = tuple(replace(recipe, **changes) for recipe in recipes)
+    return Plan(recipes, eps, options.images or images, folder, device, options.data_root)
 
 
-def reduced(options: argparse.Namespace, device: str, folder: Path) -> Plan:
-    """ResNet-8 of width 8 on the digits, where 32/255 does what 8/255 does on CIFAR-10."""
-    recipe = Recipe(dataset="digits", model="resnet8", width=8, steps=5, epochs=options.epochs or 15)
-    return Plan(recipe, 32 / 255, options.pairs or 16, options.images or 360, folder, device, options.data_root)
+def paired(recipe: Recipe, eps: float, pairs: int) -> list[Recipe]:
+    return [replace(recipe, eps=radius, seed=seed) for seed in range(pairs) for radius in (0.0, eps)]
+
+
+def of_study(options: argparse.Namespace) -> tuple[list[Recipe], float, int]:
+    """A study's trainings at strength 0 and at the one its claims compare with, its radius, its number of images."""
+    study = studies.load(options.study)
+    if not study.claims:
+        raise InputError(
+            f"the study {options.study} says under claims: at no strength what is compared with 0. Add it."
+        )
+    effect = study.claims["effect"]
+    recipes = [e.recipe for e in study.entries if not e.variant and e.recipe.strength in (0.0, effect)]
+    return recipes[: 2 * options.pairs if options.pairs else None], effect / 255, 2000
 
 
 def trained(plan: Plan, recipe: Recipe, side: Side) -> training.Run:
@@ -96,12 +122,14 @@ def measured(plan: Plan, recipe: Recipe, side: Side) -> dict:
     if path.exists():
         return files.read_json(path)
     run = trained(plan, recipe, side)
-    test = data.load(recipe.dataset, plan.data_root, device=plan.device).test[: plan.images]
+    test = data.load(recipe.dataset, plan.data_root, device=plan.device).test
+    wrong = natural_error(run.model, test)
+    test = test[: plan.images]
     found = attacks.evaluate(run.model, *test, eps=plan.eps, attacks=STRONG)
     layers = spectra.of(run.model.cpu(), run_shape(recipe), operator="circular")
     layers = layers[layers.counted]
     values = {
-        "natural error": 100 * float(1 - found.natural.mean()),
+        "natural error": 100 * wrong,
         "strong error": 100 * float(1 - found.robust[-1].mean()),
         "std": layers["std"].tolist(),
         "std / mean": layers.std_over_mean.tolist(),
@@ -110,6 +138,14 @@ def measured(plan: Plan, recipe: Recipe, side: Side) -> dict:
     }
     files.write_json(path, values)
     return values
+
+
+def natural_error(model: torch.nn.Module, test: data.Split, batch: int = 500) -> float:
+    """Share of test images that the network gets wrong, in eval mode."""
+    fast = engine.prepare(model)
+    with torch.no_grad():
+        wrong = [fast(x).argmax(1) != y for x, y in (test[i : i + batch] for i in range(0, len(test), batch))]
+    return float(torch.cat(wrong).double().mean())
 
 
 def trained_images(plan: Plan, recipe: Recipe) -> int:
@@ -155,7 +191,7 @@ def table(pairs: pd.DataFrame) -> pd.DataFrame:
 def compare(plan: Plan, fast: Side, plain: Side = Side("plain")) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The verdicts, and the pairs they were taken from."""
     rows = []
-    for done, recipe in enumerate(plan.recipes(), 1):
+    for done, recipe in enumerate(plan.recipes, 1):
         begun = time.perf_counter()
         a, b = measured(plan, recipe, plain), measured(plan, recipe, fast)
         for name, value in difference(a, b).items():
@@ -163,7 +199,7 @@ def compare(plan: Plan, fast: Side, plain: Side = Side("plain")) -> tuple[pd.Dat
             rows.append({"eps": recipe.eps, "seed": recipe.seed, "quantity": name} | values)
         said = f"natural {a['natural error']:.2f} / {b['natural error']:.2f} %, "
         said += f"strong {a['strong error']:.2f} / {b['strong error']:.2f} %"
-        print(f"  {done} of {len(plan.recipes())}, {recipe.id}: {said}, "
+        print(f"  {done} of {len(plan.recipes)}, {recipe.id}: {said}, "
               f"trained {a['seconds']:.0f} / {b['seconds']:.0f} s, now {time.perf_counter() - begun:.0f} s",
               flush=True)  # fmt: skip
     pairs = pd.DataFrame(rows).sort_values(["eps", "seed"], kind="stable")
@@ -177,7 +213,7 @@ def time_to_accuracy(plan: Plan, batch: int, side: Side) -> pd.DataFrame:
     Reached: the first epoch whose validation error under attack is at most that of the usual batch's last epoch.
     """
     rows = []
-    for recipe in [r for r in plan.recipes() if r.eps]:
+    for recipe in [r for r in plan.recipes if r.eps]:
         large = replace(recipe, batch_size=batch, lr=recipe.lr * batch / recipe.batch_size)
         histories = [trained(plan, one, side).history for one in (recipe, large)]
         target, images = histories[0].val_robust_error.iloc[-1], trained_images(plan, recipe)
@@ -203,12 +239,13 @@ def seconds_to(history: pd.DataFrame, target: float, images: int) -> float:
 def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
     options = parsed(arguments)
     device = str(engine.device(options.device))
-    size = "reduced" if options.reduced else "full"
+    size = options.study or ("reduced" if options.reduced else "full")
     folder = Path(options.folder) if options.folder else records.places().store / "scratch" / f"equivalence-{size}"
-    plan = (reduced if options.reduced else full)(options, device, folder)
+    plan = planned(options, device, folder)
     mode, precision = engine.settle(options.mode, options.precision, engine.device(device))
     fast, begun = Side(mode, precision), time.perf_counter()
-    print(f"{plan.recipe.id}: {plan.pairs} pairs, strengths 0 and {255 * plan.eps:g}, {plan.recipe.epochs} epochs, "
+    recipe = plan.recipes[0]
+    print(f"{recipe.id}: {plan.pairs} pairs, strengths 0 and {255 * plan.eps:g}, {recipe.epochs} epochs, "
           f"{plan.images} test images; plain against {fast.name}; kept in {folder}", flush=True)  # fmt: skip
     if options.batch:
         tables = {
@@ -220,28 +257,30 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
     for title, found in tables.items():
         print(f"\n{title}\n{found.to_string(index=False, float_format='{:.4g}'.format)}")
     print(f"\n{time.perf_counter() - begun:.0f} s in all")
-    name = result_name(fast, reduced=options.reduced, batch=options.batch)
-    notes = {"recipe": plan.recipe.to_dict(), "pairs": plan.pairs, "test images": plan.images, "fast": fast.name}
+    name = result_name(fast, size=size, batch=options.batch)
+    notes = {"recipe": recipe.to_dict(), "pairs": plan.pairs, "test images": plan.images, "fast": fast.name}
     print(report.write(name, device, tables, folder=options.out, **notes))
     return tables
 
 
-def result_name(fast: Side, *, reduced: bool, batch: int | None) -> str:
+def result_name(fast: Side, *, size: str, batch: int | None) -> str:
     """Of the file of results: one for each fast side and size, so that none replaces another's."""
-    parts = ["equivalence", "reduced" * reduced, f"batch{batch}" * bool(batch), fast.name]
+    parts = ["equivalence", size if size != "full" else "", f"batch{batch}" * bool(batch), fast.name]
     return re.sub("[^a-z0-9]+", "_", "_".join(filter(None, parts)))
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--reduced", action="store_true", help="ResNet-8 on the digits, for a CPU")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--reduced", action="store_true", help="ResNet-8 on the digits, for a CPU")
+    sizes.add_argument("--study", default=None, help="the trainings of a study, as many as its seeds (or --pairs)")
     parser.add_argument("--mode", default="auto", help="of the fast side")
     parser.add_argument("--precision", default="float32", help="of the fast side")
     parser.add_argument("--pairs", type=int, default=None)
     parser.add_argument("--epochs", type=int, default=None)
-    parser.add_argument("--model", default="resnet20", help="on CIFAR-10")
-    parser.add_argument("--train-images", type=int, default=None, help="of CIFAR-10, by default all")
+    parser.add_argument("--model", default=None, help="another network")
+    parser.add_argument("--train-images", type=int, default=None, help="only so many training images")
     parser.add_argument("--images", type=int, default=None, help="test images of the errors")
     parser.add_argument("--batch", type=int, default=None, help="time to equal accuracy at this batch size instead")
     parser.add_argument("--folder", default=None, help="where trained networks are kept")

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from arlib import attacks, benchmarked, engine, models
+from arlib import attacks, benchmarked, engine, models, studies
 from arlib.training import Recipe
 from arlib.training.distributed import World
 from arlib.training.step import Step
@@ -232,16 +233,29 @@ def test_seconds_to_accuracy_are_training_seconds_of_whole_epochs():
 @pytest.mark.filterwarnings("ignore")  # networks of one batch: collapsed, and their robustness not to be trusted
 def test_each_fast_side_has_a_result_of_its_own():
     sides = [equivalence.Side(*pair) for pair in (("folded",), ("compiled+graphed",), ("compiled", "bfloat16-attack"))]
-    asked = [(side, {"reduced": small, "batch": n}) for side in sides for small in (True, False) for n in (None, 512)]
+    asked = [
+        (side, {"size": size, "batch": n})
+        for side in sides
+        for size in ("reduced", "a-study", "full")
+        for n in (None, 512)
+    ]
     found = [equivalence.result_name(side, **options) for side, options in asked]
     assert found[0] == "equivalence_reduced_folded_float32" and len(set(found)) == len(asked)
     assert all(benchmarked.benchmark(f"{name}-cuda") is None for name in found), "names that can be read back"
 
 
+def test_the_trainings_of_a_study_are_compared_at_its_own_strengths():
+    plan = equivalence.planned(equivalence.parsed(["--study", "cifar10-resnet20-small", "--pairs", "2"]), "cpu", Path())
+    entries = [entry.run for entry in studies.load("cifar10-resnet20-small").entries]
+    assert [(r.strength, r.seed) for r in plan.recipes] == [(0, 0), (8, 0), (0, 1), (8, 1)] and plan.pairs == 2
+    assert all(recipe.id in entries for recipe in plan.recipes) and plan.eps == 8 / 255
+    assert equivalence.planned(equivalence.parsed(["--reduced"]), "cpu", Path()).pairs == 16
+
+
 def test_equivalence_keeps_what_it_trained_and_goes_on_from_it(tmp_path, monkeypatch):
     monkeypatch.setattr(equivalence, "STRONG", ("pgd-10",))
     recipe = Recipe(dataset="digits", model="resnet8", width=4, steps=2, epochs=3, monitor_images=16)
-    plan = equivalence.Plan(recipe, 32 / 255, 2, 24, tmp_path, "cpu")
+    plan = equivalence.Plan(tuple(equivalence.paired(recipe, 32 / 255, 2)), 32 / 255, 24, tmp_path, "cpu")
     table, pairs = equivalence.compare(plan, equivalence.Side("folded"))
     assert len(pairs) == 2 * 2 * 4 and set(table.strength) == {0, 32}
     fooled = (table.quantity == "strong error") & (table[["plain", "fast"]] > 99.5).all(axis=1)
