@@ -33,7 +33,7 @@ def tested(frame: pd.DataFrame) -> int:
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Verdicts as a short table of text: claim, what is compared, effect, seeds, trend, twin, verdict."""
+    """Verdicts as a short table of text: claim, verdict, what is compared, effect, seeds, trend, twin."""
     rows = [_line(row, CLAIMS[row["claim"]]) for _, row in frame.iterrows()]
     return pd.DataFrame(rows).set_index("Claim")
 
@@ -42,6 +42,7 @@ def _line(row: pd.Series, claim: Claim) -> dict:
     measured = row["primary_verdict"] != NOT_MEASURED
     return {
         "Claim": f"{claim.id} {claim.title}",
+        "Verdict": row["verdict"] + (" (toy)" if row["toy"] and measured else ""),
         "Statistic": row["statistic"] or "–",
         "Expected": claim.arrow,
         "AR strength": f"0 → {row['strength']:g}" if claim.primary else "–",
@@ -49,7 +50,6 @@ def _line(row: pd.Series, claim: Claim) -> dict:
         "Seeds": str(row["seeds"]),
         "Trend": p_text(row["trend_p"]) if measured else "–",
         "Twin": effect_text(claim.twin, _interval(row, "twin_")) if claim.twin else "–",
-        "Verdict": row["verdict"] + (" (toy)" if row["toy"] and measured else ""),
     }
 
 
