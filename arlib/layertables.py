@@ -47,8 +47,8 @@ def _conditions(found: claims.Evidence, statistic: claims.Statistic, expected: i
 def operators(records: pd.DataFrame, *, strength: float) -> pd.DataFrame:
     """Std and std/mean of singular values at AR strength 0 and at `strength`, a row an operator, as text.
 
-    Medians over the counted convolutions of means over seeds, and the way their log ratio goes, by seed. Last
-    column: std at 0 over the circular operator's, median over layers.
+    Medians over the counted convolutions, their mean over seeds (as `claims.verdicts` takes levels), and the way
+    their log ratio goes, by seed. Last column: std at 0 over the circular operator's, median over layers.
     """
     table, rows = clean(records), {}
     read = lambda name, setting: values(table, claims.Statistic("", name, "", setting=setting, layers="convolutions"))
@@ -57,14 +57,14 @@ def operators(records: pd.DataFrame, *, strength: float) -> pd.DataFrame:
         found = {"std": read("sv_std", operator), "std/mean": read("sv_std_over_mean", operator)}
         if found["std"].empty:
             continue
-        means = {title: wide.groupby("strength").mean() for title, wide in found.items()}
-        if not {0.0, strength} <= set(means["std"].index):
+        levels = {title: wide.median(axis=1).groupby("strength").mean() for title, wide in found.items()}
+        if not {0.0, strength} <= set(levels["std"].index):
             raise NotMeasured(f"no spectra at AR strengths 0 and {strength:g} are recorded.")
         row = {}
-        for title, mean in means.items():
-            row |= {f"{title} at {s:g}": f"{mean.loc[s].median():.3g}" for s in (0.0, strength)}
+        for title, level in levels.items():
+            row |= {f"{title} at {s:g}": f"{level[s]:.3g}" for s in (0.0, strength)}
             row[f"{title} goes"] = _way(_differences(np.log(found[title]), strength))
-        ratio = means["std"].loc[0.0] / plain.groupby("strength").mean().loc[0.0]
+        ratio = found["std"].groupby("strength").mean().loc[0.0] / plain.groupby("strength").mean().loc[0.0]
         rows[name] = row | {"std / circular": f"{ratio.median():.2f}"}
     if not rows:
         raise NotMeasured("no spectra are recorded; run the study first.")
