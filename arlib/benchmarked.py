@@ -88,7 +88,9 @@ def equivalences(device: str) -> pd.DataFrame:
         notes, compared = found["notes"], found["tables"].get(f"plain against {found['notes']['fast']}")
         if compared is None:  # time to equal accuracy of another batch size
             continue
-        row = {"fast way": notes["fast"], "data": notes["recipe"]["dataset"], "network": notes["recipe"]["model"]}
+        recipe = notes["recipe"]
+        part = f", {recipe['train_images']:,} images" if recipe.get("train_images") else ""
+        row = {"fast way": notes["fast"], "data": recipe["dataset"] + part, "network": recipe["model"]}
         others = compared[compared.verdict != "equivalent"]
         counts = {"pairs": notes["pairs"], "equivalent": f"{len(compared) - len(others)} of {len(compared)}"}
         rows.append(row | counts | {"otherwise": "; ".join(map(_otherwise, others.to_dict("records"))) or "none"})
