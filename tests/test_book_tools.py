@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tomllib
@@ -10,8 +11,8 @@ import nbformat
 import pytest
 from bookfiles import ROOT
 
-from arlib import notebook
-from tools import book, execute, stamp
+from arlib import claims, notebook, studies
+from tools import book, execute, findings, stamp
 
 
 @pytest.fixture
@@ -144,3 +145,25 @@ def test_make_help_lists_every_target():
     assert {line.split()[0] for line in ran.stdout.splitlines()} == {
         "help", "env", "book", "test", "test-slow", "test-gpu", "serve", "clean",
     }  # fmt: skip
+
+
+def test_the_readme_says_what_the_records_say():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert findings.updated(readme, findings.text(findings.shown())) == readme, "run: python -m tools.findings"
+
+
+def test_findings_are_of_the_published_records_and_say_what_is_missing(tmp_path):
+    found = findings.text("digits")
+    assert found.startswith("ResNet-8 on 8×8 digits (toy) (study `digits`, 12 networks), AR strength 0 against 32: ")
+    verdicts = claims.verdicts(studies.load("digits")).set_index("claim")["verdict"]
+    rows = [line.strip("| ").split(" | ")[:2] for line in found.splitlines() if line.startswith("| C")]
+    assert {name.split()[0]: said.removesuffix(" (toy)") for name, said in rows} == verdicts.to_dict()
+    unrun = [name for name in studies.names(tmp_path) if not any((ROOT / "records" / name).glob("*/record.json"))]
+    assert re.findall("`(.+?)`", found.partition("Not run yet: ")[2]) == unrun
+
+
+def test_findings_stand_between_their_marks():
+    text = f"before\n{findings.BEGIN}old\n{findings.END}after\n"
+    assert findings.updated(text, "new\n") == f"before\n{findings.BEGIN}\nnew\n\n{findings.END}after\n"
+    with pytest.raises(SystemExit, match="once each"):
+        findings.updated("no marks", "new\n")

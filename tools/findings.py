@@ -1,0 +1,68 @@
+"""Write what was found into the README, from the published records of the study that the chapters show.
+
+python -m tools.findings             writes the table between its two marks
+python -m tools.findings --check     only says whether it differs (exit status 1)
+"""
+
+import json
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from arlib import claims, files, studies
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- written by `python -m tools.findings` -->\n", "<!-- end of what is written -->\n"
+COLUMNS = {"Verdict": "verdict", "Statistic": "decided by", "Effect [95 % interval]": "effect [95 % interval]"}
+
+
+def shown(root: Path = ROOT) -> str:
+    """The study that the book's first page shows."""
+    chapter = json.loads((root / "book" / "intro.ipynb").read_text(encoding="utf-8"))
+    (cell,) = [cell for cell in chapter["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+    return re.search(r'^study: str = "(.+?)"', "".join(cell["source"]), re.MULTILINE)[1]
+
+
+def text(name: str) -> str:
+    """The verdicts of a study as Markdown, and which studies have no run yet."""
+    with tempfile.TemporaryDirectory() as nothing:  # an empty store: only what is published counts
+        study = studies.load(name, nothing)
+        frame = claims.verdicts(study)
+        waiting = [other for other in studies.names(nothing) if not studies.load(other, nothing).finished()]
+        runs = len(study.finished())
+    table = claims.table(frame)[list(COLUMNS)].rename(columns=COLUMNS).rename_axis("claim")
+    table["beside a standard net that fits as little"] = [reading or "–" for reading in frame["matched"]]
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in frame["verdict"].value_counts().items())
+    strengths = f"AR strength 0 against {study.claims['effect']:g}"
+    said = [
+        f"{study.title} (study `{name}`, {runs} networks), {strengths}: {counts}. {' '.join(study.purpose.split())}",
+        claims.markdown(table),
+        f"Not run yet: {', '.join(f'`{other}`' for other in waiting)}." if waiting else "",
+    ]
+    return "\n\n".join(filter(None, said)) + "\n"
+
+
+def updated(readme: str, found: str) -> str:
+    """The README with these findings between its marks."""
+    if readme.count(BEGIN) != 1 or readme.count(END) != 1:
+        sys.exit(f"README.md must hold the marks {BEGIN.strip()} and {END.strip()} once each.")
+    return readme.split(BEGIN)[0] + BEGIN + "\n" + found + "\n" + END + readme.split(END)[1]
+
+
+def main(arguments: list[str]) -> int:
+    if arguments not in ([], ["--check"]):
+        print(__doc__)
+        return 2
+    path = ROOT / "README.md"
+    before = path.read_text(encoding="utf-8")
+    after = updated(before, text(shown()))
+    if arguments:
+        print("README.md is up to date" if before == after else "README.md differs; run: python -m tools.findings")
+        return int(before != after)
+    files.write_text(path, after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
