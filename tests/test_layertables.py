@@ -48,10 +48,11 @@ def test_operators_compares_with_the_circular_one():
     changed = RECORDS.copy()
     other = (changed["statistic"] == "sv_std") & (changed["setting"] == "reshaped")
     circular = (changed["statistic"] == "sv_std") & (changed["setting"] == "circular")
-    changed.loc[other, "value"] = 0.4 * changed.loc[circular, "value"].to_numpy()
+    seeds = changed.loc[circular, "seed"].to_numpy()
+    changed.loc[other, "value"] = (0.4 + 0.2 * (seeds == 0)) * changed.loc[circular, "value"].to_numpy()
     table = layertables.operators(changed, strength=8)
     assert list(table.index) == ["circular", "circular, BN folded", "reshaped kernel"]  # what is recorded
-    assert table.loc["reshaped kernel", "std / circular"] == "0.40"
+    assert table.loc["reshaped kernel", "std / circular"] == "0.47"  # all seeds count alike: (0.6 + 0.4 + 0.4) / 3
     rows = changed[circular & (changed["strength"] == 8) & (changed["checkpoint"] == "last")]
     rows = rows[rows["layer"].isin(synthetic.CONVOLUTIONS)]
     assert set(table["std goes"]) == {"down"} == set(table["std/mean goes"])
