@@ -171,6 +171,16 @@ def test_throughput_counts_batches_and_images():
     assert [images for _, images in found.values()] == [24, 96]
 
 
+def test_the_ceiling_is_that_of_the_fastest_convolution(monkeypatch):
+    fastest = "convolution of 64 channels at 8"
+    times = lambda calls, *_: {name: Times.of([(1e-3 if name == fastest else 1.0, 1.0)]) for name in calls}
+    monkeypatch.setattr(limits.report, "interleaved", times)
+    found = limits.ceilings("cpu", ["float32"], quick=True)
+    assert found.ceiling.tolist() == ["matrix product, float32", f"{fastest}, float32", "copy"]
+    assert found.value[0] == pytest.approx(2 * 512**3 / 1e12)
+    assert limits.highest(found, "float32") == pytest.approx(2 * 16 * 8 * 8 * 64**2 * 9 / 1e9)
+
+
 def test_a_row_divides_images_by_seconds_and_knows_its_ceiling():
     ceilings = pd.DataFrame(
         [["matrix product, float32", 1.0], ["convolution, float32", 2.0], ["copy", 10.0]], columns=["ceiling", "value"]
