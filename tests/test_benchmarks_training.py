@@ -173,7 +173,7 @@ def test_throughput_counts_batches_and_images():
 
 def test_the_ceiling_is_that_of_the_fastest_convolution(monkeypatch):
     fastest = "convolution of 64 channels at 8"
-    times = lambda calls, *_: {name: Times.of([(1e-3 if name == fastest else 1.0, 1.0)]) for name in calls}
+    times = lambda calls, *_, **__: {name: Times.of([(1e-3 if name == fastest else 1.0, 1.0)]) for name in calls}
     monkeypatch.setattr(limits.report, "interleaved", times)
     found = limits.ceilings("cpu", ["float32"], quick=True)
     assert found.ceiling.tolist() == ["matrix product, float32", f"{fastest}, float32", "copy"]
