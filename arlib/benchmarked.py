@@ -12,6 +12,7 @@ import pandas as pd
 
 from arlib import files, records
 from arlib.errors import InputError, NotMeasured, RecordError, one_of
+from arlib.training import Recipe
 
 FOLDER = "benchmarks"
 KEYS = ("machine", "date", "command", "notes", "tables")
@@ -88,9 +89,9 @@ def equivalences(device: str) -> pd.DataFrame:
         notes, compared = found["notes"], found["tables"].get(f"plain against {found['notes']['fast']}")
         if compared is None:  # time to equal accuracy of another batch size
             continue
-        recipe = notes["recipe"]
-        part = f", {recipe['train_images']:,} images" if recipe.get("train_images") else ""
-        row = {"fast way": notes["fast"], "data": recipe["dataset"] + part, "network": recipe["model"]}
+        recipe = Recipe.from_dict(notes["recipe"])
+        part = f", {recipe.train_images:,} images" if recipe.train_images else ""
+        row = {"fast way": notes["fast"], "data": recipe.dataset + part, "network": recipe.model}
         others = compared[compared.verdict != "equivalent"]
         counts = {"pairs": notes["pairs"], "equivalent": f"{len(compared) - len(others)} of {len(compared)}"}
         rows.append(row | counts | {"otherwise": "; ".join(map(_otherwise, others.to_dict("records"))) or "none"})

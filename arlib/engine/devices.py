@@ -14,8 +14,8 @@ from arlib.errors import InputError, one_of
 log = logging.getLogger(__name__)
 MODES = ("auto", "plain", "folded", "compiled", "graphed", "compiled+graphed")
 PRECISIONS = ("float32", "bfloat16-attack", "bfloat16")
-# Folding is exact but for rounding, and was shown to train equal networks on a CPU (benchmarks.equivalence); so was
-# compiling, which there gains little and begins with seconds of compilation. On a GPU nothing is shown yet.
+# Folding is exact but for rounding, and was shown to train equal networks on a CPU (benchmarks.equivalence, on the
+# digits); so was compiling, which there gains little and begins with seconds of compilation. On a GPU nothing is shown.
 AUTO = {"cpu": "folded", "cuda": "folded", "mps": "folded"}
 
 
