@@ -279,4 +279,4 @@ def sized(options: argparse.Namespace, device: torch.device) -> argparse.Namespa
 
 
 if __name__ == "__main__":
-    main()
+    report.command(main)

@@ -239,14 +239,14 @@ def seconds_to(history: pd.DataFrame, target: float, images: int) -> float:
 def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
     options = parsed(arguments)
     device = str(engine.device(options.device))
-    size = options.study or ("reduced" if options.reduced else "full")
+    size = Path(options.study).stem if options.study else "reduced" if options.reduced else "full"
     folder = Path(options.folder) if options.folder else records.places().store / "scratch" / f"equivalence-{size}"
     plan = planned(options, device, folder)
     mode, precision = engine.settle(options.mode, options.precision, engine.device(device))
     fast, begun = Side(mode, precision), time.perf_counter()
     recipe = plan.recipes[0]
     print(f"{recipe.id}: {plan.pairs} pairs, strengths 0 and {255 * plan.eps:g}, {recipe.epochs} epochs, "
-          f"{plan.images} test images; plain against {fast.name}; kept in {folder}", flush=True)  # fmt: skip
+          f"up to {plan.images} test images; plain against {fast.name}; kept in {folder}", flush=True)  # fmt: skip
     if options.batch:
         tables = {
             f"time to equal accuracy, batch {options.batch}, {fast.name}": time_to_accuracy(plan, options.batch, fast)
@@ -258,7 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
         print(f"\n{title}\n{found.to_string(index=False, float_format='{:.4g}'.format)}")
     print(f"\n{time.perf_counter() - begun:.0f} s in all")
     name = result_name(fast, size=size, batch=options.batch)
-    notes = {"recipe": recipe.to_dict(), "pairs": plan.pairs, "test images": plan.images, "fast": fast.name}
+    images = len(data.load(recipe.dataset, plan.data_root, device="cpu").test[: plan.images])
+    notes = {"recipe": recipe.to_dict(), "pairs": plan.pairs, "test images": images, "fast": fast.name}
     print(report.write(name, device, tables, folder=options.out, **notes))
     return tables
 
@@ -290,4 +291,4 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    report.command(main)

@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from arlib import attacks, engine
-from benchmarks import contenders, loops, workers
+from benchmarks import contenders, loops, report, workers
 from benchmarks.loops import Setting
 from benchmarks.together import Together
 from benchmarks.workers import memory, wait, warm
@@ -129,4 +129,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    report.command(main)

@@ -179,3 +179,11 @@ def _text(content: dict) -> str:
     text = "{\n" + ",\n".join([*head, ' "tables": {\n' + ",\n".join(tables) + "\n }"]) + "\n}\n"
     assert json.loads(text) == content
     return text
+
+
+def command(main: Callable[[], object]) -> None:
+    """Run a benchmark as a program: a mistake in its arguments ends it with one line instead of a traceback."""
+    try:
+        main()
+    except InputError as error:
+        sys.exit(str(error))

@@ -259,4 +259,4 @@ def measure(device: str, tiny: bool, rounds: int) -> dict[str, pd.DataFrame]:
 
 
 if __name__ == "__main__":
-    main()
+    report.command(main)

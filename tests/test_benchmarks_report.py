@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 import time
 import tomllib
 from pathlib import Path
@@ -160,3 +162,11 @@ def test_machine_names_what_numbers_depend_on():
     found = report.machine()
     assert found["torch"] == torch.__version__ and found["processor"] and found["cores"] >= 1
     assert (found["gpu"] is None) == (not torch.cuda.is_available())
+
+
+@pytest.mark.parametrize("module", ["attacks", "equivalence", "training"])
+def test_a_mistaken_argument_ends_a_benchmark_with_one_line(module):
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--device", "abacus"]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert ran.returncode == 1 and ran.stderr.strip().startswith("device is 'abacus'")
+    assert len(ran.stderr.strip().splitlines()) == 1
