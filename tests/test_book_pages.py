@@ -97,6 +97,13 @@ def test_page_is_whole(browser, name):
 
 
 @pytest.mark.parametrize("name", PAGES)
+def test_page_fits_a_phone(browser, name):
+    with Visit(browser, name) as visit:
+        visit.page.set_viewport_size({"width": 390, "height": 844})
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_is_accessible(browser, name, scheme):
     from axe_playwright_python.sync_playwright import Axe
