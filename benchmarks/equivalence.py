@@ -29,13 +29,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from arlib import attacks, data, engine, files, records, spectra, studies, training
 from arlib.claims.statistics import t_interval
 from arlib.errors import InputError
 from arlib.training import Recipe
-from benchmarks import report
+from benchmarks import attackers, report
 
 POINTS, RATIO = 1.0, math.log(1.02)
 MARGINS = {"natural error": POINTS, "strong error": POINTS, "std": RATIO, "std / mean": RATIO}
@@ -79,25 +78,25 @@ class Plan:
 def planned(options: argparse.Namespace, device: str, folder: Path) -> Plan:
     """What the command line asks for."""
     if options.study:
-        recipes, eps, images = of_study(options)
+        recipes, eps = of_study(options)
     elif options.reduced:  # the digits, where 32/255 does what 8/255 does on CIFAR-10
-        recipe, eps, images = Recipe(dataset="digits", model="resnet8", width=8, steps=5, epochs=15), 32 / 255, 360
+        recipe, eps = Recipe(dataset="digits", model="resnet8", width=8, steps=5, epochs=15), 32 / 255
         recipes = paired(recipe, eps, options.pairs or 16)
     else:
-        recipe, eps, images = Recipe(dataset="cifar10", model="resnet20", epochs=15), 8 / 255, 2000
+        recipe, eps = Recipe(dataset="cifar10", model="resnet20", epochs=15), 8 / 255
         recipes = paired(recipe, eps, options.pairs or 5)
     changes = {"model": options.model, "epochs": options.epochs, "train_images": options.train_images}
     changes = {name: value for name, value in changes.items() if value}
     recipes = tuple(replace(recipe, **changes) for recipe in recipes)
-    return Plan(recipes, eps, options.images or images, folder, device, options.data_root)
+    return Plan(recipes, eps, options.images, folder, device, options.data_root)
 
 
 def paired(recipe: Recipe, eps: float, pairs: int) -> list[Recipe]:
     return [replace(recipe, eps=radius, seed=seed) for seed in range(pairs) for radius in (0.0, eps)]
 
 
-def of_study(options: argparse.Namespace) -> tuple[list[Recipe], float, int]:
-    """A study's trainings at strength 0 and at the one its claims compare with, its radius, its number of images."""
+def of_study(options: argparse.Namespace) -> tuple[list[Recipe], float]:
+    """A study's trainings at strength 0 and at the one its claims compare with, and that one's radius."""
     study = studies.load(options.study)
     if not study.claims:
         raise InputError(
@@ -105,7 +104,7 @@ def of_study(options: argparse.Namespace) -> tuple[list[Recipe], float, int]:
         )
     effect = study.claims["effect"]
     recipes = [e.recipe for e in study.entries if not e.variant and e.recipe.strength in (0.0, effect)]
-    return recipes[: 2 * options.pairs if options.pairs else None], effect / 255, 2000
+    return recipes[: 2 * options.pairs if options.pairs else None], effect / 255
 
 
 def trained(plan: Plan, recipe: Recipe, side: Side) -> training.Run:
@@ -123,13 +122,13 @@ def measured(plan: Plan, recipe: Recipe, side: Side) -> dict:
         return files.read_json(path)
     run = trained(plan, recipe, side)
     test = data.load(recipe.dataset, plan.data_root, device=plan.device).test
-    wrong = natural_error(run.model, test)
+    natural = attackers.right(engine.prepare(run.model), test.x, test.y)
     test = test[: plan.images]
     found = attacks.evaluate(run.model, *test, eps=plan.eps, attacks=STRONG)
     layers = spectra.of(run.model.cpu(), run_shape(recipe), operator="circular")
     layers = layers[layers.counted]
     values = {
-        "natural error": 100 * wrong,
+        "natural error": 100 * float(1 - natural.double().mean()),
         "strong error": 100 * float(1 - found.robust[-1].mean()),
         "std": layers["std"].tolist(),
         "std / mean": layers.std_over_mean.tolist(),
@@ -138,14 +137,6 @@ def measured(plan: Plan, recipe: Recipe, side: Side) -> dict:
     }
     files.write_json(path, values)
     return values
-
-
-def natural_error(model: torch.nn.Module, test: data.Split, batch: int = 500) -> float:
-    """Share of test images that the network gets wrong, in eval mode."""
-    fast = engine.prepare(model)
-    with torch.no_grad():
-        wrong = [fast(x).argmax(1) != y for x, y in (test[i : i + batch] for i in range(0, len(test), batch))]
-    return float(torch.cat(wrong).double().mean())
 
 
 def trained_images(plan: Plan, recipe: Recipe) -> int:
@@ -282,7 +273,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=None)
     parser.add_argument("--model", default=None, help="another network")
     parser.add_argument("--train-images", type=int, default=None, help="only so many training images")
-    parser.add_argument("--images", type=int, default=None, help="test images of the errors")
+    parser.add_argument("--images", type=int, default=2000, help="test images attacked, at most")
     parser.add_argument("--batch", type=int, default=None, help="time to equal accuracy at this batch size instead")
     parser.add_argument("--folder", default=None, help="where trained networks are kept")
     parser.add_argument("--out", default=None, help="where the JSON goes, by default records/benchmarks")

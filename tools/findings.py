@@ -4,11 +4,12 @@ python -m tools.findings             writes the table between its two marks
 python -m tools.findings --check     only says whether it differs (exit status 1)
 """
 
-import json
-import re
+import ast
 import sys
 import tempfile
 from pathlib import Path
+
+import papermill
 
 from arlib import claims, files, studies
 
@@ -17,11 +18,9 @@ BEGIN, END = "<!-- written by `python -m tools.findings` -->\n", "<!-- end of wh
 COLUMNS = {"Verdict": "verdict", "Statistic": "decided by", "Effect [95 % interval]": "effect [95 % interval]"}
 
 
-def shown(root: Path = ROOT) -> str:
+def shown() -> str:
     """The study that the book's first page shows."""
-    chapter = json.loads((root / "book" / "intro.ipynb").read_text(encoding="utf-8"))
-    (cell,) = [cell for cell in chapter["cells"] if "parameters" in cell["metadata"].get("tags", [])]
-    return re.search(r'^study: str = "(.+?)"', "".join(cell["source"]), re.MULTILINE)[1]
+    return ast.literal_eval(papermill.inspect_notebook(str(ROOT / "book" / "intro.ipynb"))["study"]["default"])
 
 
 def text(name: str) -> str:
