@@ -41,6 +41,14 @@ def prepare(model: nn.Module, layers: list[str]) -> engine.Prepared:
     return engine.prepare(_Watched(model, layers), "plain") if part is None else engine.prepare(part)
 
 
+def prepare_input(model: nn.Module, layer: str) -> nn.Module:
+    """A network x -> the first tensor that the layer is given at its first call, in eval mode.
+
+    Raises `InputError`, when it is run, for a layer that is never called or takes anything but one tensor.
+    """
+    return engine.prepare(_Fed(source_of(model), layer), "plain")
+
+
 def source_of(model: nn.Module) -> nn.Module:
     """The network that a prepared one was made from (inlining loses the names of its blocks), else the model."""
     return model._source[0] if isinstance(model, engine.Prepared) else model
@@ -114,6 +122,33 @@ class _Watched(nn.Module):
                 hook.remove()
         missing = [name for name in self.layers if name not in seen]
         raise InputError(f"layers {', '.join(missing)} are never called in the forward pass; leave them out.")
+
+
+class _Fed(nn.Module):
+    """The input of one layer, by a hook."""
+
+    def __init__(self, model: nn.Module, layer: str):
+        super().__init__()
+        self.model, self.layer = model, layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen: list[Tensor] = []
+
+        def keep(_, given: tuple) -> None:
+            if len(given) != 1 or not isinstance(given[0], Tensor):
+                kinds = ", ".join(type(value).__name__ for value in given)
+                raise InputError(f"layer {self.layer} takes ({kinds}), not one tensor; choose a layer inside it.")
+            seen.append(given[0].clone())
+            raise _Reached
+
+        hook = self.model.get_submodule(self.layer).register_forward_pre_hook(keep)
+        try:
+            self.model(x)
+        except _Reached:
+            return seen[0]
+        finally:
+            hook.remove()
+        raise InputError(f"layer {self.layer} is never called in the forward pass; leave it out.")
 
 
 def _checked(value: object, name: str, kind: type):

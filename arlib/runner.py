@@ -42,7 +42,7 @@ def compute(
     mode: str = "auto", precision: str = "float32",
 ) -> bool:  # fmt: skip
     """Train and measure one run in its folder, from wherever it stopped; False if the time was up before the end."""
-    keep = () if entry.recipe.eps else study.keep_epochs
+    keep = () if entry.recipe.eps or entry.control else study.keep_epochs
     run = training.train(
         entry.recipe, folder=folder, device=device, keep_epochs=keep, progress=progress, time_budget=time_left,
         mode=mode, precision=precision,
@@ -52,14 +52,14 @@ def compute(
     log.info("%s: trained; measuring", entry.run)
     rows, arrays = measure.measure(
         folder, entry.recipe, study.settings, data_root=None, device=device, progress=progress,
-        part_folder=folder / "parts",
+        part_folder=folder / "parts", control=entry.control,
     )  # fmt: skip
     seconds = rows.attrs.get("seconds", {})
     measured = {"measure_seconds": round(sum(seconds.values()), 1), "warnings": rows.attrs.get("warnings", [])}
     records.write(
         folder, run=entry.run, recipe=entry.recipe.to_dict(), variant=entry.variant,
         provenance=run.provenance | measured, settings=study.settings.to_dict(), history=run.history,
-        rows=rows, arrays=arrays,
+        rows=rows, arrays={} if entry.control else arrays,
     )  # fmt: skip
     return True
 
@@ -144,7 +144,7 @@ def needed(study: "Study", entry: Entry) -> float | None:
     if history is not None and len(history):
         return float(history["seconds"].max())
     for sibling in study.entries:
-        same = sibling.recipe.strength == entry.recipe.strength and sibling.variant == entry.variant
+        same = sibling.recipe.strength == entry.recipe.strength and (entry.control or sibling.variant == entry.variant)
         if same and records.is_finished(study.folder / sibling.run):
             return float(study.read(study.folder / sibling.run).history["seconds"].median())
     return None

@@ -5,13 +5,14 @@ images lie, so networks and layers of any scale compare. Every perturbed image x
 in [0, 1]: δ has ‖δ‖∞ ≤ radius and x + δ is clamped to that range, for random and adversarial δ alike.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from arlib import attacks, engine, features
+from arlib import attacks, engine, features, spectra
 from arlib.attacks import steps as parts
 from arlib.attacks.checks import check
 from arlib.errors import InputError, one_of
@@ -127,36 +128,81 @@ def jacobian(
     x: Tensor,
     *,
     layers: list[str] | None = None,
-    iterations: int = 20,
+    of: str = "image",
+    steps: int = 30,
     probes: int = 8,
+    exact_limit: int = 256,
     normaliser: Mapping[str, float] | None = None,
     generator: torch.Generator | None = None,
     batch_size: int = 32,
 ) -> pd.DataFrame:
-    """The Jacobian J from image to layer output at each x (n, …), in units of the layer's normaliser.
+    """The Jacobian J of each layer's output at each x (n, …): how steep, and how uniform in all directions.
 
-    σ_max by power iteration on JᵀJ (`iterations` products with J and Jᵀ: a lower bound), ‖J‖_F from
-    `probes` Rademacher vectors z as the root of mean ‖Jᵀz‖² (Hutchinson 1990).
+    Args:
+        of: "image", J from image to layer output, in units of the layer's normaliser; or "input", of the
+            layer by itself, from its own input (as it is at x) to its output, which needs no normaliser.
+        steps, probes: of the Golub–Kahan process that gives σ_max (a lower bound) and of the random
+            signs that give ‖J‖_F, see `spectra.jacobian`.
+        exact_limit: up to this min(inputs, features) the whole J is formed and all is exact.
+        normaliser, generator, batch_size: as in `feature_change`.
 
-    Returns: a row a layer, means over images: layer, sigma_max and frobenius (both / normaliser, per unit
-    of Euclidean pixel distance), uniformity = σ_max / (‖J‖_F / √rank), rank, n. The rank is the largest
-    possible one, min(pixels, features); uniformity is 1 where all that many singular values are equal,
-    √rank where there is one. Images whose J is zero are left out of the mean of uniformity.
-    Raises: `InputError` as `feature_change` does.
+    Returns: a row a layer: layer; means over images: sigma_max and frobenius (per unit of Euclidean
+    distance), uniformity = σ_max / (‖J‖_F / √rank); medians over images: uniformity_median and
+    effective_rank_median (a share of the rank; NaN beyond exact_limit); rank, n. The rank is the largest
+    possible one, min(inputs, features); uniformity is 1 where all that many singular values are equal,
+    √rank where there is one. Images whose J is zero are left out of both uniformities.
+    Raises: `InputError` as `feature_change` does, and for a layer that does not take one tensor.
     """
+    one_of("of", of, ("image", "input"))
     layers = features.layer_names(model, layers)
-    normaliser = normalisers(model, x, layers=layers) if normaliser is None else normaliser
+    if normaliser is None:
+        normaliser = normalisers(model, x, layers=layers) if of == "image" else dict.fromkeys(layers, 1.0)
     generator, rows = parts.default_generator(generator, x), []
+    draw = lambda: int(torch.randint(2**31, (), generator=generator, device=generator.device))
     for name in layers:
-        f = features.prepare(model, [name])
-        _check(f, x)
-        found = [_jacobian_norms(f, part, iterations, probes, generator) for part in x.split(batch_size)]
-        largest, frobenius = (torch.cat(values) for values in zip(*(norms for norms, _ in found), strict=True))
-        rank, scale = found[0][1], _of_layer(normaliser, name) or torch.nan
-        ratio = (largest * rank**0.5 / frobenius)[frobenius > 0]
-        values = {"sigma_max": float(largest.mean()) / scale, "frobenius": float(frobenius.mean()) / scale}
-        rows.append({"layer": name} | values | {"uniformity": float(ratio.mean()), "rank": rank, "n": len(x)})
+        f, start = _function_of(model, name, of)
+        _check(start, x)
+        with torch.no_grad():
+            starts = [start(part) for part in x.split(batch_size)]
+        options = {"exact_limit": exact_limit, "steps": steps, "probes": probes}
+        found = pd.concat([spectra.jacobian(f, part, seed=draw(), **options) for part in starts])
+        rows.append({"layer": name} | _of_jacobians(found, _of_layer(normaliser, name) or math.nan) | {"n": len(x)})
     return pd.DataFrame(rows)
+
+
+def _function_of(model: nn.Module, layer: str, of: str) -> tuple[nn.Module, nn.Module]:
+    """What is differentiated, and what makes its input from the images."""
+    if of == "image":
+        f = features.prepare(model, [layer])
+        return _First(f), nn.Identity()
+    module = features.source_of(model).get_submodule(layer)
+    return engine.prepare(module), features.prepare_input(model, layer)
+
+
+class _First(nn.Module):
+    """The first output of a network that gives several."""
+
+    def __init__(self, f: nn.Module):
+        super().__init__()
+        self.f = f
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(x)[0]
+
+
+def _of_jacobians(found: pd.DataFrame, scale: float) -> dict[str, float]:
+    """Means and medians over images of one layer's Jacobians, a row an image."""
+    rank = int(found["count"].iloc[0])
+    frobenius = found["sum_of_squares"] ** 0.5
+    ratio = (found["max"] * rank**0.5 / frobenius)[frobenius > 0]
+    return {
+        "sigma_max": found["max"].mean() / scale,
+        "frobenius": frobenius.mean() / scale,
+        "uniformity": ratio.mean(),
+        "uniformity_median": ratio.median(),
+        "effective_rank_median": found["effective_rank"].median(),
+        "rank": rank,
+    }
 
 
 class _Moments:
@@ -231,27 +277,6 @@ def _signs(x: Tensor, radius: float, generator: torch.Generator) -> Tensor:
 
 def _uniform(x: Tensor, radius: float, generator: torch.Generator) -> Tensor:
     return parts.LinfBall(x, radius).start(generator)
-
-
-def _jacobian_norms(f, x: Tensor, iterations: int, probes: int, generator) -> tuple[tuple[Tensor, Tensor], int]:
-    """(σ_max (n,), ‖J‖_F (n,)) of every image's Jacobian, and its largest possible rank."""
-    x = x.detach().requires_grad_(True)
-    h = f(x)[0]
-    dual = torch.zeros_like(h, requires_grad=True)
-    (pulled,) = torch.autograd.grad(h, x, dual, create_graph=True)  # Jᵀ·dual, linear in dual
-    pull = lambda u: torch.autograd.grad(h, x, u, retain_graph=True)[0]  # Jᵀu
-    push = lambda v: torch.autograd.grad(pulled, dual, v, retain_graph=True)[0]  # Jv
-    draw = lambda like, sample: sample(like.shape, generator=generator, device=generator.device).to(like)
-    squares = 0
-    for _ in range(probes):
-        signs = draw(h, lambda shape, **options: torch.randint(2, shape, **options) * 2 - 1)
-        squares = squares + parts.norms(pull(signs), "l2").double().square()
-    v = parts.unit(draw(x, torch.randn))
-    for _ in range(iterations):
-        image = push(v)
-        v = parts.unit(pull(image))
-    largest = parts.norms(push(v), "l2").double()
-    return (largest.cpu(), (squares / probes).sqrt().cpu()), min(x[0].numel(), h[0].numel())
 
 
 def _of_layer(normaliser: Mapping[str, float], layer: str) -> float:

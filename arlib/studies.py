@@ -63,6 +63,7 @@ class Study:
     path = property(lambda self: self.file.path)
     entries = property(lambda self: self.file.entries)
     recipes = property(lambda self: list(self.file.entries))
+    protocol = property(lambda self: self.file.protocol)
     keep_epochs = property(lambda self: self.file.keep_epochs)
     settings = property(lambda self: self.file.settings)
     claims = property(lambda self: self.file.claims)
@@ -165,17 +166,16 @@ class Study:
     def publish(self, to: str | Path | None = None) -> list[str]:
         """Copy the finished runs of the store into `records/` of the checkout (or `to`); returns the new ones.
 
-        Seed 0 keeps its weights. Raises `InputError` for a study of mixed devices or precisions.
+        Runs listed under `weights:` keep theirs. Raises `InputError` for a study of mixed devices or precisions.
         """
         if to is None and records.checkout() is None:
             raise InputError("publish: there is no checkout to publish into; give the records folder as `to`.")
         target = Path(to) if to is not None else records.checkout() / "records"
         found = self.finished(afresh=True)
         self._refuse_mixed_records(found)
-        seeds = {entry.run: entry.recipe.seed for entry in self.entries}
         new = []
         for run, folder in found.items():
-            if records.publish(folder, target / self.name / run, weights=seeds[run] == 0):
+            if records.publish(folder, target / self.name / run, weights=run in self.file.weights):
                 new.append(run)
             if (size := records.size(target / self.name / run)) > records.LIMIT:
                 log.warning("%s: %d bytes; a record should have at most %d", run, size, records.LIMIT)

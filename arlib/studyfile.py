@@ -12,9 +12,14 @@ from arlib.errors import InputError, one_of
 from arlib.measure import Settings
 from arlib.training import Recipe
 
-KEYS = ("title", "purpose", "toy", "cost", "recipe", "grid", "extra", "keep_epochs", "measure", "claims")
+KEYS = (
+    "title", "purpose", "toy", "cost", "protocol", "recipe", "grid", "controls", "extra", "keep_epochs", "weights",
+    "measure", "claims",
+)  # fmt: skip
 REQUIRED = ("title", "purpose", "cost", "recipe", "grid")
 CLAIMS = ("effect", "feature", "flip_pgd", "flip_sign")
+PROTOCOLS = (1, 2)
+CONTROL = "control-"  # and its number of epochs: the variant of a control
 # A study file speaks of strengths (255·eps), so these fields of a recipe are set through others.
 _HIDDEN = ("eps", "step_size", "seed")
 RECIPE_KEYS = (*(f.name for f in dataclasses.fields(Recipe) if f.name not in _HIDDEN), "step", "step_ratio")
@@ -23,10 +28,18 @@ _SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 @dataclass(frozen=True)
 class Entry:
-    """One run of a study. variant is empty for the runs of the grid, a short slug for extra ones."""
+    """One run of a study. variant is empty for the runs of the grid, a short slug for extra ones.
+
+    A control is a standard training of the same seed, to the end of a shorter schedule; it is measured
+    only in what it is compared in.
+    """
 
     recipe: Recipe
     variant: str = ""
+
+    @property
+    def control(self) -> bool:
+        return self.variant.startswith(CONTROL)
 
     @property
     def run(self) -> str:
@@ -43,8 +56,11 @@ class StudyFile:
     purpose: str
     cost: str
     toy: bool
+    protocol: int
     entries: tuple[Entry, ...]
     keep_epochs: tuple[int, ...]
+    weights: frozenset[str]
+    """Runs whose weights are published."""
     settings: Settings
     claims: dict[str, float]
 
@@ -53,16 +69,19 @@ def parse(path: str | Path) -> StudyFile:
     """Read and check a study file.
 
     Raises `InputError` naming file, line, key, value and what is allowed: unknown or missing keys,
-    wrong types, strengths outside 0 ≤ strength < 255, seeds that are no whole numbers, a run listed twice.
+    wrong types, strengths outside 0 ≤ strength < 255, seeds that are no whole numbers, a run listed twice,
+    an unknown protocol or keys of another one, controls that are not shorter or whose seed the grid lacks.
     """
     document = _Document(Path(path))
     top = document.mapping((), KEYS, REQUIRED)
     texts = {key: document.typed((key,), str) for key in ("title", "purpose", "cost")}
     toy = document.typed(("toy",), bool) if "toy" in top else False
+    protocol = _protocol(document)
     entries = _entries(document)
     return StudyFile(
-        Path(path), Path(path).stem, **texts, toy=toy, entries=entries,
+        Path(path), Path(path).stem, **texts, toy=toy, protocol=protocol, entries=entries,
         keep_epochs=_keep_epochs(document, max(entry.recipe.epochs for entry in entries)),
+        weights=_weights(document, entries),
         settings=_settings(document), claims=_claims(document),
     )  # fmt: skip
 
@@ -161,27 +180,84 @@ def _words(place: tuple) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).lstrip(".")
 
 
+def _protocol(document: _Document) -> int:
+    """The rules that decide the study's claims, 1 or 2; a file without the key is of before there were two."""
+    if "protocol" not in document.content:
+        protocol = 1
+    else:
+        protocol = document.get(("protocol",))
+        if isinstance(protocol, bool) or protocol not in PROTOCOLS:
+            allowed = " or ".join(map(str, PROTOCOLS))
+            raise document.error(
+                ("protocol",), f"is {protocol!r}; it must be one of them, {allowed}, for the whole study"
+            )
+    if protocol == 1 and "controls" in document.content:
+        raise document.error(("controls",), "are of protocol 2, and this study is of protocol 1; do not mix them")
+    return protocol
+
+
 def _entries(document: _Document) -> tuple[Entry, ...]:
-    """The grid, seed by seed so that whole seeds complete first, then the extra runs."""
+    """The grid with its controls, seed by seed so that whole seeds complete first, then the extra runs."""
     shared = document.mapping(("recipe",), RECIPE_KEYS, ("dataset",))
-    _recipe(document, ("recipe",), shared, strength=8, seed=0)  # its mistakes are the recipe's, not the grid's
+    whole = _recipe(document, ("recipe",), shared, strength=8, seed=0)  # its mistakes are the recipe's, not the grid's
     document.mapping(("grid",), ("strength", "seed"), ("strength", "seed"))
     strengths = document.numbers(("grid", "strength"), False, 0, 255)
     seeds = document.numbers(("grid", "seed"), True, 0, 2**31)
-    entries = [
-        Entry(_recipe(document, ("grid",), shared, strength=strength, seed=seed))
-        for seed in seeds
-        for strength in strengths
-    ]
+    shorter, controlled = _controls(document, whole.epochs, strengths, seeds)
+    listed: list[tuple[Entry, tuple]] = []
+    for seed in seeds:
+        for strength in strengths:
+            recipe = _recipe(document, ("grid",), shared, strength=strength, seed=seed)
+            listed.append((Entry(recipe), ("grid",)))
+        for epochs in shorter if seed in controlled else ():
+            recipe = _recipe(document, ("controls",), shared | {"epochs": epochs}, strength=0, seed=seed)
+            listed.append((Entry(recipe, f"{CONTROL}{epochs}"), ("controls",)))
     extra = document.typed(("extra",), list) if "extra" in document.content else []
-    entries += [_extra(document, ("extra", index), shared) for index in range(len(extra))]
-    places = [("grid",)] * (len(entries) - len(extra)) + [("extra", index) for index in range(len(extra))]
-    seen = {}
-    for entry, place in zip(entries, places, strict=True):
+    listed += [(_extra(document, ("extra", i), shared), ("extra", i)) for i in range(len(extra))]
+    seen: dict[str, tuple] = {}
+    for entry, place in listed:
         if entry.run in seen:
             raise document.error(place, f"lists the run {entry.run} twice, here and as {_words(seen[entry.run])}")
         seen[entry.run] = place
-    return tuple(entries)
+    return tuple(entry for entry, _ in listed)
+
+
+def _controls(document: _Document, epochs: int, strengths: list, seeds: list) -> tuple[list[int], list[int]]:
+    """Epochs of the controls and the seeds that have them: a list of epochs, or epochs and seed."""
+    if "controls" not in document.content:
+        return [], []
+    place, controlled = ("controls",), seeds
+    if isinstance(document.get(place), dict):
+        document.mapping(place, ("epochs", "seed"), ("epochs",))
+        if "seed" in document.get(place):
+            controlled = document.numbers((*place, "seed"), True, 0, 2**31)
+        place = (*place, "epochs")
+    if unknown := [seed for seed in controlled if seed not in seeds]:
+        allowed = ", ".join(map(str, seeds))
+        raise document.error(("controls", "seed"), f"has {unknown[0]}, a seed that the grid lacks; it has {allowed}")
+    if 0 not in strengths:
+        raise document.error(("controls",), "need the strength 0 in the grid: they are compared with those runs")
+    return sorted(document.numbers(place, True, 1, epochs)), controlled
+
+
+def _weights(document: _Document, entries: tuple[Entry, ...]) -> frozenset[str]:
+    """Runs that publish weights: those of the given strengths and seeds, else all of the grid's first seed."""
+    grid = [entry for entry in entries if not entry.variant]
+    first = document.get(("grid", "seed"))[0]
+    if "weights" not in document.content:
+        return frozenset(entry.run for entry in entries if entry.recipe.seed == 0 and not entry.control)
+    document.mapping(("weights",), ("strength", "seed"), ("strength",))
+    strengths = document.numbers(("weights", "strength"), False, 0, 255)
+    seeds = [first]
+    if "seed" in document.get(("weights",)):
+        seeds = document.numbers(("weights", "seed"), True, 0, 2**31)
+    for name, values in (("strength", strengths), ("seed", seeds)):
+        known = document.get(("grid", name))
+        for index, value in enumerate(values):
+            if value not in known:
+                allowed = ", ".join(f"{v:g}" for v in known)
+                raise document.error(("weights", name, index), f"is {value:g}, which the grid lacks; it has {allowed}")
+    return frozenset(e.run for e in grid if e.recipe.strength in strengths and e.recipe.seed in seeds)
 
 
 def _extra(document: _Document, place: tuple, shared: dict) -> Entry:
@@ -192,6 +268,10 @@ def _extra(document: _Document, place: tuple, shared: dict) -> Entry:
     variant = values["variant"]
     if not isinstance(variant, str) or not _SLUG.fullmatch(variant):
         raise document.error((*place, "variant"), f"is {variant!r}; allowed: small letters, digits and dashes")
+    if variant.startswith(CONTROL):
+        raise document.error(
+            (*place, "variant"), f"is {variant!r}; names with {CONTROL!r} are for those of `controls:`"
+        )
     changed = {key: value for key, value in values.items() if key in RECIPE_KEYS}
     if {"step", "step_ratio"} & set(changed):  # one way of giving the step replaces the other
         shared = {key: value for key, value in shared.items() if key not in ("step", "step_ratio")}

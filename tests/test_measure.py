@@ -45,7 +45,7 @@ def test_every_row_is_there_once(measured):
     rows, _, _ = measured
     assert list(rows.columns) == ["checkpoint", "split", "statistic", "layer", "setting", "n", "value"]
     assert not rows.duplicated(["checkpoint", "split", "statistic", "layer", "setting"]).any()
-    assert set(rows["checkpoint"]) == {"last", "best", "epoch-1"}
+    assert set(rows["checkpoint"]) == {"last", "best", "epoch-1", "initial"}
     last = rows[rows["checkpoint"] == "last"]
     settings = {name: set(part["setting"]) for name, part in last.groupby("statistic")}
     assert settings["robust_error"] == {"pgd-10@32", "pgd-10@trained", "apgd-ce+t@32"}

@@ -20,6 +20,10 @@ class Config:
     """Radius of the flip rate under PGD (C7)."""
     flip_sign: float = 8.0
     """Radius of the flip rate under random signs (C7's twin)."""
+    bound: float = 4.0
+    """Radius of q, the share of training images within it of a wrong answer (C10, protocol 2)."""
+    protocol: int = 1
+    """The rules: 1 for `digits` and the first small study, for good; 2 for every study begun after them."""
     classes: int = 10
     """Number of classes, for telling collapsed runs."""
     toy: bool = False
@@ -28,7 +32,8 @@ class Config:
     """Seeds the study plans, so that missing ones can be named."""
 
     def __post_init__(self):
-        for name in ("effect", "feature", "flip_pgd", "flip_sign"):
+        one_of("claims: protocol", self.protocol, (1, 2))
+        for name in ("effect", "feature", "flip_pgd", "flip_sign", "bound"):
             if not getattr(self, name) > 0:
                 raise InputError(f"claims: {name} is {getattr(self, name)!r}; it is an AR strength, a number above 0.")
         if self.classes < 2:
@@ -79,9 +84,13 @@ class Claim:
     expected: int = 0
     primary: Statistic | None = None
     twin: Statistic | None = None
+    twin_follows: int = 1
+    """1 where the twin is expected to move as the primary does, −1 where it moves the other way."""
     sensitivity: tuple[Statistic, ...] = ()
     needs: str = ""
     """What would measure it, for claims that a grid over strengths does not decide."""
+    part_of: str = ""
+    """The claim that this one is a part of (protocol 2); that claim's row follows from its parts."""
 
     @property
     def arrow(self) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from arlib.claims.declared import Config, Statistic
-from arlib.claims.statistics import Interval, page_trend, t_interval
+from arlib.claims.statistics import Interval, page_trend, t_interval, t_test
 
 SEEDS_NEEDED = 3
 LEVEL = 0.05
@@ -38,6 +38,10 @@ class Evidence:
     """Per seed: share of layers whose statistic is larger than at 0."""
     floor: float = math.nan
     """Largest share of layers that moved together between two seeds of one strength."""
+    noise: float = math.nan
+    """95th percentile of |median over layers of the difference| between two seeds of one strength."""
+    p: float = math.nan
+    """Two-sided p of the t test that `effect` belongs to."""
     at_zero: float = math.nan
     at_effect: float = math.nan
     remarks: tuple[str, ...] = ()
@@ -83,6 +87,8 @@ def _summary(grid: dict[float, pd.DataFrame], seeds: list[int], effect: float, *
         shares=tuple((grid[effect] < grid[0.0]).mean(axis=1)) if layered else (),
         larger=tuple((grid[effect] > grid[0.0]).mean(axis=1)) if layered else (),
         floor=noise_floor(grid.values()) if layered else math.nan,
+        noise=noise_of_medians(grid.values()) if layered else math.nan,
+        p=t_test(differences),
         at_zero=float(np.exp(typical[0.0]) if log else typical[0.0]),
         at_effect=float(np.exp(typical[effect]) if log else typical[effect]),
         remarks=remarks,
@@ -113,6 +119,16 @@ def noise_floor(frames) -> float:
         for a, b in combinations(frame.index, 2)
     ]
     return float(max(shares))
+
+
+def noise_of_medians(frames) -> float:
+    """95th percentile of |median over layers of the difference| over all pairs of seeds of one strength.
+
+    frames: one a strength, (seeds, layers), on the scale of the statistic. It stays small where all layers
+    of a network move together, which no share of layers can tell from an effect.
+    """
+    medians = [abs((frame.loc[a] - frame.loc[b]).median()) for frame in frames for a, b in combinations(frame.index, 2)]
+    return float(np.quantile(medians, 0.95))
 
 
 def _missing(seeds: set[int]) -> str:

@@ -36,6 +36,56 @@ def t_interval(values, level: float = 0.95) -> Interval:
     return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half))
 
 
+def t_test(values) -> float:
+    """Two-sided p of Student's t test that the mean of independent `values` is 0; 0 where all are equal and not 0."""
+    values = np.asarray(values, dtype=float)
+    spread = values.std(ddof=1) / math.sqrt(values.size)
+    if spread == 0:
+        return float(values.mean() == 0)
+    return float(2 * stats.t.sf(abs(values.mean()) / spread, values.size - 1))
+
+
+def holm(values) -> list[float]:
+    """p values adjusted for their number by Holm (1979): the k-th smallest of m times m − k + 1, never falling."""
+    values = np.asarray(values, dtype=float)
+    order, out, largest = np.argsort(values, kind="stable"), np.empty(len(values)), 0.0
+    for place, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(values) - place) * values[index]))
+        out[index] = largest
+    return out.tolist()
+
+
+class Ratio(NamedTuple):
+    """A ratio of two means with Fieller's 95 % interval; ends are infinite where it is not bounded."""
+
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def bounded(self) -> bool:
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+
+def fieller(above, below, level: float = 0.95) -> Ratio:
+    """Mean(above) / mean(below) of paired values (one a seed), with Fieller's interval (Fieller 1954).
+
+    Exact for normal pairs. It is unbounded exactly where the denominator does not differ from 0 at this level.
+    """
+    above, below = np.asarray(above, dtype=float), np.asarray(below, dtype=float)
+    if above.shape != below.shape or above.size < 2 or not np.isfinite([above, below]).all():
+        raise InputError(f"a ratio needs at least 2 finite pairs; got {above.tolist()} and {below.tolist()}.")
+    a, b, square = above.mean(), below.mean(), _student((1 + level) / 2, above.size - 1) ** 2 / above.size
+    (aa, ab), (_, bb) = square * np.cov(above, below, ddof=1)
+    # The interval is where (a − ρ b)² <= t² var(above − ρ below) / n, a quadratic in ρ.
+    leading, middle, last = b * b - bb, a * b - ab, a * a - aa
+    value = float(a / b) if b else math.nan
+    if leading <= 0:
+        return Ratio(value, -math.inf, math.inf)
+    root = math.sqrt(max(0.0, middle * middle - leading * last))
+    return Ratio(value, float((middle - root) / leading), float((middle + root) / leading))
+
+
 @lru_cache
 def _student(quantile: float, df: int) -> float:
     return float(stats.t.ppf(quantile, df))

@@ -23,10 +23,19 @@ def batchnorm_of(model: nn.Module) -> dict[str, str]:
     return {} if graph is None else {conv.target: bn.target for conv, bn in foldable_pairs(graph)}
 
 
-def folded_weight(conv: nn.Module, bn: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of `bn(conv(x))` in eval mode: γ / √(var + eps) multiplies each output channel."""
+def folded_weight(
+    conv: nn.Module, bn: nn.Module, dtype: torch.dtype | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of `bn(conv(x))` in eval mode: γ / √(var + eps) multiplies each output channel.
+
+    dtype: computed and given in; by default in the weights' own.
+    """
+    given = (conv.weight, conv.bias, bn.running_mean, bn.running_var, bn.weight, bn.bias)
+    weight, bias, mean, var, gamma, beta = (
+        value if value is None or dtype is None else value.to(dtype) for value in given
+    )
     with torch.no_grad():
-        return fuse_conv_bn_weights(conv.weight, conv.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias)
+        return fuse_conv_bn_weights(weight, bias, mean, var, bn.eps, gamma, beta)
 
 
 def trace(model: nn.Module) -> fx.GraphModule | None:

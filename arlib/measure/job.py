@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from arlib import data, engine
 from arlib.measure.settings import Settings
-from arlib.training import Recipe
+from arlib.training import Recipe, initial_model
 
 COLUMNS = ("checkpoint", "split", "statistic", "layer", "setting", "n", "value")
 
@@ -39,6 +39,12 @@ class Job:
     recipe: Recipe
     settings: Settings
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def start(self) -> nn.Module:
+        """The network as it was before training: its recipe's seed makes it again."""
+        start = initial_model(self.recipe, self.data).to(self.data.test.y.device)
+        return start.eval()
 
     @cached_property
     def prepared(self) -> engine.Prepared:

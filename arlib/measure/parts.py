@@ -11,7 +11,7 @@ from arlib.errors import RecordError
 from arlib.measure.job import Found
 from arlib.training import Recipe
 
-FORMAT = 2  # raise it when a part would be computed differently
+FORMAT = 3  # raise it when a part would be computed differently
 log = logging.getLogger(__name__)
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from arlib import attacks, confidence, features, margins, smoothness, spectra
+from arlib import confidence, features, margins, smoothness, spectra
+from arlib.measure.attacked import add_flips
 from arlib.measure.job import Found, Job
 
 SPECTRUM = {
@@ -53,20 +54,59 @@ def _of_outputs(z: Tensor, y: Tensor, scale: float = 1.0, heat: float = 1.0) -> 
     }
 
 
+NATURAL = "circular+bn-natural"  # with batch norm folded after its statistics were taken on natural images
+
+
 def spectra_of_layers(job: Job) -> Found:
     """Spectrum statistics of every layer for each operator, 201 quantiles, and which layers are counted."""
     found, shape = Found(), job.data.shape
     runs = {"circular": {}, "circular+bn": {"fold_bn": True}, "reshaped": {"operator": "reshaped"}}
     runs |= {"zeros": {"operator": "as-built"}} if job.settings.zeros else {}
-    for setting, options in runs.items():
-        frame = spectra.of(job.model, shape, **options)
+    frames = {setting: spectra.of(job.model, shape, **options) for setting, options in runs.items()}
+    frames[NATURAL] = _natural_spectra(job, job.model)
+    for setting, frame in frames.items():
         _add_spectra(found, frame, setting)
-        for layer, values in frame.attrs["quantiles"].items():
-            found.arrays[f"quantiles|{setting}|{layer}"] = values
-    for row in frame.itertuples():
-        found.add("counted", row.counted, 1, layer=row.layer)
-    natural = with_statistics_of(job.model, job.images("train", job.settings.bn_images)[0], job.settings.batch_size)
-    _add_spectra(found, spectra.of(natural, shape, fold_bn=True), "circular+bn-natural")
+        _add_quantiles(found, frame, setting)
+    _add_counted(found, frames["circular"])
+    return found
+
+
+def spectra_to_compare(job: Job) -> Found:
+    """The two operators by which C6 is decided, without quantiles: for controls."""
+    found, frame = Found(), spectra.of(job.model, job.data.shape)
+    _add_spectra(found, frame, "circular")
+    _add_spectra(found, _natural_spectra(job, job.model), NATURAL)
+    _add_counted(found, frame)
+    return found
+
+
+def _natural_spectra(job: Job, model: nn.Module):
+    """Of the operators as natural images meet them, see `with_statistics_of`."""
+    images, _ = job.images("train", job.settings.bn_images)
+    natural = with_statistics_of(model, images, job.settings.batch_size)
+    return spectra.of(natural, job.data.shape, fold_bn=True)
+
+
+def distances_from_start(job: Job) -> Found:
+    """‖W − W₀‖ / ‖W₀‖ of every weight of two or more dimensions, by the layer's name; W₀ is the initialisation."""
+    found, start = Found(), dict(job.start.named_parameters())
+    for name, weight in job.model.named_parameters():
+        if weight.ndim > 1:
+            before = start[name].detach().double()
+            moved = (weight.detach().double() - before).norm() / before.norm()
+            found.add("distance_from_start", moved, weight.numel(), layer=name.removesuffix(".weight"))
+    return found
+
+
+def initialisation(job: Job) -> Found:
+    """Where training starts: spectra and Jacobians of the untrained network, whose batch norms know no image yet."""
+    found, shape = Found(), job.data.shape
+    start = with_statistics_of(job.start, job.images("train", job.settings.bn_images)[0], job.settings.batch_size)
+    for setting, options in {"circular": {}, NATURAL: {"fold_bn": True}}.items():
+        frame = spectra.of(start, shape, **options)
+        _add_spectra(found, frame, setting)
+        _add_quantiles(found, frame, f"{setting}@start")
+    _add_jacobians(found, job, start, None)
     return found
 
 
@@ -74,6 +114,16 @@ def _add_spectra(found: Found, frame, setting: str, names: dict[str, str] = SPEC
     for row in frame.to_dict("records"):
         for statistic, column in names.items():
             found.add(statistic, row[column], row["count"], layer=row["layer"], setting=setting)
+
+
+def _add_quantiles(found: Found, frame, setting: str) -> None:
+    for layer, values in frame.attrs["quantiles"].items():
+        found.arrays[f"quantiles|{setting}|{layer}"] = values
+
+
+def _add_counted(found: Found, frame) -> None:
+    for row in frame.itertuples():
+        found.add("counted", row.counted, 1, layer=row.layer)
 
 
 @torch.no_grad()
@@ -137,113 +187,42 @@ def _normaliser(job: Job) -> dict[str, float]:
 
 
 def jacobians(job: Job) -> Found:
+    """Jacobians at natural test images: from the image to each block's output, and of each block by itself."""
     found = Found()
+    _add_jacobians(found, job, job.model, _normaliser(job))
+    return found
+
+
+def _add_jacobians(found: Found, job: Job, model: nn.Module, normaliser: dict[str, float] | None) -> None:
+    """Without a normaliser only the statistics that need none."""
     x, _ = job.images("test", job.settings.jacobian_images)
-    frame = smoothness.jacobian(job.model, x, normaliser=_normaliser(job), generator=job.generator("jacobian"))
-    for row in frame.itertuples():
-        found.add("jacobian_max", row.sigma_max, row.n, split="test", layer=row.layer)
-        found.add("jacobian_uniformity", row.uniformity, row.n, split="test", layer=row.layer)
-    return found
+    layers = features.layer_names(model)
+    options = {"generator": job.generator("jacobian"), "normaliser": normaliser or dict.fromkeys(layers, 1.0)}
+    for row in smoothness.jacobian(model, x, **options).itertuples():
+        place = {"split": "test", "layer": row.layer}
+        if normaliser:
+            found.add("jacobian_max", row.sigma_max, row.n, **place)
+        found.add("jacobian_uniformity", row.uniformity, row.n, **place)
+        _add_medians(found, row, place, "image")
+    own = {"generator": job.generator("jacobian by itself"), "of": "input"}
+    for row in smoothness.jacobian(model, x, **own).itertuples():
+        place = {"split": "test", "layer": row.layer}
+        found.add("jacobian_max", row.sigma_max, row.n, **place, setting="block")
+        _add_medians(found, row, place, "block")
 
 
-def flips(job: Job, strength: float) -> Found:
-    """Flip rates at one radius, attacked and random."""
-    found = Found()
-    for attack in smoothness.FLIP_ATTACKS:
-        _add_flips(found, job, strength, attack)
-    return found
-
-
-def _add_flips(found: Found, job: Job, strength: float, attack: str) -> None:
-    settings = job.settings
-    x, _ = job.images("test", settings.flip_images_main if strength == settings.flip_main else settings.flip_images)
-    options = {"attack": attack, "draws": settings.flip_draws, "batch_size": settings.batch_size}
-    generator = job.generator(f"flips {attack} {strength:g}")
-    rate = smoothness.flip_rate(job.prepared, x, radius=settings.radius(strength), generator=generator, **options)
-    found.add("flip_rate", rate, len(x), split="test", setting=settings.name(attack, strength))
-
-
-def robust_errors(job: Job) -> Found:
-    """PGD-10 errors on equally many train and test images, at the common and at the trained radius."""
-    found, settings = Found(), job.settings
-    n = min(settings.robust_images, len(job.train), len(job.data.test))
-    common = settings.radius(settings.robust_radius)
-    for split in ("train", "test"):
-        x, y = job.images(split, n)
-        errors = {eps: _pgd_error(job, x, y, eps) for eps in {common, job.recipe.eps}}
-        found.add(
-            "robust_error", errors[common], n, split=split, setting=settings.name("pgd-10", settings.robust_radius)
-        )
-        found.add("robust_error", errors[job.recipe.eps], n, split=split, setting="pgd-10@trained")
-    return found
-
-
-def _pgd_error(job: Job, x: Tensor, y: Tensor, eps: float) -> float:
-    """Share misclassified under PGD-10; at eps = 0 the natural error of the same images."""
-    generator, size, wrong = job.generator("pgd-10"), job.settings.batch_size, 0
-    for images, labels in zip(x.split(size), y.split(size), strict=True):
-        if eps:
-            options = {"eps": eps, "steps": 10, "generator": generator, "early_stop": True}
-            images = attacks.pgd(job.prepared, images, labels, **options)
-        with torch.no_grad():
-            wrong += int((job.prepared(images).argmax(1) != labels).sum())
-    return wrong / len(y)
-
-
-def strong_error(job: Job, images: int) -> Found:
-    """Error under APGD-CE and targeted APGD, the worst of both for each image."""
-    found, settings = Found(), job.settings
-    robust = _robust(job, images, STRONG).all(0)
-    setting = settings.name("apgd-ce+t", settings.robust_radius)
-    found.add("robust_error", 1 - robust.mean(), len(robust), split="test", setting=setting)
-    found.arrays["robust|test"] = robust
-    return found
-
-
-STRONG, CROSS = ("apgd-ce", "apgd-t"), ("pgd-50x10", "square")
-
-
-def _robust(job: Job, images: int, names: tuple[str, ...], independent: bool = False) -> np.ndarray:
-    """(attacks, n) bool: right and not broken by each attack; not independent: (1, n), the worst of all."""
-    x, y = job.images("test", images)
-    radius = job.settings.radius(job.settings.robust_radius)
-    options = {"seed": job.settings.seed, "batch_size": job.settings.batch_size}
-    sets = [(name,) for name in names] if independent else [names]
-    found = [attacks.evaluate(job.prepared, x, y, eps=radius, attacks=some, **options) for some in sets]
-    return np.stack([np.asarray(one.robust, dtype=bool).reshape(len(x)) for one in found])
-
-
-def cross_checks(job: Job) -> Found:
-    """Two attacks of other kinds, each alone, and what the strong attack and they break together."""
-    found, settings = Found(), job.settings
-    alone = _robust(job, settings.cross_images, CROSS, independent=True)
-    strong = job.arrays["robust|test"][: alone.shape[1]]
-    together = ("+".join(("apgd-ce+t", *CROSS)), alone.all(0) & strong)
-    for kind, robust in [*zip(CROSS, alone, strict=True), together]:
-        setting = settings.name(kind, settings.robust_radius)
-        found.add("robust_error", 1 - robust.mean(), len(robust), split="test", setting=setting)
-    return found
-
-
-def instance_margins(job: Job) -> Found:
-    """Instance margins, and whether they find what the strong attack finds on the same images."""
-    found, settings = Found(), job.settings
-    x, y = job.images("test", settings.instance_images)
-    options = {"steps": settings.instance_steps, "batch_size": settings.batch_size}
-    values = margins.instance(job.prepared, x, y, generator=job.generator("instance"), **options).cpu()
-    error = 1 - job.arrays["robust|test"][: len(x)].mean()
-    accepted = margins.accepted(values, {settings.radius(settings.robust_radius): error})
-    found.add("instance_margin_median", values.double().quantile(0.5), len(x), split="test")
-    found.add("instance_margin_accepted", accepted, len(x), split="test")
-    found.arrays["instance_margin|test"] = values.float().numpy()
-    return found
+def _add_medians(found: Found, row, place: dict[str, str], setting: str) -> None:
+    found.add("jacobian_uniformity_median", row.uniformity_median, row.n, **place, setting=setting)
+    if row.effective_rank_median == row.effective_rank_median:  # only where the whole matrix was formed
+        found.add("jacobian_effective_rank", row.effective_rank_median, row.n, **place, setting=setting)
 
 
 ALONG = {"train": ("error", "ce"), "test": ("error", "max_softmax", "median_abs_margin")}
+SHAPE = {"sv_std": "std", "sv_std_over_mean": "std_over_mean", "effective_rank": "effective_rank"}
 
 
 def along(job: Job) -> Found:
-    """What the matched-fit control needs of a checkpoint of standard training: primaries of C2–C7, train ce."""
+    """A checkpoint of standard training: the primaries of C2 to C7, train ce, and how far the weights have gone."""
     found = Found()
     for split, statistics in ALONG.items():
         values = _of_outputs(job.logits(job.split(split)), job.split(split).y)
@@ -252,8 +231,10 @@ def along(job: Job) -> Found:
     found.rows += [
         r for r in _random_changes(job, job.settings.along_images).rows if r["statistic"] == "feature_change"
     ]
-    _add_spectra(found, spectra.of(job.model, job.data.shape), "circular", {"sv_std": "std"})
-    _add_flips(found, job, job.settings.flip_main, "pgd")
+    _add_spectra(found, spectra.of(job.model, job.data.shape), "circular", SHAPE)
+    _add_spectra(found, _natural_spectra(job, job.model), NATURAL, SHAPE)
+    found.rows += distances_from_start(job).rows
+    add_flips(found, job, job.settings.flip_main, "pgd")
     return found
 
 

@@ -6,7 +6,11 @@ from dataclasses import asdict, dataclass, fields
 
 from arlib.errors import InputError, one_of
 
-LEAST = {"seed": 0, "feature_images": 2, "along_images": 2, "strong_images_best": 0, "cross_images": 0}
+# Whole numbers that may be below 1.
+LEAST = {
+    "seed": 0, "feature_images": 2, "along_images": 2,
+    "strong_images_best": 0, "cross_images": 0, "accept_images": 0, "bound_images": 0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,11 @@ class Settings:
     """Test images with instance margins."""
     instance_steps: int = 20
     """Steps of Auto-PGD at each of the 8 halvings of the radius."""
+    accept_images: int = 0
+    """Test images on which instance margins are compared with the strong attack at accept_radii too; 0: none."""
+    accept_radii: tuple[float, ...] = (1.0, 2.0, 4.0)
+    bound_images: int = 0
+    """Training images, equally many of each class, with instance margins for q(v); 0 leaves them out."""
     along_images: int | None = 2000
     """Test images for random feature changes along the training of ε = 0."""
     bn_images: int = 2000
@@ -64,8 +73,9 @@ class Settings:
     def __post_init__(self):
         for field in fields(self):
             object.__setattr__(self, field.name, _typed(field.name, getattr(self, field.name), field.default))
-        radii = {name: getattr(self, name) for name in ("feature_radius", "robust_radius", "flip_main")}
-        for name, value in [*radii.items(), *(("flip_radii", value) for value in self.flip_radii)]:
+        radii = [(name, getattr(self, name)) for name in ("feature_radius", "robust_radius", "flip_main")]
+        radii += [(name, value) for name in ("flip_radii", "accept_radii") for value in getattr(self, name)]
+        for name, value in radii:
             if not 0 < value * self.radius_scale <= 255:
                 raise InputError(
                     f"{name} × radius_scale is {value * self.radius_scale:g}; allowed: above 0, up to 255."
@@ -74,13 +84,22 @@ class Settings:
             raise InputError(
                 f"flip_radii is {list(self.flip_radii)}; needed: different radii, with flip_main, {self.flip_main:g}."
             )
-        if self.instance_images > self.strong_images:
+        if self.robust_radius in self.accept_radii or len(set(self.accept_radii)) < len(self.accept_radii):
+            raise InputError(
+                f"accept_radii is {list(self.accept_radii)}; needed: different radii other than robust_radius, "
+                f"{self.robust_radius:g}, at which the strong attack is run anyway."
+            )
+        if self.accept_images > self.instance_images:
+            raise InputError(
+                f"accept_images is {self.accept_images}; allowed: up to instance_images, {self.instance_images}."
+            )
+        if not self.accept_images and self.instance_images > self.strong_images:
             raise InputError(
                 f"instance_images is {self.instance_images}; allowed: up to strong_images, {self.strong_images}, "
                 "since instance margins are checked against the strong attack on the same images."
             )
         for name, allowed in (("instance_images", self.strong(0)), ("cross_images", self.strong(0))):
-            if getattr(self, name) > allowed:
+            if getattr(self, name) > allowed and not (name == "instance_images" and self.accept_images):
                 raise InputError(
                     f"{name} is {getattr(self, name)}; allowed: up to {allowed}, the images that the strong attack "
                     "is run on for seed 0, with which it is compared."

@@ -152,7 +152,7 @@ def _cheap_dense(weight: torch.Tensor, shape: Geometry) -> bool:
 def _folded(model: nn.Module, layer: Layer, bn: nn.Module | None) -> Layer:
     if bn is None:
         return layer
-    return replace(layer, weight=engine.folded_weight(model.get_submodule(layer.name), bn)[0])
+    return replace(layer, weight=engine.folded_weight(model.get_submodule(layer.name), bn, torch.float64)[0])
 
 
 def _folded_word(layer: Layer, bn: nn.Module | None) -> str:
