@@ -69,22 +69,45 @@ LAYER = {
     }.items()
 }
 
+# What protocol 2 measures besides, drawn from a generator of its own.
+NET_2 = {("q", "train", "linf@4"): (0.9, -0.4, False)}
+LAYER_2 = {
+    ("jacobian_uniformity_median", "test", "image", BLOCKS): (3.0, -0.2),
+    ("jacobian_effective_rank", "test", "image", BLOCKS): (0.3, 0.2),
+    ("sv_std", "", "circular+bn-natural", CONVOLUTIONS + OTHERS): (0.6, -0.4),
+    ("sv_std_over_mean", "", "circular+bn-natural", CONVOLUTIONS + OTHERS): (0.8, -0.15),
+    ("effective_rank", "", "circular+bn-natural", CONVOLUTIONS + OTHERS): (0.8, 0.05),
+}
+
 
 COLUMNS = ["checkpoint", "split", "statistic", "layer", "setting", "value", "strength", "seed"]
 
 
 def records(
-    *, strengths=STRENGTHS, seeds=SEEDS, effect=8.0, world=1.0, worlds=None, noise=0.03, rng=0, epochs=(), along=None
+    *,
+    strengths=STRENGTHS,
+    seeds=SEEDS,
+    effect=8.0,
+    world=1.0,
+    worlds=None,
+    noise=0.03,
+    rng=0,
+    epochs=(),
+    along=None,
+    controls=(),
 ) -> pd.DataFrame:
     """A study's record table, last and best checkpoints.
 
     worlds: worlds of single statistics: {name or (name, split, setting): world}. noise: standard
     deviation of a run, as a share of the planted effect. epochs: checkpoints of the ε = 0 runs along
     training; there everything sits where an AT net of equal train cross-entropy would ("less fitting"),
-    or in the world `along`. Train cross-entropy always rises with ε.
+    or in the world `along`. Train cross-entropy and train error always rise with ε. controls: epochs of shorter
+    standard trainings, placed in the same way.
     """
-    draw, worlds = np.random.default_rng(rng), {("ce", "train", ""): 1.0} | (worlds or {})
-    own = {seed: draw.normal() for seed in seeds}
+    fit = {("ce", "train", ""): 1.0} | ({("error", "train", ""): 1.0} if controls else {})
+    draw, worlds = np.random.default_rng(rng), fit | (worlds or {})
+    own, second = {seed: draw.normal() for seed in seeds}, np.random.default_rng([rng, 2])
+    told = lambda *about: [*_run(*about, draw), *_run(*about, second, NET_2, LAYER_2)]
     runs = [(checkpoint, strength, seed, strength / effect, world)
             for strength in strengths for seed in seeds for checkpoint in ("last", "best")]  # fmt: skip
     for epoch in epochs:  # from far from fitted down to nearly the finished net
@@ -92,19 +115,25 @@ def records(
         runs += [(f"epoch-{epoch}", 0.0, seed, far, world if along is None else along) for seed in seeds]
     rows = []
     for checkpoint, strength, seed, dose, here in runs:
-        for key, layer, value in _run(dose, own[seed], here, worlds, noise, draw):
-            rows.append((checkpoint, key[1], key[0], layer, key[2], value, strength, seed))
-    frame = pd.DataFrame(rows, columns=COLUMNS).assign(n=1000, variant="")
+        for key, layer, value in told(dose, own[seed], here, worlds, noise):
+            rows.append((checkpoint, key[1], key[0], layer, key[2], value, strength, seed, ""))
+    for epoch in controls:
+        far = 2.0 * (1 - epoch / (max(controls) + 1)) ** 2 + 0.01
+        for seed in seeds:
+            here = {name: move for name, move in worlds.items() if name in fit}  # elsewhere as `along` says
+            for key, layer, value in told(far, own[seed], world if along is None else along, here, noise):
+                rows.append(("last", key[1], key[0], layer, key[2], value, 0.0, seed, f"control-{epoch}"))
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, "variant"]).assign(n=1000)
     return frame.assign(run=[f"r{a:g}-s{b}" for a, b in zip(frame["strength"], frame["seed"], strict=True)])
 
 
-def _run(dose, own, world, worlds, noise, draw):
+def _run(dose, own, world, worlds, noise, draw, net=NET, layer_statistics=LAYER):
     """All numbers of one network: (key, layer, value)."""
-    for key, (level, effect, log) in NET.items():
+    for key, (level, effect, log) in net.items():
         move = worlds.get(key, worlds.get(key[0], world)) * effect * dose
         shift = move + noise * (abs(effect) or 0.01) * (own + draw.normal())
         yield key, "", level * np.exp(shift) if log else level + shift
-    for (*key, layers), (level, effect) in LAYER.items():
+    for (*key, layers), (level, effect) in layer_statistics.items():
         move = worlds.get(tuple(key), worlds.get(key[0], world)) * effect * dose
         size = noise * (abs(effect) or 0.01)
         shifts = move + 0.1 * size * (own + draw.normal()) + size * draw.normal(size=len(layers))

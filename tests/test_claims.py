@@ -351,7 +351,7 @@ def test_combine_leaves_toys_out_and_makes_disagreement_mixed():
 def test_verdicts_of_a_study():
     recipes = [SimpleNamespace(recipe=SimpleNamespace(dataset="digits", seed=s), variant="") for s in range(3)]
     study = SimpleNamespace(
-        name="made-up", toy=True, recipes=recipes, claims={"effect": 8}, records=lambda: synthetic.records()
+        name="made-up", toy=True, recipes=recipes, claims={"effect": 8}, records=lambda: synthetic.records(), protocol=1
     )
     rows = claims.verdicts(study)
     assert set(rows["study"]) == {"made-up"} and rows["toy"].all()

@@ -9,7 +9,7 @@ import torch
 
 from arlib import confidence, data, margins, measure, smoothness, spectra, training
 from arlib.errors import InputError, RecordError
-from arlib.measure import quantities
+from arlib.measure import attacked, quantities
 from arlib.measure.run import plan
 
 SMALL = measure.Settings(
@@ -143,8 +143,11 @@ def test_measuring_again_gives_the_same_and_finished_parts_are_not_measured_agai
     again, their = measure.measure(folder, RECIPE, SMALL, device="cpu", progress=False)
     assert again.equals(rows)
     assert all(np.array_equal(their[key], arrays[key]) for key in arrays)
-    for name in ("outputs", "flips", "along", "spectra_of_layers", "instance_margins", "robust_errors"):
-        monkeypatch.setattr(quantities, name, lambda *_, **__: pytest.fail("measured again"))
+    again = lambda *_, **__: pytest.fail("measured again")
+    for name in ("outputs", "along", "spectra_of_layers", "initialisation"):
+        monkeypatch.setattr(quantities, name, again)
+    for name in ("flips", "instance_margins", "robust_errors"):
+        monkeypatch.setattr(attacked, name, again)
     kept, _ = measure.measure(folder, RECIPE, SMALL, device="cpu", progress=False, part_folder=parts)
     assert kept.equals(rows)
     assert kept.attrs["seconds"] == rows.attrs["seconds"]
@@ -165,11 +168,11 @@ def recorded(asked, calls):
 
     def compute(part, job):
         calls.append(part.name)
-        if calls == ["outputs", "features"]:
+        if calls == ["outputs", "features"]:  # interrupted there
             raise KeyboardInterrupt
         return part.compute(job)
 
-    names = {"last": ("outputs", "features"), "best": ("robust",)}.get(asked[0], ("along",))
+    names = {"last": ("outputs", "features"), "best": ("robust",), "initial": ()}.get(asked[0], ("along",))
     return [replace(part, compute=partial(compute, part)) for part in plan(*asked) if part.name in names]
 
 
@@ -206,12 +209,20 @@ def test_a_part_is_measured_again_only_if_a_setting_it_uses_changed(folder, tmp_
     assert set(kept[kept["statistic"] == "feature_change"]["n"]) == {90}
 
 
+KINDS = ("last", "best", "epoch-1", "initial")
+
+
 def test_every_setting_decides_some_part():
     """Changing any setting changes what some part uses or which parts there are, so none goes unnoticed."""
-    base = replace(measure.Settings(), cross_images=10, strong_images_seed0=300)
+    base = replace(measure.Settings(), cross_images=10, strong_images_seed0=300, accept_images=20, bound_images=50)
     recipes = [replace(RECIPE, eps=eps, seed=seed) for eps in (0, 8 / 255) for seed in (0, 1)]
-    describe = lambda s: [(p.name, p.uses) for r in recipes for w in ("last", "best", "epoch-1") for p in plan(w, r, s)]
-    other = {"flip_radii": (1.0, 2.0, 4.0, 8.0), "cross_strengths": (4.0,), "zeros": True, "flip_main": 8.0}
+    describe = lambda s: [(p.name, p.uses) for r in recipes for w in KINDS for p in plan(w, r, s)]
+    other = {"accept_radii": (2.0,)} | {
+        "flip_radii": (1.0, 2.0, 4.0, 8.0),
+        "cross_strengths": (4.0,),
+        "zeros": True,
+        "flip_main": 8.0,
+    }
     other |= {"radius_scale": 2.0, "seed": 1}
     for name, value in base.to_dict().items():
         changed = replace(base, **{name: other[name] if name in other else (value or 100) - 1})
@@ -278,3 +289,124 @@ def test_settings_survive_their_own_mapping():
     assert measure.settings_from(settings.to_dict()) == settings
     assert json.loads(json.dumps(settings.to_dict())) == settings.to_dict()
     assert measure.Settings(radius_scale=4).name("pgd", 4) == "pgd@16"
+
+
+# --- what protocol 2 needs
+
+
+def test_initialisation_is_the_network_before_the_first_epoch(measured):
+    rows, arrays, _ = measured
+    start = training.initial_model(RECIPE, data.load("digits", device="cpu"))
+    expected = spectra.of(start, (1, 8, 8)).set_index("layer").loc["blocks.1.conv2"]
+    found = value(rows, "sv_std_over_mean", "initial", "", "blocks.1.conv2", "circular")
+    assert found == pytest.approx(expected["std_over_mean"])
+    assert arrays["quantiles|circular@start|blocks.1.conv2"].shape == (201,)
+    assert value(rows, "jacobian_uniformity_median", "initial", "test", "blocks.0", "image") > 1
+
+
+def test_distance_from_start_is_that_of_the_weights(folder, measured):
+    rows, _, _ = measured
+    start = training.initial_model(RECIPE, data.load("digits", device="cpu")).get_parameter("blocks.0.conv1.weight")
+    for which in ("last", "epoch-1"):
+        now = training.load_model(folder, which).get_parameter("blocks.0.conv1.weight")
+        expected = float((now - start).detach().norm() / start.detach().norm())
+        assert value(rows, "distance_from_start", which, "", "blocks.0.conv1") == pytest.approx(expected, rel=1e-5)
+    assert set(rows.loc[rows["statistic"] == "distance_from_start", "layer"]) >= {"stem", "classifier"}
+
+
+def test_blocks_by_themselves_have_jacobians_too(folder, measured):
+    rows, _, _ = measured
+    model, x = training.load_model(folder), data.load("digits", device="cpu").test.x[:4]
+    h = torch.relu(model.bn(model.stem(model.normalize(x))))
+    own = [torch.autograd.functional.jacobian(model.blocks[0], one[None]).reshape(256, 256) for one in h]
+    sigma = [torch.linalg.svdvals(matrix.double()) for matrix in own]
+    median = float(np.median([s[0] * 16 / s.norm() for s in sigma]))
+    assert value(rows, "jacobian_uniformity_median", layer="blocks.0", setting="block") == pytest.approx(
+        median, rel=1e-3
+    )
+    ranks = [spectra.statistics(s)["effective_rank"] for s in sigma]
+    assert value(rows, "jacobian_effective_rank", layer="blocks.0", setting="block") == pytest.approx(
+        np.median(ranks), rel=1e-3
+    )
+
+
+def test_folding_for_spectra_is_float64(folder):
+    """Folding in float32 moves a singular value by 1e-7 of the largest; in float64 the exact fold is reproduced."""
+    model = training.load_model(folder)
+    block = model.blocks[1]
+    scale = block.bn1.weight.double() / (block.bn1.running_var.double() + block.bn1.eps).sqrt()
+    exact = spectra.singular_values(
+        block.conv1.weight.detach().double() * scale.detach().view(-1, 1, 1, 1), 8, stride=2
+    )
+    found = spectra.of(model, (1, 8, 8), fold_bn=True).set_index("layer").loc["blocks.1.conv1"]
+    assert found["max"] == pytest.approx(float(exact.max()), rel=1e-12)
+
+
+def test_instance_margins_are_checked_at_every_radius_that_can_tell(folder, tmp_path, monkeypatch):
+    names = ("strong", "accept", "instance")
+    monkeypatch.setattr("arlib.measure.run.plan", lambda *asked: [p for p in plan(*asked) if p.name in names])
+    settings = replace(SMALL, accept_images=8, accept_radii=(1.0, 4.0, 16.0), instance_images=20)
+    rows, arrays = measure.measure(folder, RECIPE, settings, device="cpu", progress=False, part_folder=tmp_path)
+    errors = {r: value(rows, "robust_error", setting=f"apgd-ce+t@{4 * r}") for r in (1, 4, 16)}
+    assert errors[1] <= errors[4] <= errors[16]
+    strong = 1 - arrays["robust|test"].mean()
+    told = [r for r, error in (errors | {8: strong}).items() if 0.1 <= error <= 0.9]
+    checked = rows.loc[rows["statistic"] == "instance_margin_missed", "setting"]
+    assert sorted(checked) == sorted(f"linf@{4 * r}" for r in told)
+    assert value(rows, "instance_margin_checks") == len(told) and len(arrays["instance_margin|test"]) == 20
+    missed = rows.loc[rows["statistic"] == "instance_margin_missed", "value"]
+    assert value(rows, "instance_margin_accepted") == (len(told) > 0 and (missed <= 0.005 + 1e-9).all())
+
+
+def test_margins_too_large_are_not_accepted(folder, tmp_path, monkeypatch):
+    """An attack too weak to find what the strong one finds says so at some radius."""
+    names = ("strong", "accept", "instance")
+    monkeypatch.setattr("arlib.measure.run.plan", lambda *asked: [p for p in plan(*asked) if p.name in names])
+    monkeypatch.setattr(margins, "instance", lambda model, x, y, **_: torch.ones(len(x)))
+    settings = replace(SMALL, accept_images=12, accept_radii=(1.0, 2.0, 4.0), instance_images=12)
+    rows, _ = measure.measure(folder, RECIPE, settings, device="cpu", progress=False, part_folder=tmp_path)
+    assert not value(rows, "instance_margin_accepted")
+
+
+def test_q_is_the_share_of_training_images_nearer_than_v(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("arlib.measure.run.plan", lambda *asked: [p for p in plan(*asked) if p.name == "bound"])
+    settings = replace(SMALL, bound_images=40)
+    rows, arrays = measure.measure(folder, RECIPE, settings, device="cpu", progress=False, part_folder=tmp_path)
+    distances, train = arrays["instance_margin|train"], data.load("digits", device="cpu").train
+    chosen = attacked.balanced(train.y, 40)
+    assert torch.bincount(train.y[chosen]).tolist() == [4] * 10
+    firsts = {int(label): torch.nonzero(train.y == label)[:4, 0].tolist() for label in range(10)}
+    assert sorted(chosen.tolist()) == sorted(index for some in firsts.values() for index in some)
+    with torch.no_grad():
+        wrong = training.load_model(folder)(train.x[chosen]).argmax(1) != train.y[chosen]
+    assert ((distances == 0) == wrong.numpy()).all()
+    assert value(rows, "q_wrong", split="train") == pytest.approx(float(wrong.float().mean()))
+    for radius in (0.5, 4, 16):
+        share = float((distances < radius * 4 / 255).mean())
+        assert value(rows, "q", split="train", setting=f"linf@{radius * 4:g}") == pytest.approx(share)
+
+
+def test_a_control_is_measured_in_what_it_is_compared_in_and_with_the_same_numbers(folder, measured, tmp_path):
+    rows, _, _ = measured
+    control, _ = measure.measure(
+        folder, RECIPE, SMALL, device="cpu", progress=False, part_folder=tmp_path, control=True
+    )  # fmt: skip
+    assert set(control["checkpoint"]) == {"last"} and len(control) < len(rows) / 3
+    keys = ["checkpoint", "split", "statistic", "layer", "setting"]
+    both = control.merge(rows, on=keys, suffixes=("", "_full"))
+    assert len(both) == len(control)
+    assert both["value"].to_numpy() == pytest.approx(both["value_full"].to_numpy(), nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    "values, said",
+    [
+        ({"accept_images": 300, "instance_images": 200}, "up to instance_images, 200"),
+        ({"accept_radii": (8.0,)}, "other than robust_radius"),
+        ({"accept_radii": (1.0, 1.0)}, "different radii"),
+        ({"bound_images": -1}, "at least 0"),
+    ],
+)
+def test_settings_of_margins_that_cannot_be_are_refused(values, said):
+    with pytest.raises(InputError, match=said):
+        measure.Settings(**values)

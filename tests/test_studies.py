@@ -104,6 +104,43 @@ def test_whole_seeds_come_first_and_extras_last(tmp_path):
     assert found == [(0, 0, ""), (0, 32, ""), (1, 0, ""), (1, 32, ""), (0, 32, "step8")]
 
 
+def test_controls_are_shorter_standard_trainings_of_the_same_seeds(tmp_path):
+    study = a_study(tmp_path, TINY + "protocol: 2\ncontrols: [2, 1]\nkeep_epochs: [1]\n")
+    assert study.protocol == 2
+    found = [(e.recipe.seed, e.recipe.strength, e.recipe.epochs, e.variant) for e in study.entries]
+    of = lambda seed: [(seed, 0, 3, ""), (seed, 32, 3, ""), (seed, 0, 1, "control-1"), (seed, 0, 2, "control-2")]
+    assert found == of(0) + of(1)
+    one = a_study(tmp_path, TINY + "protocol: 2\ncontrols: {epochs: [1], seed: [1]}\n")
+    assert [(e.recipe.seed, e.variant) for e in one.entries if e.control] == [(1, "control-1")]
+
+
+def test_weights_are_published_of_the_runs_a_study_names(tmp_path):
+    text = TINY + "protocol: 2\ncontrols: [1]\n"
+    some = a_study(tmp_path, text + "weights: {strength: [32], seed: [0, 1]}\n")
+    run(some)
+    assert len(some.publish(tmp_path / "records")) == 6
+    kept = {path.parent.name for path in (tmp_path / "records").glob("tiny/*/weights.safetensors")}
+    assert kept == {entry.run for entry in some.entries if entry.recipe.strength == 32}
+    assert {e.run for e in a_study(tmp_path, text).entries if e.run in a_study(tmp_path, text).file.weights} == {
+        e.run for e in some.entries if e.recipe.seed == 0 and not e.control
+    }
+
+
+@pytest.mark.slow
+def test_a_study_with_controls_runs_and_shows_resumes_and_records_them(tmp_path):
+    few = "measure: {radius_scale: 4, feature_images: 40, adversarial_images: 4, jacobian_images: 2, flip_radii: [4], "
+    few += "flip_images_main: 20, robust_images: 20, strong_images: 4, instance_images: 4, bn_images: 50}\n"
+    text = TINY.replace("seed: [0, 1]", "seed: [0]") + "protocol: 2\ncontrols: [1]\n" + few
+    study = a_study(tmp_path, text)
+    table = study.run(device="cpu", progress=False)
+    assert list(table["state"]) == ["finished"] * 3 and list(table["variant"]) == ["", "", "control-1"]
+    (control,) = [entry for entry in study.entries if entry.control]
+    found = study.record(control.run)
+    assert len(found.history) == 1 and set(found.rows["checkpoint"]) == {"last"}
+    assert records.size(study.finished()[control.run]) <= 30_000
+    assert set(study.records()["variant"]) == {"", "control-1"}
+
+
 MISTAKES = [
     ("titel: x\n", "titel", "line 17", "Did you mean 'title'"),
     ("grid:\n  strength: [0, 32]\n  seed: [0, 1]", "grid", "line 13", "mapping", "grid: 3"),
@@ -128,6 +165,13 @@ MISTAKES = [
     ("", "extra[0]", "line 17", "twice", "extra: [{strength: 32, seed: 0, variant: again}]\n"),
     ("", "extra[0].variant", "line 17", "small letters", "extra: [{strength: 32, seed: 3, variant: A b}]\n"),
     ("", "measure", "line 17", "unknown key", "measure: {imagez: 3}\n"),
+    ("", "protocol", "line 17", "1 or 2", "protocol: 3\n"),
+    ("", "protocol", "line 17", "for the whole study", "protocol: [1, 2]\n"),
+    ("", "controls", "line 17", "do not mix", "controls: [1]\n"),
+    ("", "controls[1]", "line 18", "below 3", "protocol: 2\ncontrols: [1, 3]\n"),
+    ("", "controls.seed", "line 18", "the grid lacks", "protocol: 2\ncontrols: {epochs: [1], seed: [0, 7]}\n"),
+    ("", "weights.strength[1]", "line 17", "the grid lacks", "weights: {strength: [0, 8]}\n"),
+    ("", "extra[0].variant", "line 17", "controls:", "extra: [{strength: 0, seed: 3, variant: control-1}]\n"),
     ("title: tiny", "cannot be read as YAML", "line 2", "", "title: [tiny"),
 ]  # fmt: skip
 

@@ -2,41 +2,51 @@
 
 The paper: Wen, Li and Jia, "Towards Understanding the Regularization of Adversarial Robustness on
 Neural Networks", ICML 2020. One declared primary statistic decides each claim, at most one twin
-stands beside it (`CLAIMS`); the unit is the seed. `verdicts(study)` is the whole; `decide` its pure part.
+stands beside it; the unit is the seed. Two protocols live side by side, and each study is judged by its own:
+`CLAIMS` are the first's, `claims_of(2)` the second's. `verdicts(study)` is the whole; `decide` its pure part.
 """
 
+from arlib.claims.controls import shares_left
 from arlib.claims.decide import NOT_MEASURED, SCALE_ONLY, VERDICTS, decide, judge, verdict
 from arlib.claims.declared import CLAIMS, Claim, Config, Statistic
 from arlib.claims.evidence import Evidence, gather, noise_floor
 from arlib.claims.matched import EXPLAINED, matched_fit, trajectories
-from arlib.claims.report import combine, config_of, markdown, table, tested, verdicts
+from arlib.claims.report import after_the_fact, combine, config_of, markdown, table, tested, verdicts
+from arlib.claims.second import PARTS, claims_of
 from arlib.claims.sensitivity import sensitivity
-from arlib.claims.statistics import Interval, Trend, page_trend, t_interval
+from arlib.claims.statistics import Interval, Ratio, Trend, fieller, holm, page_trend, t_interval
 from arlib.claims.values import collapsed
 
 __all__ = [
     "CLAIMS",
     "EXPLAINED",
     "NOT_MEASURED",
+    "PARTS",
     "SCALE_ONLY",
     "VERDICTS",
     "Claim",
     "Config",
     "Evidence",
     "Interval",
+    "Ratio",
     "Statistic",
     "Trend",
+    "after_the_fact",
+    "claims_of",
     "collapsed",
     "combine",
     "config_of",
     "decide",
+    "fieller",
     "gather",
+    "holm",
     "judge",
     "markdown",
     "matched_fit",
     "noise_floor",
     "page_trend",
     "sensitivity",
+    "shares_left",
     "t_interval",
     "table",
     "tested",

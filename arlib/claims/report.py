@@ -1,48 +1,80 @@
 """Verdicts for people: short tables, and the verdict of all studies together."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pandas as pd
 
-from arlib.claims.decide import NOT_MEASURED, SCALE_ONLY, decide
-from arlib.claims.declared import CLAIMS, Claim, Config
+from arlib.claims.decide import NO_GAP, NOT_MEASURED, SCALE_ONLY, decide
+from arlib.claims.declared import Claim, Config
+from arlib.claims.second import PARTS, claims_of
 from arlib.claims.statistics import Interval
 from arlib.claims.words import effect_text, p_text
 
+ABSENT = "–"  # a part of a claim, in a study of protocol 1
+
 
 def config_of(study) -> Config:
-    """The `Config` of a study: its `claims:` radii, its classes, its planned seeds, and whether it is a toy."""
+    """The `Config` of a study: protocol, `claims:` radii, classes, planned seeds, and whether it is a toy."""
     recipes = [getattr(entry, "recipe", entry) for entry in study.recipes]
     classes = 100 if any(recipe.dataset == "cifar100" for recipe in recipes) else 10
     seeds = tuple(
         sorted({r.seed for r, e in zip(recipes, study.recipes, strict=True) if not getattr(e, "variant", "")})
     )
-    return Config.of({**study.claims, "classes": classes, "toy": bool(study.toy), "seeds": seeds})
+    known = {"classes": classes, "toy": bool(study.toy), "seeds": seeds, "protocol": study.protocol}
+    return Config.of({**study.claims, **known})
 
 
 def verdicts(study) -> pd.DataFrame:
-    """The verdicts of a study (`studies.load(name)`), computed from its records: `decide` with its settings."""
-    frame = decide(study.records(), config_of(study))
+    """The verdicts of a study (`studies.load(name)`) by its own protocol: `decide` with its settings.
+
+    A study of protocol 1 has in after_the_fact what protocol 2 says of each claim, where its records suffice;
+    its verdicts stay its own.
+    """
+    records, config = study.records(), config_of(study)
+    frame = decide(records, config)
+    if config.protocol == 1:
+        later = decide(records, replace(config, protocol=2)).set_index("claim")["verdict"]
+        frame["after_the_fact"] = frame["claim"].map(later)
+    frame.insert(0, "study", study.name)
+    return frame
+
+
+def after_the_fact(study) -> pd.DataFrame:
+    """What protocol 2 says of a study that it does not decide, parts of claims included: as `verdicts`."""
+    frame = decide(study.records(), replace(config_of(study), protocol=2))
     frame.insert(0, "study", study.name)
     return frame
 
 
 def tested(frame: pd.DataFrame) -> int:
-    """How many claims were tested: those with any verdict but "not measured"."""
-    return int((frame["verdict"] != NOT_MEASURED).sum())
+    """How many claims were tested: those with any verdict but "not measured"; the parts of a claim are not counted."""
+    whole = frame[~frame["claim"].isin([part for parts in PARTS.values() for part in parts])]
+    return int((whole["verdict"] != NOT_MEASURED).sum())
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Verdicts as a short table of text: claim, verdict, what is compared, effect, seeds, trend, twin."""
-    rows = [_line(row, CLAIMS[row["claim"]]) for _, row in frame.iterrows()]
+    """Verdicts as a short table of text: claim, verdict, what is compared, effect, seeds, trend, twin.
+
+    By protocol 2 also p adjusted for the number of claims (Holm) and what is left beside shorter trainings;
+    of a study of protocol 1, what protocol 2 says after the fact.
+    """
+    declared = claims_of(2 if "holm_p" in frame else 1)
+    rows = [_line(row, declared[row["claim"]]) for _, row in frame.iterrows()]
     return pd.DataFrame(rows).set_index("Claim")
 
 
 def _line(row: pd.Series, claim: Claim) -> dict:
     measured = row["primary_verdict"] != NOT_MEASURED
-    return {
+    line = {
         "Claim": f"{claim.id} {claim.title}",
         "Verdict": row["verdict"] + (" (toy)" if row["toy"] and measured else ""),
+    }
+    if "after_the_fact" in row:
+        line["By protocol 2, after the fact"] = row["after_the_fact"]
+    if claim.id in PARTS and "holm_p" in row:  # its numbers stand in the rows of its parts
+        return line | dict.fromkeys(_NUMBERS, "") | {"Expected": claim.arrow}
+    line |= {
         "Statistic": row["statistic"] or "–",
         "Expected": claim.arrow,
         "AR strength": f"0 → {row['strength']:g}" if claim.primary else "–",
@@ -51,6 +83,15 @@ def _line(row: pd.Series, claim: Claim) -> dict:
         "Trend": p_text(row["trend_p"]) if measured else "–",
         "Twin": effect_text(claim.twin, _interval(row, "twin_")) if claim.twin else "–",
     }
+    if "holm_p" in row:
+        line |= {"Holm": p_text(row["holm_p"]) if measured else "–", "Left at equal fit": row["matched"] or "–"}
+    return line
+
+
+_NUMBERS = (
+    "Statistic", "Expected", "AR strength", "Effect [95 % interval]", "Seeds", "Trend", "Twin", "Holm",
+    "Left at equal fit",
+)  # fmt: skip
 
 
 def _interval(row: pd.Series, prefix: str = "") -> Interval:
@@ -67,27 +108,30 @@ def markdown(frame: pd.DataFrame) -> str:
 def combine(by_study: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The verdicts of several studies side by side, and the combined one.
 
-    Rows are claims; columns: title, one a study (toys labelled, and not counted), combined, studies
-    (how many non-toy studies measured it). Combined: the verdict on which all studies that decided
-    agree, else mixed; undecided if none decided; supported in one study and "scale only" in another
-    is "supported, scale only". `attrs["tested"]` is the number of claims tested, over all studies that count.
+    Rows are claims, with the parts of protocol 2 if a study has them; columns: title, one a study (toys
+    labelled, and not counted), combined, studies (how many non-toy studies measured it). Combined: the
+    verdict on which all studies that decided agree, else mixed; undecided if none decided (a study without
+    a gap to regularise decides nothing); supported in one study and "scale only" in another is
+    "supported, scale only". `attrs["tested"]` is the number of claims tested, over all studies that count.
     """
-    out = pd.DataFrame(index=pd.Index(CLAIMS, name="claim"))
-    out["title"] = [claim.title for claim in CLAIMS.values()]
+    parts = any("holm_p" in frame for frame in by_study.values())
+    declared = claims_of(2 if parts else 1)
+    out = pd.DataFrame(index=pd.Index(declared, name="claim"))
+    out["title"] = [claim.title for claim in declared.values()]
     counted = []
     for name, frame in by_study.items():
-        found, toy = frame.set_index("claim")["verdict"], bool(frame["toy"].any())
+        found, toy = frame.set_index("claim")["verdict"].reindex(declared, fill_value=ABSENT), bool(frame["toy"].any())
         out[f"{name} (toy)" if toy else name] = found
         counted += [] if toy else [found]
-    votes = {claim: [found[claim] for found in counted if found[claim] != NOT_MEASURED] for claim in CLAIMS}
+    votes = {claim: [f[claim] for f in counted if f[claim] not in (NOT_MEASURED, ABSENT)] for claim in declared}
     out["combined"] = [_together(found) for found in votes.values()]
     out["studies"] = [len(found) for found in votes.values()]
-    out.attrs["tested"] = sum(map(len, votes.values()))
+    out.attrs["tested"] = sum(len(found) for claim, found in votes.items() if not declared[claim].part_of)
     return out
 
 
 def _together(found: list[str]) -> str:
-    decided = set(found) - {"undecided"}
+    decided = set(found) - {"undecided", NO_GAP}
     if not decided:
         return "undecided" if found else NOT_MEASURED
     if len(decided) == 1:

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pandas as pd
 
-from arlib.claims.declared import CLAIMS, Config, Statistic
+from arlib.claims.declared import Claim, Config, Statistic
 from arlib.claims.evidence import gather
+from arlib.claims.second import claims_of
 from arlib.claims.values import clean, collapsed, values
 from arlib.claims.words import effect_text
 from arlib.errors import one_of
@@ -18,11 +19,12 @@ def sensitivity(records: pd.DataFrame, claim: str, config: Config | dict | None 
     Columns: role (primary, twin, sensitivity), statistic, setting, checkpoint, effect, low, high
     (log ratios for log statistics), text (the effect as printed), seeds, trend_p.
     """
-    one_of("claim", claim, CLAIMS)
-    config, table, declared = Config.of(config), clean(records), CLAIMS[claim]
+    config, table = Config.of(config), clean(records)
+    one_of("claim", claim, claims_of(config.protocol))
+    declared = claims_of(config.protocol)[claim]
     out = set(collapsed(table, config)["strength"])
     rows = []
-    for role, statistic in _statistics(claim, table, config):
+    for role, statistic in _statistics(declared, table, config):
         found = gather(values(table, statistic), statistic, config, out=out)
         if not found.problem:
             rows.append(
@@ -43,9 +45,9 @@ def sensitivity(records: pd.DataFrame, claim: str, config: Config | dict | None 
     return frame
 
 
-def _statistics(claim: str, table: pd.DataFrame, config: Config) -> Iterator[tuple[str, Statistic]]:
+def _statistics(declared: Claim, table: pd.DataFrame, config: Config) -> Iterator[tuple[str, Statistic]]:
     """(role, statistic) with "*" settings spread over what is recorded; nothing comes twice."""
-    declared, seen = CLAIMS[claim], set()
+    seen = set()
     listed = [("primary", declared.primary), ("twin", declared.twin)]
     listed += [("sensitivity", statistic) for statistic in declared.sensitivity]
     for role, statistic in listed:

@@ -8,6 +8,9 @@ from arlib.claims.declared import Claim, Config, Statistic
 from arlib.claims.evidence import LEVEL, Evidence
 from arlib.claims.statistics import Interval
 
+_BESIDE = {1: "Against a standard net at equal train cross-entropy", 2: "Beside standard nets of shorter trainings"}
+_INSIDE_NOISE = "Two seeds of one strength differ by as much."
+
 
 def _signed(value: float, digits: int) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
@@ -50,7 +53,7 @@ def describe(
     if primary is None:
         return f"Not measured. It needs {claim.needs}."
     said = [_sentence(claim.primary.at(config), primary, config)]
-    said += [_why(claim, primary, twin, verdict)]
+    said += [_why(claim, primary, verdict, config)]
     if twin is not None:
         said.append("Beside it: " + _sentence(claim.twin.at(config), twin, config))
     said += primary.remarks
@@ -58,7 +61,10 @@ def describe(
         f"AR strength {row.strength:g} is out: seed {row.seed} collapsed ({row.reason})."
         for row in collapsed.itertuples()
     ]
-    said += [f"Against a standard net at equal train cross-entropy: {reading}."] if reading else []
+    beside = (
+        "Against a standard net at equal train cross-entropy" if config.protocol == 1 else "Beside shorter trainings"
+    )
+    said += [f"{beside}: {reading}."] if reading else []
     return " ".join(text for text in said if text)
 
 
@@ -73,17 +79,25 @@ def _sentence(statistic: Statistic, found: Evidence, config: Config) -> str:
         f"{_level(statistic, found.at_effect)} at {config.effect:g}: {effect_text(statistic, found.effect)}, "
         f"95 % interval over {len(found.seeds)} seeds; trend {p_text(found.trend_p)}."
     )
-    return text + (" " + _shares(found) if found.shares else "")
+    return text + (" " + _shares(found, config, log=statistic.log) if found.shares else "")
 
 
-def _shares(found: Evidence) -> str:
+def _shares(found: Evidence, config: Config, *, log: bool) -> str:
     low, high = f"{100 * min(found.shares):.0f}", f"{100 * max(found.shares):.0f}"
     own = f"{low} % of the layers in every seed" if low == high else f"{low} to {high} % of the layers"
-    return f"It is smaller in {own}; between two seeds of one strength, in up to {100 * found.floor:.0f} %."
+    noise = f"in up to {100 * found.floor:.0f} %"
+    if config.protocol == 2:
+        noise = (
+            f"the median differs by a factor of up to {math.exp(found.noise):.3g}" if log else f"by {found.noise:.3g}"
+        )
+    return f"It is smaller in {own}; between two seeds of one strength, {noise}."
 
 
-def _why(claim: Claim, primary: Evidence, twin: Evidence | None, verdict: str) -> str:
+def _why(claim: Claim, primary: Evidence, verdict: str, config: Config) -> str:
     """Why a verdict is not a plain yes or no; empty if it is."""
+    if verdict == "no gap to regularise":
+        gap = _level(claim.primary, primary.at_zero)
+        return f"The gap of the strength-0 networks, {gap}, is too small to be closed; a gap of 5 % or more counts."
     if verdict == "mixed":
         if primary.onset.sign * primary.dose.sign < 0:
             first, last = primary.strengths[1], primary.strengths[-1]
@@ -91,10 +105,10 @@ def _why(claim: Claim, primary: Evidence, twin: Evidence | None, verdict: str) -
         return "The statistic beside it moves the other way."
     if verdict == "supported, scale only":
         return "Its scale-free twin does not fall by the same rule."
-    return _undecided(primary) if verdict == "undecided" else ""
+    return _undecided(primary, config) if verdict == "undecided" else ""
 
 
-def _undecided(found: Evidence) -> str:
+def _undecided(found: Evidence, config: Config) -> str:
     if found.effect.sign == 0:
         return "The interval contains no change."
     if found.trend_p >= LEVEL:
@@ -102,6 +116,9 @@ def _undecided(found: Evidence) -> str:
         return f"The trend over strengths is not significant{few}."
     if found.trend != found.effect.sign:
         return "The trend over strengths points the other way."
+    if config.protocol == 2:
+        few = min(found.shares if found.effect.sign < 0 else found.larger) <= 0.5
+        return "In some seed it holds in no more than half of the layers." if few else _INSIDE_NOISE
     if found.floor == 1:
         return "Two seeds of one strength already differ in all layers alike, so that no share of layers can stand out."
     return "The share of layers does not stand out from the differences between seeds."
