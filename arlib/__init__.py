@@ -25,10 +25,13 @@ __all__ = [
     "studies",
     "training",
     "widgets",
+    "with_normalization",
 ]
 
 
 def __getattr__(name: str):
+    if name == "with_normalization":
+        return importlib.import_module("arlib.models").with_normalization
     if name in __all__:
         return importlib.import_module(f"arlib.{name}")
     raise AttributeError(f"module 'arlib' has no attribute {name!r}")

@@ -65,7 +65,7 @@ def parameter_sets(fixed: list[str], grids: list[str]) -> list[dict]:
         if names.count(name) > 1:
             raise InputError(f"parameter {name!r} is given twice; keep one.")
     axes = [[(name, _typed(value))] for name, value in named[: len(fixed)]]
-    axes += [[(name, _typed(value)) for value in values.split(",")] for name, values in named[len(fixed) :]]
+    axes += [[(name, value) for value in _listed(values)] for name, values in named[len(fixed) :]]
     return [dict(chosen) for chosen in itertools.product(*axes)]
 
 
@@ -140,13 +140,35 @@ def find_chapters(names: list[str]) -> list[Path]:
 
 
 def declared_parameters(chapter: Path) -> list[str]:
-    """Names assigned in the cell tagged `parameters`."""
-    for cell in files.read_json(chapter)["cells"]:
+    """Names assigned in the cell tagged `parameters`; lines for IPython (%…, !…) are passed over.
+
+    Raises `InputError` for a file that is no notebook of today's format, has no such cell, or has a
+    mistake in it.
+    """
+    try:
+        cells = json.loads(chapter.read_text(encoding="utf-8"))["cells"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{chapter} is no notebook of format 4 ({type(error).__name__}: {error}); open it in Jupyter and save it."
+        ) from error
+    for cell in cells:
         if "parameters" in cell["metadata"].get("tags", []):
-            body = ast.parse("".join(cell["source"])).body
-            annotated = [node.target.id for node in body if isinstance(node, ast.AnnAssign)]
-            return annotated + [target.id for node in body if isinstance(node, ast.Assign) for target in node.targets]
+            return _assigned(chapter, "".join(cell["source"]))
     raise InputError(f"{chapter} has no cell tagged 'parameters'; it cannot be run with parameters.")
+
+
+def _assigned(chapter: Path, source: str) -> list[str]:
+    lines = ["" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines()]
+    try:
+        body = ast.parse("\n".join(lines)).body
+    except SyntaxError as error:
+        raise InputError(
+            f"{chapter}: the parameters cell has a mistake in line {error.lineno}: {error.msg}."
+        ) from error
+    targets = [node.target for node in body if isinstance(node, ast.AnnAssign)]
+    targets += [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
+    names = [part for target in targets for part in (target.elts if isinstance(target, ast.Tuple) else [target])]
+    return [name.id for name in names if isinstance(name, ast.Name)]
 
 
 def use_study(name: str, folder: Path | None = None) -> list[Path]:
@@ -195,11 +217,38 @@ def _split(text: str) -> tuple[str, str]:
     return name.strip(), value
 
 
+class _Values(yaml.SafeLoader):
+    """YAML as people type it on a command line: `no` is a word, 010 is ten, 1:30 and 2020-01-01 are texts."""
+
+
+_Values.yaml_implicit_resolvers = {}
+for _kind, _form, _first in (
+    ("bool", r"true|True|false|False", "tTfF"),
+    ("null", r"~|null|Null|None", "~nN"),
+    ("float", r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?|[-+]?\.(inf|Inf)|\.(nan|NaN)", "-+.0123456789"),
+    ("int", r"[-+]?\d+", "-+0123456789"),
+):
+    _Values.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_form})$"), list(_first))
+_Values.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node), 10))
+
+
 def _typed(text: str) -> object:
+    """A number, true or false, a list or mapping, nothing (~), or the text itself."""
     try:
-        return float(text) if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text) else yaml.safe_load(text)
+        return yaml.load(text, _Values) if text.strip() else ""
     except yaml.YAMLError:
         return text
+
+
+def _listed(text: str) -> list:
+    """The values between commas; those inside brackets belong together."""
+    try:
+        found = yaml.load(f"[{text}]", _Values)
+    except yaml.YAMLError:
+        found = None
+    return (
+        found if found and all(value is not None for value in found) else [_typed(value) for value in text.split(",")]
+    )
 
 
 def _slug(parameters: dict) -> str:

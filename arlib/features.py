@@ -20,25 +20,35 @@ def layer_names(model: nn.Module, layers: list[str] | None = None) -> list[str]:
     known = [name for name, _ in model.named_modules() if name]
     for name in layers or []:
         one_of("layer", name, known)
-    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-    fallback = [name for name, module in model.named_modules() if name and isinstance(module, kinds)]
+    fallback = [name for name, module in model.named_modules() if name and _is_layer(module)]
     chosen = list(layers) if layers is not None else models.block_names(model) or fallback
     if not chosen or len(set(chosen)) < len(chosen):
         raise InputError(f"layers are {chosen}; give different names of modules, of {', '.join(known) or 'none here'}.")
     return chosen
 
 
+def _is_layer(module: nn.Module) -> bool:
+    """A convolution or linear layer that is called (attention only reads the weight of its last projection)."""
+    unused = nn.modules.linear.NonDynamicallyQuantizableLinear
+    return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear) and type(module) is not unused
+
+
 def prepare(model: nn.Module, layers: list[str]) -> engine.Prepared:
     """A prepared network x -> tuple of the layers' outputs at their first call, in the order given.
 
-    Nothing behind the last of the layers is run. Where torch.fx cannot follow the model, it runs as
-    it is and is left at the last layer. The model itself is neither changed nor shared.
+    Nothing behind the last of the layers is run. Where torch.fx cannot follow the model, or what it
+    gives is not what the layers give (see `engine.Prepared`), the model runs as it is and is left at the
+    last layer. The model itself is neither changed nor shared.
 
     Raises `InputError` for a layer that is never called, or whose output is not one tensor.
     """
     model = source_of(model)
-    part = _traced(model, layers)
-    return engine.prepare(_Watched(model, layers), "plain") if part is None else engine.prepare(part)
+    watched = _Watched(model, layers)
+    with engine.left_as_found(model):
+        part = _traced(model, layers)
+    if part is None:
+        return engine.Prepared(watched, "plain", subject=model)
+    return engine.Prepared(part, "folded", truth=watched, subject=model)
 
 
 def prepare_input(model: nn.Module, layer: str) -> nn.Module:
@@ -46,12 +56,19 @@ def prepare_input(model: nn.Module, layer: str) -> nn.Module:
 
     Raises `InputError`, when it is run, for a layer that is never called or takes anything but one tensor.
     """
-    return engine.prepare(_Fed(source_of(model), layer), "plain")
+    model = source_of(model)
+    return engine.Prepared(_Fed(model, layer), "plain", subject=model)
 
 
 def source_of(model: nn.Module) -> nn.Module:
-    """The network that a prepared one was made from (inlining loses the names of its blocks), else the model."""
-    return model._source[0] if isinstance(model, engine.Prepared) else model
+    """The network that a prepared one was made from (inlining loses the names of its blocks), else the model.
+
+    Raises `InputError` for what has no named layers: a function, a TorchScript program.
+    """
+    model = engine.unwrapped(model._source[0] if isinstance(model, engine.Prepared) else model)
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise InputError(f"the model is a {type(model).__name__}, without layers to look at; give a torch module.")
+    return model
 
 
 class _Recorder(fx.Tracer):
@@ -69,15 +86,14 @@ class _Recorder(fx.Tracer):
 
 def _traced(model: nn.Module, layers: list[str]) -> fx.GraphModule | None:
     """The graph up to the layers, sharing the model's modules; None where tracing fails."""
-    tracer, modes = _Recorder(), [(module, module.training) for module in model.modules()]
+    tracer = _Recorder()
     try:
         graph = tracer.trace(model.eval())
     except Exception:  # fx raises whatever the traced code raises on a symbolic value
         return None
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    outputs = [_checked(tracer.outputs.get(name), name, fx.Proxy).node for name in layers]
+    if any(name not in tracer.outputs for name in layers):  # never called, or inside a module that fx does not enter
+        return None
+    outputs = [_checked(tracer.outputs[name], name, fx.Proxy).node for name in layers]
     (end,) = [node for node in graph.nodes if node.op == "output"]
     end.args = (tuple(outputs),)
     for node in reversed(graph.nodes):

@@ -1,13 +1,13 @@
 """Distances to the decision boundary: in the output (margins of logits) and in the image (by attack)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from arlib import attacks, engine
+from arlib import attacks
 from arlib.attacks import losses
 from arlib.attacks import steps as parts
 from arlib.attacks.checks import check
@@ -51,7 +51,9 @@ def instance(
     norm: str = "linf",
     halvings: int = 8,
     steps: int = 20,
-    cap: float = 1.0,
+    cap: float | None = None,
+    clip: tuple[float, float] = (0.0, 1.0),
+    logits: Callable[[object], Tensor] | None = None,
     generator: torch.Generator | None = None,
     batch_size: int = 250,
     progress: bool = False,
@@ -64,35 +66,43 @@ def instance(
 
     Args:
         model, x, y: any network, images (n, …) in [0, 1], true labels (n,).
-        norm: "linf" or "l2". cap: the value where nothing smaller is found.
+        norm: "linf" or "l2". cap: the value where nothing is found; by default the longest way inside the
+            pixel range, 1 for linf and √pixels for l2. clip, logits: as in `attacks.pgd`.
         generator: of the random starts; by default seed 0.
 
-    Returns: (n,) distances in [0, 1] pixel units, dtype of x; 0 for wrong predictions, at most `cap`.
+    Returns: (n,) distances in the units of the pixels, dtype of x; 0 for wrong predictions.
     Raises: `InputError` for unusable images, labels or settings.
     """
-    generator = parts.default_generator(generator, x)
     found = []
-    with engine.frozen(model) as f, tqdm(total=len(x), disable=not progress, desc="instance margins") as bar:
-        check(f, f, x, y, norm=norm, halvings=halvings, steps=steps)
-        for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-            found.append(_instance(f, images, labels, norm, halvings, steps, cap, generator))
-            bar.update(len(images))
+    with parts.opened(model, x, y, logits) as (f, forward, x, y):
+        check(model, forward, x, y, norm=norm, clip=clip, halvings=halvings, steps=steps)
+        cap = attacks.longest(norm, x, clip) if cap is None else cap
+        options = {"norm": norm, "clip": clip, "logits": logits}
+        generator = parts.default_generator(generator, x)
+        with tqdm(total=len(x), disable=not progress, desc="instance margins") as bar:
+            for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
+                found.append(_instance(f, forward, images, labels, halvings, steps, cap, generator, options))
+                bar.update(len(images))
     return torch.cat(found)
 
 
-def _instance(f, x: Tensor, y: Tensor, norm: str, halvings: int, count: int, cap: float, generator) -> Tensor:
+def _instance(
+    f, forward, x: Tensor, y: Tensor, halvings: int, count: int, cap: float, generator, options: dict
+) -> Tensor:
     with torch.no_grad():
-        right = f(x).argmax(1) == y
+        z = forward(x)
+        right = (z.argmax(1) == y) & losses.finite(z)
     values = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     x, y = x[right], y[right]
     if not len(x):
         return values
-    high = _distance(f, x, attacks.minimum_norm(f, x, y, norm=norm), y, norm, cap)
+    norm = options["norm"]
+    high = _distance(forward, x, attacks.minimum_norm(f, x, y, **options), y, norm, cap)
     low = torch.zeros_like(high)
     for _ in range(halvings):
         middle = (low + high) / 2
-        options = {"norm": norm, "steps": count, "loss": "margin", "generator": generator, "early_stop": True}
-        seen = _distance(f, x, attacks.apgd(f, x, y, eps=middle, **options), y, norm, math.inf)
+        how = {"steps": count, "loss": "margin", "generator": generator, "early_stop": True}
+        seen = _distance(forward, x, attacks.apgd(f, x, y, eps=middle, **how, **options), y, norm, math.inf)
         hit = seen < math.inf
         low, high = torch.where(hit, low, middle), torch.where(hit, torch.minimum(seen, middle), high)
     values[right] = high
@@ -100,10 +110,10 @@ def _instance(f, x: Tensor, y: Tensor, norm: str, halvings: int, count: int, cap
 
 
 @torch.no_grad()
-def _distance(f, x: Tensor, x_adv: Tensor, y: Tensor, norm: str, otherwise: float) -> Tensor:
-    """Distance from x to x_adv where that is misclassified, at most `otherwise`, which also stands elsewhere."""
-    found = torch.where(f(x_adv).argmax(1) != y, parts.norms(x_adv - x, norm), otherwise)
-    return found.clamp_max(otherwise)
+def _distance(forward, x: Tensor, x_adv: Tensor, y: Tensor, norm: str, otherwise: float) -> Tensor:
+    """Distance from x to x_adv where that is misclassified, else `otherwise`."""
+    hits = losses.Goal(y, "margin").hits(forward(x_adv))
+    return torch.where(hits, parts.norms(x_adv - x, norm), otherwise)
 
 
 def accepted(values: Tensor, robust_errors: Mapping[float, float], tolerance: float = 0.005) -> bool:

@@ -4,6 +4,7 @@ Post-activation blocks, option-A shortcuts (subsample and pad channels with zero
 so that an image in [0, 1] goes in and every attack radius is in pixel units.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,6 +36,25 @@ class Normalize(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (x - self.mean) / self.std
+
+
+def with_normalization(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+    """A network on pixels in [0, 1] from one on normalised images: (x − mean) / std a channel comes first.
+
+    The model itself is inside, not a copy. Every radius is then in pixel units, the same for all channels.
+
+    >>> import torch
+    >>> net = with_normalization(torch.nn.Flatten(), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    >>> net(torch.ones(2, 3, 4, 4)).shape, net(torch.ones(1, 3, 1, 1)).tolist()
+    (torch.Size([2, 48]), [[2.0, 2.0, 2.0]])
+
+    Raises `InputError` for lengths that differ, or a std that is not above 0.
+    """
+    mean, std = tuple(map(float, mean)), tuple(map(float, std))
+    if len(mean) != len(std) or not mean or min(std) <= 0:
+        raise InputError(f"mean is {mean} and std {std}; give one of each a channel, std above 0.")
+    first = next(model.parameters(), torch.zeros(()))
+    return nn.Sequential(Normalize(mean, std).to(first.device, first.dtype), model).train(model.training)
 
 
 class Shortcut(nn.Module):

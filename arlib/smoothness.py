@@ -21,13 +21,14 @@ DIRECTIONS = ("random", "adversarial")
 FLIP_ATTACKS = ("pgd", "uniform", "sign")
 
 
+@torch.inference_mode(False)
 def normalisers(model: nn.Module, x: Tensor, *, layers: list[str] | None = None, batch_size: int = 250) -> dict:
     """Per layer sqrt(½ E‖h(x) − h(x′)‖²) over all pairs of different images of x (n, …).
 
     Exact, from sums: ½ E‖h − h′‖² = n/(n − 1) · (E‖h‖² − ‖E h‖²). Raises `InputError` for fewer than
     two images, images outside [0, 1], or an unknown layer.
     """
-    layers = features.layer_names(model, layers)
+    layers, (x, _) = features.layer_names(model, layers), engine.images_and_labels(model, x)
     f = features.prepare(model, layers)
     _check(f, x)
     if len(x) < 2:
@@ -39,6 +40,7 @@ def normalisers(model: nn.Module, x: Tensor, *, layers: list[str] | None = None,
     return dict(zip(layers, moments.normalisers(), strict=True))
 
 
+@torch.inference_mode(False)
 def feature_change(
     model: nn.Module,
     x: Tensor,
@@ -69,7 +71,7 @@ def feature_change(
     Raises: `InputError` for an unknown direction or layer, a radius outside 0 … 1, unusable images.
     """
     one_of("direction", direction, DIRECTIONS)
-    layers = features.layer_names(model, layers)
+    layers, (x, _) = features.layer_names(model, layers), engine.images_and_labels(model, x)
     generator = parts.default_generator(generator, x)
     if normaliser is None and direction == "adversarial":
         normaliser = normalisers(model, x, layers=layers)
@@ -94,6 +96,7 @@ def flip_rate(
     attack: str = "pgd",
     steps: int = 20,
     draws: int = 10,
+    logits: Callable[[object], Tensor] | None = None,
     generator: torch.Generator | None = None,
     batch_size: int = 250,
 ) -> float:
@@ -101,28 +104,31 @@ def flip_rate(
 
     "pgd": cross-entropy PGD against the predicted class (`steps` steps of radius / 4 from a uniform
     random start); an image counts as soon as any iterate flips it. "uniform": δ uniform in the cube;
-    "sign": δ = ± radius; both: share of flips over `draws` draws an image.
+    "sign": δ = ± radius; both: share of flips over `draws` draws an image. logits: as in `attacks.pgd`.
 
     Raises `InputError` for an unknown attack, a radius outside 0 … 1, draws or steps < 1, unusable images.
     """
     one_of("attack", attack, FLIP_ATTACKS)
     if draws < 1 or steps < 1:
         raise InputError(f"draws is {draws} and steps {steps}; at least 1 is needed.")
+    x, _ = engine.images_and_labels(model, x)
     generator, flips = parts.default_generator(generator, x), 0
     with engine.frozen(model) as f:
+        forward = parts.forward_of(f, logits)
         _check(f, x, radius)
         for part in x.split(batch_size):
             with torch.no_grad():
-                y = f(part).argmax(1)
+                y = forward(part).argmax(1)
             if attack == "pgd":
                 options = {"eps": radius, "steps": steps, "generator": generator, "early_stop": True}
-                flips += _flips(f, attacks.pgd(f, part, y, **options), y)
+                flips += _flips(forward, attacks.pgd(f, part, y, logits=logits, **options), y)
             else:
                 move = _uniform if attack == "uniform" else _signs
-                flips += sum(_flips(f, move(part, radius, generator), y) for _ in range(draws))
+                flips += sum(_flips(forward, move(part, radius, generator), y) for _ in range(draws))
     return flips / (len(x) * (1 if attack == "pgd" else draws))
 
 
+@torch.inference_mode(False)
 def jacobian(
     model: nn.Module,
     x: Tensor,
@@ -154,7 +160,7 @@ def jacobian(
     Raises: `InputError` as `feature_change` does, and for a layer that does not take one tensor.
     """
     one_of("of", of, ("image", "input"))
-    layers = features.layer_names(model, layers)
+    layers, (x, _) = features.layer_names(model, layers), engine.images_and_labels(model, x)
     if normaliser is None:
         normaliser = normalisers(model, x, layers=layers) if of == "image" else dict.fromkeys(layers, 1.0)
     generator, rows = parts.default_generator(generator, x), []

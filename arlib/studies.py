@@ -4,6 +4,7 @@ A study is a file `studies/NAME.yml`. `load(name)` gives its runs and their reco
 `study.run()` computes what is missing, shared by as many processes as are started on it.
 """
 
+import json
 import logging
 import time
 from dataclasses import dataclass, field, fields
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 
-from arlib import engine, launch, records, runner, studyfile, training, workers
+from arlib import data, engine, files, launch, records, runner, studyfile, training, workers
 from arlib.errors import InputError, RecordError, one_of
 from arlib.measure import Settings
 from arlib.records import Places, Record
@@ -132,7 +134,8 @@ class Study:
         time_budget: seconds after which it stops, at an epoch or a measured part. jobs: worker processes.
         wait: stay until runs of other workers are done, ready to take over; afresh: compute also what is
         published as a record; mix: allow another device or precision than the finished runs'. mode, precision,
-        strict: how fast the trainings are, see `engine.settle`; networks are measured in float32.
+        strict: how fast the trainings are, see `engine.settle`; precision "auto" is that of the study's runs so
+        far, else what is fastest here (`training.fastest_precision`). Networks are measured in float32.
 
         Raises `InputError` before any work for a missing device, a mixture, or a budget too small for one
         epoch; `TrainingStopped` at the end if trainings stopped by themselves.
@@ -141,6 +144,7 @@ class Study:
         if jobs < 1 or (time_budget is not None and not time_budget > 0):
             raise InputError(f"jobs is {jobs} and time_budget {time_budget}; both must be above 0.")
         where = engine.device(device)
+        precision = self._precision(mode, where, afresh=afresh) if precision == "auto" else precision
         mode, precision = engine.settle(mode, precision, where, strict=strict)
         if not mix:
             runner.refuse_mixture(self, device, precision, afresh=afresh)
@@ -180,6 +184,17 @@ class Study:
             if (size := records.size(target / self.name / run)) > records.LIMIT:
                 log.warning("%s: %d bytes; a record should have at most %d", run, size, records.LIMIT)
         return new
+
+    def _precision(self, mode: str, where: torch.device, *, afresh: bool) -> str:
+        """The precision of the runs that are there, finished or begun; else the fastest one on this machine."""
+        for folder in self.finished(afresh=afresh).values():
+            return self.read(folder).provenance["precision"]
+        for path in sorted(self.work_folder.glob("*/checkpoint.safetensors")):
+            if begun := json.loads(files.read_metadata(path)["arlib"]).get("precision"):
+                return begun
+        recipe = max((entry.recipe for entry in self.entries), key=lambda recipe: recipe.eps)
+        dataset = data.load(recipe.dataset, device=where)
+        return training.fastest_precision(recipe, dataset, engine.settle(mode, "float32", where)[0], where)
 
     @cached_property
     def _cache(self) -> dict[tuple, Record]:

@@ -1,10 +1,15 @@
 """Figures a reader can move through: a slider that needs no kernel, and controls that recompute with one."""
 
 import base64
+import contextlib
+import functools
 import hashlib
 import html
 import io
-from collections.abc import Callable, Sequence
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 from arlib.errors import InputError
 
@@ -63,11 +68,73 @@ def figure_slider(figures: Sequence, values: Sequence, label: str, *, alt: str =
 def live(compute: Callable, **controls):
     """Controls and a Compute button for a running kernel (ipywidgets 7.7 and 8); nothing is computed before.
 
+    What `compute` returns is shown below, with what it prints; a bar runs while it works. If it fails,
+    one line says why, and the last result stays.
+
     controls: what `ipywidgets.interactive` takes: (low, high, step), a list of choices, or a widget.
     """
-    from ipywidgets import interactive
+    return _live_class()(compute, {"manual": True, "manual_name": "Compute"}, **controls)
 
-    return interactive(compute, {"manual": True, "manual_name": "Compute"}, **controls)
+
+@functools.cache
+def _live_class() -> type:
+    """Made at first use: a page that is only built needs no ipywidgets."""
+    from IPython.display import display
+    from IPython.utils.capture import capture_output
+    from ipywidgets import HTML, FloatProgress, interactive
+
+    class Live(interactive):
+        """`interactive` that shows what it computes: on its own it gives the result back to nobody."""
+
+        def __init__(self, *args, **options):
+            self._last = 3.0  # seconds of the last time, for the bar
+            self.progress = FloatProgress(min=0, max=1, description="computing", layout={"visibility": "hidden"})
+            self.said = HTML()
+            super().__init__(*args, **options)
+            self.children = [*self.children[:-1], self.progress, self.children[-1], self.said]
+
+        def update(self, *_):
+            """Compute with the controls' present values, and show the result in the output area."""
+            self.kwargs = {widget._kwarg: widget.get_interact_value() for widget in self.kwargs_widgets}
+            self.manual_button.disabled, begun = True, time.monotonic()
+            try:
+                with _running(self.progress, self._last), capture_output() as printed:
+                    self.result = self.f(**self.kwargs)
+                    if self.result is not None:
+                        display(self.result)
+                self._last = time.monotonic() - begun
+            except Exception as error:  # whatever the chapter's function raises is said, not thrown at the reader
+                self.said.value = f"<b>Not computed.</b> {html.escape(f'{type(error).__name__}: {error}')}"
+                return
+            finally:
+                self.manual_button.disabled = False
+            self.said.value = ""
+            self.out.clear_output(wait=True)
+            with self.out:
+                printed.show()
+
+    return Live
+
+
+@contextlib.contextmanager
+def _running(bar, seconds: float) -> Iterator[None]:
+    """Inside it the bar moves, by the time that the last computation took; it shows only if this takes a moment."""
+    over, begun = threading.Event(), time.monotonic()
+
+    def move() -> None:
+        while not over.wait(0.25):
+            gone = time.monotonic() - begun
+            bar.layout.visibility = "visible"
+            bar.value, bar.description = 1 - math.exp(-2 * gone / seconds), f"computing, {gone:.0f} s"
+
+    thread = threading.Thread(target=move, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        bar.layout.visibility, bar.value = "hidden", 0
 
 
 def _bar(said: list[str], label: str, alt: str, start: int) -> str:

@@ -12,10 +12,11 @@ from arlib import attacks, engine, models
 model, x, y = models.resnet(20), torch.rand(64, 3, 32, 32), torch.zeros(64, dtype=torch.int64)
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 attack = lambda: attacks.pgd(model, x, y, eps=0.03, steps=1)
+told = engine.keep_memory()
 attack(), attack()
 before = faults()
 attack()
-print(faults() - before, engine.keep_memory())
+print(faults() - before, told)
 """
 
 

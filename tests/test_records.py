@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from arlib import files, models, records
 from arlib.errors import InputError, RecordError
 
+ROOT = Path(__file__).resolve().parents[1]
 RUN = "digits-resnet8-ar0-s0-00000000"
 
 
@@ -226,3 +229,29 @@ def test_an_installed_package_uses_its_shipped_copy_and_the_home(tmp_path, monke
     assert records.checkout() is None
     assert found.records == (tmp_path / "site-packages" / "arlib" / "_shipped" / "records",)
     assert found.store.is_absolute() and found.store.parts[-2:] == ("arlib", "runs")
+
+
+# --- room
+
+
+def sizes(paths) -> dict[str, int]:
+    """Bytes by the first two folders."""
+    found: dict[str, int] = {}
+    for path in paths:
+        inside = path.relative_to(ROOT)
+        place = "/".join(inside.parts[:2]) if len(inside.parts) > 2 else inside.parts[0]
+        found[place] = found.get(place, 0) + path.stat().st_size
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def test_the_repository_stays_small_enough_to_clone_and_to_carry():
+    """The tree at most 24 MB; what the wheel ships, little of which compresses, at most 15 MB."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    tracked = [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+    shipped = [path for path in tracked if path.relative_to(ROOT).parts[0] in ("arlib", "records", "studies")]
+    for what, paths, most in (("the tracked tree", tracked, 24e6), ("the wheel", shipped, 15e6)):
+        room = sizes(paths)
+        largest = ", ".join(f"{place} {size / 1e6:.1f}" for place, size in list(room.items())[:5])
+        assert sum(room.values()) <= most, f"{what} takes more than {most / 1e6:g} MB; most of it: {largest}"

@@ -97,7 +97,7 @@ def test_the_module_is_left_as_found(net):
 def test_bad_input_is_named(net):
     with pytest.raises(InputError, match="int64"):
         spectra.jacobian(net, torch.zeros(2, 3, dtype=torch.int64))
-    with pytest.raises(InputError, match="one tensor"):
+    with pytest.raises(InputError, match="one float tensor"):
         spectra.jacobian(lambda x: x.sum(0), images())
 
     class Branching(nn.Module):

@@ -1,6 +1,7 @@
 import base64
 import io
 import re
+import time
 
 import matplotlib
 import pytest
@@ -92,3 +93,49 @@ def test_live_computes_only_when_asked():
     assert not calls
     box.manual_button.click()
     assert calls == [4]
+
+
+CLICKED = """
+import matplotlib
+matplotlib.use("agg")
+from IPython.display import HTML
+from arlib import widgets
+
+def compute(strength):
+    print("at", strength)
+    if strength > 6:
+        raise ValueError("too <strong>")
+    return HTML(f"result {strength}")
+
+box = widgets.live(compute, strength=(0, 8, 4))
+box
+"""
+
+
+@pytest.mark.slow
+def test_live_shows_what_it_computes_in_a_kernel_and_keeps_it_on_an_error():
+    """What a client would show is what stands in the Output widget; nbclient is one."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    look = "print([dict(o) for o in box.out.outputs], box.said.value, box.manual_button.disabled)"
+    click = "box.manual_button.click()"
+    sources = [CLICKED, look, click, look, "box.children[0].value = 8", click, look]
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    NotebookClient(book, timeout=120, kernel_name="python3").execute()
+    said = [cell["outputs"][0]["text"] for cell in book.cells if cell["source"] == look]
+    assert said[0].startswith("[] ")
+    assert "at 4" in said[1] and "result 4" in said[1] and said[1].endswith("False\n")
+    assert "result 4" in said[2] and "at 8" not in said[2]
+    assert "Not computed.</b> ValueError: too &lt;strong&gt;" in said[2]
+
+
+def test_the_bar_moves_and_disappears():
+    from ipywidgets import FloatProgress
+
+    bar, seen = FloatProgress(min=0, max=1, layout={"visibility": "hidden"}), []
+    bar.observe(lambda change: seen.append(change["new"]), "value")
+    with widgets._running(bar, 0.5):
+        time.sleep(0.7)
+    assert bar.layout.visibility == "hidden" and bar.value == 0
+    assert max(seen) > 0.3

@@ -15,7 +15,12 @@ from arlib import claims, files, studies
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- written by `python -m tools.findings` -->\n", "<!-- end of what is written -->\n"
-COLUMNS = {"Verdict": "verdict", "Statistic": "decided by", "Effect [95 % interval]": "effect [95 % interval]"}
+COLUMNS = {
+    "Verdict": "verdict",
+    "By protocol 2, after the fact": "by protocol 2, after the fact",
+    "Statistic": "decided by",
+    "Effect [95 % interval]": "effect [95 % interval]",
+}
 
 
 def shown() -> str:
@@ -30,9 +35,11 @@ def text(name: str) -> str:
         frame = claims.verdicts(study)
         waiting = [other for other in studies.names(nothing) if not studies.load(other, nothing).finished()]
         runs = len(study.finished())
-    table = claims.table(frame)[list(COLUMNS)].rename(columns=COLUMNS).rename_axis("claim")
+    table = claims.table(frame)
+    table = table[[name for name in COLUMNS if name in table]].rename(columns=COLUMNS).rename_axis("claim")
     table["beside a standard net that fits as little"] = [reading or "–" for reading in frame["matched"]]
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in frame["verdict"].value_counts().items())
+    whole = frame[~frame["claim"].isin([part for parts in claims.PARTS.values() for part in parts])]
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in whole["verdict"].value_counts().items())
     strengths = f"AR strength 0 against {study.claims['effect']:g}"
     said = [
         f"{study.title} (study `{name}`, {runs} networks), {strengths}: {counts}. {' '.join(study.purpose.split())}",

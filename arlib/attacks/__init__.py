@@ -7,7 +7,7 @@ images; `evaluate` gives the worst case over several of them with intervals and 
 
 from arlib.attacks.apgd import apgd
 from arlib.attacks.evaluate import Evaluation, TrustWarning, evaluate, wilson
-from arlib.attacks.minimum_norm import distance, minimum_norm
+from arlib.attacks.minimum_norm import distance, longest, minimum_norm
 from arlib.attacks.pgd import fgsm, perturb, pgd
 from arlib.attacks.square import square
 from arlib.attacks.steps import Streams, random_start
@@ -20,6 +20,7 @@ __all__ = [
     "distance",
     "evaluate",
     "fgsm",
+    "longest",
     "minimum_norm",
     "perturb",
     "pgd",

@@ -1,13 +1,13 @@
 """Auto-PGD: PGD with momentum that halves its own step (Croce & Hein 2020, "Reliable evaluation …")."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
-from arlib import engine
-from arlib.attacks.checks import check
+from arlib.attacks.checks import check, radius
 from arlib.attacks.losses import PLAIN, TO_TARGET, Goal, check_loss
 from arlib.attacks.steps import (
     BALLS,
@@ -17,9 +17,9 @@ from arlib.attacks.steps import (
     Streams,
     ascent,
     default_generator,
-    forward_of,
     look,
     nhwc,
+    opened,
     per_image,
 )
 from arlib.errors import one_of
@@ -45,11 +45,12 @@ def apgd(
     generator: torch.Generator | Streams | None = None,
     clip: tuple[float, float] = (0.0, 1.0),
     early_stop: bool = False,
+    logits: Callable[[object], Tensor] | None = None,
 ) -> Tensor:
     """Auto-PGD with the worst case kept per image; one forward and backward pass a step.
 
     Args:
-        model, x, y, eps, norm, restarts, targeted, generator, clip, early_stop: as in `pgd`.
+        model, x, y, eps, norm, restarts, targeted, generator, clip, early_stop, logits: as in `pgd`.
         loss: "ce", "margin", "dlr" (≥ 3 classes), or "dlr-targeted" (≥ 4 classes) and
             "margin-targeted": these try the `targets` most likely wrong classes in turn, each
             on the images that all before left standing.
@@ -58,8 +59,8 @@ def apgd(
     Raises: `InputError` as `pgd`, and for a loss that the model has too few classes for.
     """
     one_of("loss", loss, LOSSES)
-    with engine.frozen(model) as f:
-        forward = forward_of(f)
+    with opened(model, x, y, logits) as (_, forward, x, y):
+        eps = radius(eps, x)
         counts = {"steps": steps, "restarts": restarts, "targets": targets}
         check_loss(loss, check(model, forward, x, y, eps=eps, norm=norm, clip=clip, **counts), targeted)
         x = nhwc(x)

@@ -12,21 +12,18 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from arlib import engine
 from arlib.attacks import sanity
-from arlib.attacks.checks import check
-from arlib.attacks.losses import Goal
+from arlib.attacks.checks import TrustWarning as TrustWarning
+from arlib.attacks.checks import check, radius
+from arlib.attacks.losses import Goal, finite
 from arlib.attacks.named import Named
-from arlib.attacks.steps import BALLS, Forward, Streams, forward_of, look, nhwc
+from arlib.attacks.steps import BALLS, Forward, Streams, look, nhwc, opened
 from arlib.errors import InputError
 
 State = dict[str, np.ndarray]
 UNTRIED, STOOD, BROKEN, BROKEN_8BIT = range(4)  # outcome of one attack on one image; the last: also rounded to 8 bits
+ANSWERS = 16  # images whose logits tell one model from another
 SAMPLE = 256  # images that the checks of trustworthiness look at
-
-
-class TrustWarning(UserWarning):
-    """A robustness number that should not be believed as it stands."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +57,8 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 256,
     independent: bool = False,
+    clip: tuple[float, float] = (0.0, 1.0),
+    logits: Callable[[object], Tensor] | None = None,
     state: State | None = None,
     save: Callable[[State], object] | None = None,
     progress: bool = False,
@@ -71,7 +70,7 @@ def evaluate(
     attack counts what it and those before it left standing.
 
     Args:
-        model, x, y, norm: as in `pgd`; eps: one radius or several, in [0, 1] pixel units.
+        model, x, y, norm, clip, logits: as in `pgd`; eps: one radius or several, in the units of the pixels.
         attacks: "fgsm", "pgd-20", "pgd-50x10" (restarts), "apgd-ce", "apgd-dlr", "apgd-margin",
             "apgd-t" (targeted DLR), "apgd-margin-t" (for fewer than 4 classes), "square".
         seed: of each image's own random stream: batches and their order do not matter.
@@ -84,19 +83,19 @@ def evaluate(
     Raises: `InputError` as `pgd`; for an unknown attack or one the model has too few classes for;
         for a state that belongs to another evaluation.
     """
-    job = _Job(tuple(sorted({float(e) for e in np.atleast_1d(eps)})), _ordered(attacks), norm, seed, independent)
+    radii = tuple(sorted({float(e) for e in np.atleast_1d(np.asarray(radius(eps, None)))}))
+    job = _Job(radii, _ordered(attacks), norm, seed, independent, tuple(map(float, clip)))
     doubts = [sanity.training_modules(model)]
-    with engine.frozen(model) as f:
-        forward = forward_of(f)
+    with opened(model, x, y, logits) as (f, forward, x, y):
         if not job.eps:
             raise InputError("eps is empty; give at least one radius, such as eps=[8/255].")
-        classes = check(model, forward, x, y, eps=job.eps[0], norm=norm, batch_size=batch_size)
-        check(model, forward, x[:2], y[:2], eps=job.eps[-1], norm=norm)
+        classes = check(model, forward, x, y, eps=job.eps[0], norm=norm, clip=clip, batch_size=batch_size)
+        check(model, forward, x[:2], y[:2], eps=job.eps[-1], norm=norm, clip=clip)
         for attack in job.attacks:
             attack.check(classes, tuple(x.shape), norm)
-        state = job.begin({} if state is None else state, model, x, y)
+        state = job.begin({} if state is None else state, model, forward, x, y)
         _classify(forward, x, y, state, batch_size)
-        doubts += _doubts_before(f, forward, x, y, state, classes)
+        doubts += _doubts_before(f, forward, x, y, state, job, classes)
         for stage in job.stages():
             _attack(forward, x, y, state, job, stage, batch_size, save, progress)
         doubts += _doubts_after(forward, x, y, state, job)
@@ -129,6 +128,15 @@ class _Job:
     norm: str
     seed: int
     independent: bool
+    clip: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def gradients(self) -> bool:
+        """Whether any attack needs the model's gradient."""
+        return any(not attack.black_box for attack in self.attacks)
+
+    def ball(self, x: Tensor, eps: float):
+        return BALLS[self.norm](x, eps, self.clip)
 
     def stages(self) -> list[tuple[int, int]]:
         return [(e, a) for e in range(len(self.eps)) for a in range(len(self.attacks))]
@@ -139,28 +147,42 @@ class _Job:
             return self.attacks[a].name
         return "+".join(attack.name for attack in self.attacks[: None if a is None else a + 1])
 
-    def begin(self, state: State, model: nn.Module, x: Tensor, y: Tensor) -> State:
-        """Fill an empty state, or make sure that this one is of the same evaluation."""
+    def begin(self, state: State, model: nn.Module, forward: Forward, x: Tensor, y: Tensor) -> State:
+        """Fill an empty state, or make sure that this one is of the same evaluation.
+
+        The model is known by its tensors and, since Python numbers count too, by its answers to some images.
+        """
         settings = [list(self.eps), [attack.name for attack in self.attacks], self.norm, self.seed, self.independent]
+        settings += [list(self.clip)] if self.clip != (0.0, 1.0) else []
+        tensors = model.state_dict().values() if isinstance(model, nn.Module) else ()
         key = {
             "images": _digest(x),
             "labels": _digest(y),
-            "weights": _digest(*model.state_dict().values()),
+            "weights": _digest(*(tensor for tensor in tensors if isinstance(tensor, Tensor))),
             "settings": json.dumps(settings),
         }
+        with torch.no_grad():
+            answers = forward(nhwc(x[:ANSWERS])).double().cpu().numpy()
         if state:
             stored = json.loads(str(state["key"]))
             other = [name for name, value in key.items() if stored.get(name) != value]
+            if not other and "logits" in state and not _alike(state["logits"], answers):
+                other = ["model's answers"]
             if other:
                 raise InputError(
                     f"state is of another evaluation: its {', '.join(other)} differ. "
                     "Start with state=None, or with the arguments it was made with."
                 )
             return state
-        state["key"] = np.array(json.dumps(key))
+        state["key"], state["logits"] = np.array(json.dumps(key)), answers
         state["natural"] = np.full(len(x), UNTRIED, np.uint8)
         state["outcome"] = np.full((len(self.eps), len(self.attacks), len(x)), UNTRIED, np.uint8)
         return state
+
+
+def _alike(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two tables of logits are those of one model, on whatever machine."""
+    return a.shape == b.shape and np.allclose(a, b, rtol=0, atol=0.01 * (np.ptp(a) or 1.0), equal_nan=True)
 
 
 def _digest(*tensors: Tensor) -> str:
@@ -176,7 +198,8 @@ def _classify(forward: Forward, x: Tensor, y: Tensor, state: State, batch_size: 
     if not (state["natural"] == UNTRIED).any():
         return
     parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
-    right = torch.cat([forward(nhwc(part)).argmax(1) == labels for part, labels in parts]).cpu().numpy()
+    found = [(forward(nhwc(part)), labels) for part, labels in parts]
+    right = torch.cat([(z.argmax(1) == labels) & finite(z) for z, labels in found]).cpu().numpy()
     state["natural"][:] = np.where(right, STOOD, BROKEN)
 
 
@@ -192,22 +215,26 @@ def _attack(forward, x, y, state: State, job: _Job, stage: tuple[int, int], batc
     todo = [batch for batch in batches if (outcome[e, a, batch] == UNTRIED).any()]
     for batch in tqdm(todo, desc=f"{attack.name} at eps={eps:.4g}", disable=not progress, leave=False):
         index = torch.from_numpy(batch).to(x.device)
-        ball = BALLS[job.norm](nhwc(x[index]), eps)
+        ball = job.ball(nhwc(x[index]), eps)
         best = attack.run(forward, ball, y[index], Streams(job.seed, batch.tolist(), attack.name))
-        rounded, _ = look(forward, _rounded(ball.x, best.x, eps, job.norm), Goal(y[index]))
+        rounded, _ = look(forward, _rounded(ball.x, best.x, eps, job.norm, job.clip), Goal(y[index]))
         code = torch.where(best.hit, torch.where(rounded, BROKEN_8BIT, BROKEN), STOOD)
         outcome[e, a, batch] = code.cpu().numpy().astype(np.uint8)
         if save is not None:
             save(state)
 
 
-def _rounded(x: Tensor, x_adv: Tensor, eps: float, norm: str) -> Tensor:
-    """The perturbation in multiples of 1/255, inside the ball: linf to the nearest one there is, l2 towards 0."""
-    levels = (x_adv - x) * 255
-    if norm == "l2":
-        return x + levels.trunc() / 255
-    most = int(eps * 255 + 1e-3)  # 7.9999 means 8
-    return x + levels.round().clamp(-most, most) / 255
+def _rounded(x: Tensor, x_adv: Tensor, eps: float, norm: str, clip: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+    """The perturbation in multiples of 1/255 of the pixel range, inside the ball and the range.
+
+    linf to the nearest multiple there is, l2 towards 0: both stay within eps.
+    """
+    unit = (clip[1] - clip[0]) / 255
+    levels = (x_adv - x) / unit
+    most = int(eps / unit + 1e-3)  # 7.9999 means 8
+    levels = levels.trunc() if norm == "l2" else levels.round().clamp(-most, most)
+    lowest, highest = ((clip[0] - x) / unit - 1e-3).ceil(), ((clip[1] - x) / unit + 1e-3).floor()
+    return (x + levels.clamp(lowest, highest) * unit).clamp(*clip)
 
 
 def _broken(state: State, job: _Job, least: int = BROKEN) -> np.ndarray:
@@ -254,18 +281,23 @@ def _sample(x: Tensor, y: Tensor, mask: np.ndarray) -> tuple[Tensor, Tensor]:
     return nhwc(x[index]), y[index]
 
 
-def _doubts_before(f, forward: Forward, x: Tensor, y: Tensor, state: State, classes: int) -> list[str | None]:
+def _doubts_before(
+    f, forward: Forward, x: Tensor, y: Tensor, state: State, job: _Job, classes: int
+) -> list[str | None]:
     right = state["natural"] == STOOD
     doubts = [*sanity.behaviour(f, forward, nhwc(x[:SAMPLE])), sanity.near_chance(int(right.sum()), len(x), classes)]
-    return [*doubts, sanity.zero_gradients(forward, *_sample(x, y, right))] if right.any() else doubts
+    doubts.append(sanity.normalised(f, nhwc(x[:SAMPLE]), job.clip))
+    if right.any() and job.gradients:
+        doubts += sanity.gradients(forward, *_sample(x, y, right))
+    return doubts
 
 
 def _doubts_after(forward: Forward, x: Tensor, y: Tensor, state: State, job: _Job) -> list[str | None]:
     right, doubts = state["natural"] == STOOD, []
-    if right.any():
+    if right.any() and job.gradients:
         some_x, some_y = _sample(x, y, right)
         streams = Streams(job.seed, range(len(some_x)), "sanity")
-        doubts.append(sanity.does_not_fall(forward, some_x, some_y, job.norm, streams))
+        doubts.append(sanity.does_not_fall(forward, some_x, some_y, job.norm, streams, job.clip))
     white = [a for a, attack in enumerate(job.attacks) if not attack.black_box]
     outcome, generator = state["outcome"] >= BROKEN, torch.Generator().manual_seed(job.seed)
     for e, eps in enumerate(job.eps):
@@ -278,6 +310,6 @@ def _doubts_after(forward: Forward, x: Tensor, y: Tensor, state: State, job: _Jo
         standing = right & ~outcome[: e + 1].any((0, 1))
         if standing.any():
             some_x, some_y = _sample(x, y, standing)
-            broken = sanity.random_noise(forward, BALLS[job.norm](some_x, eps), some_y, generator)
+            broken = sanity.random_noise(forward, job.ball(some_x, eps), some_y, generator)
             doubts.append(sanity.stronger_black_box("random noise", eps, broken, len(some_x), job.names()))
     return doubts

@@ -36,6 +36,11 @@ def dlr_to(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     return margin_to(logits, y, target) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
 
 
+def finite(logits: Tensor) -> Tensor:
+    """Which images have an answer at all: all logits finite. (n, k) -> (n,) bool."""
+    return logits.isfinite().all(1)
+
+
 def _at(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.gather(1, labels[:, None])[:, 0]
 
@@ -66,8 +71,8 @@ class Goal:
         return -losses if self.targeted else losses
 
     def hits(self, logits: Tensor) -> Tensor:
-        """Where the attack has succeeded, (n,) bool."""
-        return (logits.argmax(1) == self.y) == self.targeted
+        """Where the attack has succeeded, (n,) bool; logits that are not finite are no answer, so no success."""
+        return ((logits.argmax(1) == self.y) == self.targeted) & finite(logits)
 
     def take(self, index: Tensor) -> "Goal":
         return replace(self, y=self.y[index], target=None if self.target is None else self.target[index])

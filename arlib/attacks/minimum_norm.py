@@ -9,6 +9,7 @@ towards whatever class is likeliest; a bisection on the way back to the image en
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from arlib import engine
 from arlib.attacks.checks import check
 from arlib.attacks.losses import Goal, margin_to
-from arlib.attacks.steps import BALLS, Forward, ascent, forward_of, look, nhwc, norms, per_image
+from arlib.attacks.steps import BALLS, Forward, ascent, gradient_of, look, nhwc, norms, opened, per_image
 from arlib.errors import InputError
 
 STEP = (1.0, 0.01)  # first and last step as a share of the radius
@@ -35,18 +36,18 @@ def minimum_norm(
     norm: str = "linf",
     targeted: bool = False,
     clip: tuple[float, float] = (0.0, 1.0),
+    logits: Callable[[object], Tensor] | None = None,
 ) -> Tensor:
     """Adversarial images as near to x as found; no random start, so nothing is drawn.
 
     Args:
-        model, x, y, norm, targeted, clip: as in `pgd`. steps: forward and backward passes an image.
+        model, x, y, norm, targeted, clip, logits: as in `pgd`. steps: forward and backward passes an image.
 
     Returns: images (n, …), each misclassified (targeted: classified as y) and within clip. An image
         that is so already, or for which nothing was found, comes back unchanged: `distance` tells.
     Raises: `InputError` as `pgd`.
     """
-    with engine.frozen(model) as f:
-        forward = forward_of(f)
+    with opened(model, x, y, logits) as (_, forward, x, y):
         check(model, forward, x, y, norm=norm, clip=clip, steps=steps)
         x = nhwc(x)
         goals = [Goal(y, "margin", targeted)]
@@ -62,25 +63,39 @@ def minimum_norm(
 
 @torch.no_grad()
 def distance(
-    model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, *, norm: str = "linf", targeted: bool = False
+    model: nn.Module,
+    x: Tensor,
+    x_adv: Tensor,
+    y: Tensor,
+    *,
+    norm: str = "linf",
+    targeted: bool = False,
+    clip: tuple[float, float] = (0.0, 1.0),
+    logits: Callable[[object], Tensor] | None = None,
 ) -> Tensor:
     """The norm of x_adv − x where x_adv is misclassified (targeted: classified as y), else infinity. (n,)."""
     if x.shape != x_adv.shape:
         raise InputError(f"the images have shapes {tuple(x.shape)} and {tuple(x_adv.shape)}; they must be the same.")
-    with engine.frozen(model) as f:
-        forward = forward_of(f)
-        check(model, forward, x_adv, y, norm=norm)
+    x, _ = engine.images_and_labels(model, x)
+    with opened(model, x_adv, y, logits) as (_, forward, x_adv, y):
+        check(model, forward, x_adv, y, norm=norm, clip=clip)
         hits, _ = look(forward, nhwc(x_adv), Goal(y, "margin", targeted))
     return torch.where(hits, norms(x_adv - x, norm), math.inf)
 
 
+def longest(norm: str, x: Tensor, clip: tuple[float, float]) -> float:
+    """The norm of the longest way between two images of x's shape whose pixels lie in clip."""
+    return (clip[1] - clip[0]) * (1.0 if norm == "linf" else math.sqrt(x[0].numel()))
+
+
 def _search(forward: Forward, x: Tensor, goal: Goal, norm: str, steps: int, clip: tuple[float, float]) -> Tensor:
     """The nearest misclassified iterate; x itself where none is."""
-    largest = 1.0 if norm == "linf" else math.sqrt(x[0].numel())
+    largest = longest(norm, x, clip)
     nearest, shortest = x, torch.full((len(x),), math.inf, dtype=x.dtype, device=x.device)
     x_adv, radius = x, None
     for step in range(steps):
         gradient, hits, losses = ascent(forward, x_adv, goal)
+        losses = losses.to(x.dtype)
         length = norms(x_adv - x, norm)
         closer = hits & (length < shortest)
         nearest, shortest = torch.where(per_image(closer, x), x_adv, nearest), torch.where(closer, length, shortest)
@@ -106,7 +121,7 @@ def _nearest_class(forward: Forward, x: Tensor, y: Tensor, norm: str) -> Tensor:
         distances = []
         for target in candidates.unbind(1):
             losses = margin_to(logits, y, target)
-            (gradient,) = torch.autograd.grad(losses.sum(), x, retain_graph=True)
+            gradient = gradient_of(losses.sum(), x, retain_graph=True).nan_to_num(nan=0.0)
             distances.append(_to_boundary(gradient, losses.detach(), norm))
     nearest = torch.stack(distances, 1).argmin(1, keepdim=True)
     return candidates.gather(1, nearest)[:, 0]

@@ -1,10 +1,11 @@
 """Projected gradient ascent on the loss: FGSM (Goodfellow et al. 2015), PGD (Madry et al. 2018)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from arlib import engine
-from arlib.attacks.checks import check
+from arlib.attacks.checks import check, radius
 from arlib.attacks.losses import PLAIN, Goal, check_loss
 from arlib.attacks.steps import (
     BALLS,
@@ -17,6 +18,7 @@ from arlib.attacks.steps import (
     forward_of,
     look,
     nhwc,
+    opened,
     slope,
     take,
 )
@@ -69,6 +71,7 @@ def pgd(
     generator: torch.Generator | Streams | None = None,
     clip: tuple[float, float] = (0.0, 1.0),
     early_stop: bool = False,
+    logits: Callable[[object], Tensor] | None = None,
 ) -> Tensor:
     """Projected gradient descent with the worst case kept per image.
 
@@ -77,9 +80,11 @@ def pgd(
     model. Only images still classified right are restarted.
 
     Args:
-        model: any network on [0, 1] images; attacked in eval mode, left as it was found.
-        x, y: images (n, …) fp32 or fp64, labels (n,) int64 (targeted: the labels to reach).
+        model: any network on [0, 1] images, or any callable; attacked in eval mode, left as it was found.
+        x, y: images (n, …) fp32 or fp64, labels (n,) (targeted: the labels to reach); tensors or arrays.
         eps: radius in [0, 1] pixel units, a number or one an image (n,); step_size: by default eps / 4.
+        clip: the pixel range, here and in eps; logits: how to find the logits in what the model returns,
+            see `engine.logits_of`.
         norm: "linf" or "l2"; loss: "ce", "margin" or "dlr".
         random_start: uniform in the ball, clipped to the pixel range.
         generator: a `torch.Generator`, or `Streams` (one an image); by default a fresh one with seed 0.
@@ -91,8 +96,8 @@ def pgd(
     one_of("loss", loss, PLAIN)
     if restarts > 1 and not random_start:
         raise InputError(f"restarts is {restarts} without a random start: all would be the same. Use restarts=1.")
-    with engine.frozen(model) as f:
-        forward = forward_of(f)
+    with opened(model, x, y, logits) as (_, forward, x, y):
+        eps = radius(eps, x)
         classes = check(model, forward, x, y, eps=eps, norm=norm, clip=clip, steps=steps, restarts=restarts)
         check_loss(loss, classes, targeted)
         x = nhwc(x)
@@ -119,16 +124,18 @@ def fgsm(
     loss: str = "ce",
     targeted: bool = False,
     clip: tuple[float, float] = (0.0, 1.0),
+    logits: Callable[[object], Tensor] | None = None,
 ) -> Tensor:
     """The fast gradient sign method: one step of length eps from x itself (Goodfellow et al. 2015).
 
     Arguments, result and errors as in `pgd`; what comes back is the step, even where x was the worse.
     """
     one_of("loss", loss, PLAIN)
-    with engine.frozen(model) as f:
-        check_loss(loss, check(model, forward_of(f), x, y, eps=eps, norm=norm, clip=clip), targeted)
+    with opened(model, x, y, logits) as (_, forward, x, y):
+        eps = radius(eps, x)
+        check_loss(loss, check(model, forward, x, y, eps=eps, norm=norm, clip=clip), targeted)
         options = {"norm": norm, "loss": loss, "targeted": targeted, "clip": clip}
-        return perturb(f, x, y, eps=eps, steps=1, step_size=eps, **options).contiguous()
+        return perturb(forward, x, y, eps=eps, steps=1, step_size=eps, **options).contiguous()
 
 
 def pgd_restarts(

@@ -5,22 +5,27 @@ Carlini et al. 2019, the checks of Croce & Hein's AutoAttack), so that an evalua
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from arlib import engine
 from arlib.attacks.losses import Goal
 from arlib.attacks.pgd import pgd_restarts
-from arlib.attacks.steps import BALLS, Ball, Forward, Streams, ascent, look, nhwc
+from arlib.attacks.steps import BALLS, Ball, Forward, Streams, look, nhwc, raw_gradient
 
 SLACK = 0.003  # share of images that two attacks may differ by without meaning anything
 HUGE = 0.5  # radius at which every image can become plain grey, so that no network can be right on all
 LEFT = 0.05  # share that may be left standing there
 STEPS = 20
+PASSES, FEW = 10, 8  # of the network on so many images: a random draw seldom comes out equal in all of them
 
 
 def training_modules(model: nn.Module) -> str | None:
     """A network given in training mode is not what the numbers are about: attacks run in eval mode."""
+    if not isinstance(model, nn.Module):
+        return None
     names = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
     if names:
         return (
@@ -29,17 +34,33 @@ def training_modules(model: nn.Module) -> str | None:
         )
 
 
+def normalised(f: nn.Module, x: Tensor, clip: tuple[float, float]) -> str | None:
+    """Images that fit the pixel range by chance may still be normalised ones: their mean is not that of pixels."""
+    low, high = float(x.min()), float(x.max())
+    wide = clip[1] - clip[0] > 1.5 and clip[0] < 0 < clip[1]
+    if wide and abs(float(x.mean())) < 0.25 and low < -1.2 and high > 1.2:
+        return (
+            "the images look normalised (mean near 0, both signs): then eps is in units of the standard deviation, "
+            "another one for each channel. Give pixels, and arlib.with_normalization(model, mean, std)."
+        )
+
+
 @torch.no_grad()
 def behaviour(f: nn.Module, forward: Forward, x: Tensor) -> list[str | None]:
     """What two forward passes of the same images x (a few), and one of the first two alone, give away."""
-    once, again, alone = forward(x), forward(x), forward(x[:2])
-    found = [None] * 4
-    if not torch.isfinite(once).all():
-        return ["the logits are not finite on natural images: nothing measured here means anything."]
-    if any(module.training for module in f.modules()):
+    once, alone = forward(x), forward(x[:2])
+    found, bad = [None] * 4, ~torch.isfinite(once).all(1)
+    if bad.any():
+        share = float(bad.double().mean())
+        return [
+            f"the logits of {share:.1%} of the natural images are not finite: such an image counts as misclassified, "
+            "and no attack is said to succeed by such an answer. Little measured here means anything."
+        ]
+    if any(module.training for module in _inside(f)):
         found[0] = "the network puts modules back into training mode in its forward pass; its answers depend on it."
     scale = float(once.max() - once.min())
-    if float((once - again).abs().max()) > 1e-3 * scale:
+    few = forward(x[:FEW])
+    if any(float((forward(x[:FEW]) - few).abs().max()) > 1e-3 * scale for _ in range(PASSES)):
         found[1] = "two forward passes of the same images differ: a random network needs attacks on its average answer."
     elif float((once[:2] - alone).abs().max()) > 0.05 * scale:
         found[2] = "an image's logits depend on the other images of its batch, as with batch norm in training mode."
@@ -49,9 +70,27 @@ def behaviour(f: nn.Module, forward: Forward, x: Tensor) -> list[str | None]:
     return found
 
 
-def zero_gradients(forward: Forward, x: Tensor, y: Tensor) -> str | None:
+def _inside(f: nn.Module) -> Iterator[nn.Module]:
+    """The modules that run when f does."""
+    yield from f.running() if isinstance(f, engine.Prepared) else f.modules()
+
+
+def gradients(forward: Forward, x: Tensor, y: Tensor) -> list[str | None]:
+    """Gradients that lead nowhere: exactly zero, or not numbers."""
+    raw = raw_gradient(forward, nhwc(x), Goal(y))
+    bad = ~raw.isfinite().flatten(1)
+    found = None
+    if bad.any():
+        images, pixels = float(bad.any(1).double().mean()), float(bad.double().mean())
+        found = (
+            f"the gradient is not finite in {pixels:.1%} of the pixels, of {images:.1%} of the images (a root or a "
+            "logarithm of a black pixel, 0/0): attacks leave pixels without a direction where they are."
+        )
+    return [found, _zero_gradients(raw.nan_to_num(nan=0.0))]
+
+
+def _zero_gradients(gradient: Tensor) -> str | None:
     """Gradients that are exactly zero: half-precision underflow, saturation, or masking."""
-    gradient, _, _ = ascent(forward, nhwc(x), Goal(y))
     zero = (gradient == 0).flatten(1)
     images, pixels = float(zero.all(1).float().mean()), float(zero.float().mean())
     if images > 0.01 or pixels > 0.25:
@@ -87,13 +126,15 @@ def random_noise(forward: Forward, ball: Ball, y: Tensor, generator: torch.Gener
     return int(look(forward, moved, Goal(y))[0].sum())
 
 
-def does_not_fall(forward: Forward, x: Tensor, y: Tensor, norm: str, streams: Streams) -> str | None:
+def does_not_fall(
+    forward: Forward, x: Tensor, y: Tensor, norm: str, streams: Streams, clip: tuple[float, float] = (0.0, 1.0)
+) -> str | None:
     """At a radius where every image can become any grey one, an attack that works leaves next to nothing."""
-    eps = HUGE if norm == "linf" else HUGE * math.sqrt(x[0].numel())
+    eps = HUGE * (clip[1] - clip[0]) * (1.0 if norm == "linf" else math.sqrt(x[0].numel()))
     left = len(x)
     for loss in ("margin", "ce"):
         options = {"steps": STEPS, "step_size": eps / 4, "restarts": 1, "generator": streams, "early_stop": True}
-        best = pgd_restarts(forward, BALLS[norm](nhwc(x), eps), Goal(y, loss), **options)
+        best = pgd_restarts(forward, BALLS[norm](nhwc(x), eps, clip), Goal(y, loss), **options)
         left = min(left, int((~best.hit).sum()))
         if left <= LEFT * len(x):
             return None

@@ -3,11 +3,12 @@
 Weaker than the gradient attacks where gradients tell the truth; where it is stronger, they lie.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from arlib import engine
-from arlib.attacks.checks import check
+from arlib.attacks.checks import check, radius
 from arlib.attacks.losses import PLAIN, Goal, check_loss
 from arlib.attacks.steps import (
     Best,
@@ -16,9 +17,9 @@ from arlib.attacks.steps import (
     Streams,
     default_generator,
     draw,
-    forward_of,
     look,
     nhwc,
+    opened,
     per_image,
 )
 from arlib.errors import InputError, one_of
@@ -40,11 +41,12 @@ def square(
     p_init: float = 0.8,
     generator: torch.Generator | Streams | None = None,
     clip: tuple[float, float] = (0.0, 1.0),
+    logits: Callable[[object], Tensor] | None = None,
 ) -> Tensor:
     """Random squares of ±eps, each kept if it raises the loss; work on an image ends when it is misclassified.
 
     Args:
-        model, x, y, eps, loss, targeted, generator, clip: as in `pgd`; x: (n, c, h, w).
+        model, x, y, eps, loss, targeted, generator, clip, logits: as in `pgd`; x: (n, c, h, w).
         queries: forward passes an image at most; p_init: share of the image the first squares cover.
 
     Returns: adversarial images (n, c, h, w) within eps of x and within clip.
@@ -57,8 +59,8 @@ def square(
         raise InputError(f"images have shape {tuple(x.shape)}; the Square attack needs (n, c, h, w).")
     if not 0 < p_init <= 1:
         raise InputError(f"p_init is {p_init}; allowed: above 0, at most 1.")
-    with engine.frozen(model) as f:
-        forward = forward_of(f)
+    with opened(model, x, y, logits) as (_, forward, x, y):
+        eps = radius(eps, x)
         check_loss(loss, check(model, forward, x, y, eps=eps, clip=clip, queries=queries), targeted)
         x = nhwc(x)
         ball, goal = LinfBall(x, eps, clip), Goal(y, loss, targeted)

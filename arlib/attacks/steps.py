@@ -6,7 +6,8 @@ neither the projection nor the loss rounds in half precision. Nothing here waits
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,13 @@ from arlib.attacks.checks import check as check
 from arlib.attacks.losses import Goal
 from arlib.attacks.losses import cross_entropy as cross_entropy
 from arlib.attacks.losses import margin as margin
+from arlib.errors import InputError
 
+NO_GRADIENT = (
+    "the model has no gradient to its images (no_grad, detach, numpy or a hard decision in its forward pass), so "
+    "gradient attacks cannot begin. Remove that, or use what needs none: attacks.square, or evaluate with "
+    'attacks="square".'
+)
 Forward = Callable[[Tensor], Tensor]  # images (n, …) -> logits (n, k)
 PIXELS_A_CORE = 32 * 32 * 32  # in one pass on a CPU; with more, activations leave its cache (up to 1.3 × the time)
 
@@ -136,18 +143,29 @@ def default_generator(generator: torch.Generator | Streams | None, x: Tensor) ->
     return torch.Generator(x.device).manual_seed(0) if generator is None else generator
 
 
-def forward_of(f: Forward) -> Forward:
-    """`f` taking fp32 images and giving logits of at least fp32, whatever precision it computes in."""
-    parameter = next(iter(f.parameters()), None) if isinstance(f, nn.Module) else None
-    half = parameter.dtype if parameter is not None and parameter.dtype in (torch.bfloat16, torch.float16) else None
-    if isinstance(f, engine.Prepared) and f.precision != "float32":
-        half = None  # it casts by itself, after the normalisation
+def forward_of(f: Forward, logits: Callable[[object], Tensor] | None = None) -> Forward:
+    """`f` taking images of at least fp32 and giving logits (n, k) of at least fp32, whatever it computes in.
+
+    logits: how to find them in what the model returns, see `engine.logits_of`.
+    """
+    own = None if isinstance(f, engine.Prepared) else engine.dtype_of(f)  # a prepared network casts by itself
 
     def forward(x: Tensor) -> Tensor:
-        logits = f(x if half is None else x.to(half))
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        found = engine.logits_of(f(x if own in (None, x.dtype) else x.to(own)), logits)
+        return found.to(torch.promote_types(found.dtype, torch.float32))
 
     return forward
+
+
+@contextmanager
+def opened(model, x, y, logits=None) -> Iterator[tuple[nn.Module, Forward, Tensor, Tensor]]:
+    """What every attack begins with: the frozen network, its logits as a function, images and labels as tensors.
+
+    Images and labels may be arrays or lists; the model any callable. Nothing is checked yet.
+    """
+    x, y = engine.images_and_labels(model, x, y)
+    with engine.frozen(model) as f:
+        yield f, forward_of(f, logits), x, y
 
 
 def in_parts(x: Tensor, run: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
@@ -176,13 +194,33 @@ def input_gradient(
 
 
 def _gradient(forward: Forward, x: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    gradient, outputs, losses = _raw(forward, x, loss)
+    # Where the gradient is not a number (0/0, sqrt on a black pixel) there is no direction: the pixel stays.
+    return gradient.nan_to_num(nan=0.0), outputs, losses
+
+
+def raw_gradient(forward: Forward, x: Tensor, goal: Goal) -> Tensor:
+    """The gradient as the model gives it, also where it is not finite. (n, …)."""
+    return in_parts(x, lambda part: _raw(forward, x[part], goal.take(part).losses))[0]
+
+
+def _raw(forward: Forward, x: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
         outputs = forward(x)
         losses = loss(outputs)
         total = losses.sum()
-    (gradient,) = torch.autograd.grad(total, x)
-    return gradient, outputs.detach(), losses.detach()
+    return gradient_of(total, x), outputs.detach(), losses.detach()
+
+
+def gradient_of(total: Tensor, x: Tensor, retain_graph: bool = False) -> Tensor:
+    """The gradient of a number to the images; `InputError` where the model has none."""
+    if not total.requires_grad:
+        raise InputError(NO_GRADIENT)
+    (gradient,) = torch.autograd.grad(total, x, retain_graph=retain_graph, allow_unused=True)
+    if gradient is None:
+        raise InputError(NO_GRADIENT)
+    return gradient
 
 
 def slope(forward: Forward, x: Tensor, goal: Goal) -> tuple[Tensor, Tensor, Tensor]:

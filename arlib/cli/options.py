@@ -24,7 +24,8 @@ Mode = Annotated[
 Precision = Annotated[
     str,
     typer.Option(
-        help="Of the network's passes in training: float32, bfloat16, or bfloat16-attack (the attack's only)."
+        help="Of the network's passes in training: float32, bfloat16, bfloat16-attack (the attack's only), or auto: "
+        "what the study has so far, else the fastest here of those with equivalent results."
     ),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse a mode or precision the device lacks.")]

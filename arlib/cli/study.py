@@ -100,9 +100,10 @@ def study_run(
     Start it in several terminals, or on several machines with one shared store: they share the runs.
     Ctrl-C, a full disk or a killed process lose at most one epoch; the same command goes on.
     """
-    from arlib import studies
+    from arlib import engine, studies
 
     signal.signal(signal.SIGTERM, as_interrupt)
+    engine.keep_memory()
     study = studies.load(name, store)
     shown = sys.stderr.isatty() if progress is None else progress
     options = {"progress": shown, "wait": wait, "afresh": afresh, "mix": mix}

@@ -58,10 +58,11 @@ def train_one(
     PGD adversarial training by default; TRADES, N-FGSM, AWP, a warm-up of the strength and weight
     averaging are options. An option that the others make idle is refused.
     """
-    from arlib import records, training
+    from arlib import engine, records, training
     from arlib.training import distributed
 
     signal.signal(signal.SIGTERM, as_interrupt)
+    engine.keep_memory()
     recipe = training.Recipe(
         dataset=dataset, model=model, width=width, eps=strength / 255, steps=steps,
         step_size=None if step is None else step / 255, train_images=train_images, epochs=epochs,

@@ -16,7 +16,8 @@ def keep_memory() -> bool:
 
     glibc returns the activations of a pass (megabytes each) to the system, which hands them out again page by page,
     zeroed: up to a quarter of the time of an attack on a CPU (a training soon teaches glibc better). Results do not
-    change. Other C libraries, and an allocator that the user tuned by its environment variables, are left as they
+    change. It is the process that changes, so nothing here calls this but who owns one: the command line, benchmarks,
+    or you. Other C libraries, and an allocator that the user tuned by its environment variables, are left as they
     are. A GPU's memory is torch's own affair.
     """
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in TUNED):

@@ -6,6 +6,7 @@ already (a convolution with its batch norm, a block less its activations) has th
 everywhere, so the same function measures composite operators: give any x.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,18 +14,33 @@ from contextlib import contextmanager
 import pandas as pd
 import torch
 from torch import fx, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from arlib import engine
 from arlib.errors import InputError
 from arlib.spectra.lanczos import Bidiagonalization, gauss
 from arlib.spectra.operator import LinearMap
 from arlib.spectra.spread import t_half_width
 from arlib.spectra.summary import NAMES, statistics
 
-ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Dropout)
-_FUNCTIONS = (torch.relu, torch.relu_, nn.functional.relu, nn.functional.relu6, nn.functional.gelu, nn.functional.silu)
+ACTIVATIONS = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus,
+    nn.Softsign, nn.Sigmoid, nn.Tanh, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Hardshrink, nn.Softshrink,
+    nn.Tanhshrink, nn.LogSigmoid, nn.modules.dropout._DropoutNd,
+)  # fmt: skip
+_METHODS = ("relu", "sigmoid", "tanh")
+_NAMES = (
+    "relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "prelu", "elu", "elu_", "celu", "selu", "gelu", "silu",
+    "mish", "softplus", "softsign", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "hardshrink",
+    "softshrink", "tanhshrink", "logsigmoid", "dropout", "dropout1d", "dropout2d", "dropout3d",
+)  # fmt: skip
+_FUNCTIONS = {
+    getattr(place, name) for place in (torch, nn.functional) for name in _NAMES if callable(getattr(place, name, None))
+}
 COLUMNS = ("input", "rows", "columns", "method", "sum_of_squares", "sum_of_squares_low", "sum_of_squares_high", *NAMES)
 
 
+@torch.inference_mode(False)
 def jacobian(
     function: Callable[[torch.Tensor], torch.Tensor],
     x: torch.Tensor,
@@ -50,8 +66,11 @@ def jacobian(
     """
     if not x.is_floating_point() or x.ndim < 2 or probes < 2:
         raise InputError(f"x is {x.dtype} of shape {tuple(x.shape)}, probes {probes}; needed: float (b, …) and ≥ 2.")
+    own = engine.dtype_of(function)
+    x, _ = engine.images_and_labels(function, x.detach())
+    x = x if own is None else x.to(own)
     with _measured(function):
-        operator = jacobian_map(function, x.detach())
+        operator = jacobian_map(function, x)
         rows = (
             _exact(operator, len(x)) if operator.count <= exact_limit else _extremes(operator, x, steps, probes, seed)
         )
@@ -61,13 +80,18 @@ def jacobian(
 
 def jacobian_map(function: Callable, x: torch.Tensor) -> LinearMap:
     """The Jacobians at b inputs as one map of (b, columns) → (b, rows): row i of a batch meets Jacobian i."""
-    with torch.enable_grad():
+    # Attention is differentiated twice here, which only its plain form can be.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         x = x.clone().requires_grad_()
-        y = function(x)
-        if not isinstance(y, torch.Tensor) or y.shape[:1] != x.shape[:1]:
-            raise InputError(f"The function's output must be one tensor (b, …) with b = {len(x)}, as its input.")
+        y = function(x.clone())
+        if not isinstance(y, torch.Tensor) or y.shape[:1] != x.shape[:1] or not y.is_floating_point():
+            raise InputError(f"The function's output must be one float tensor (b, …) with b = {len(x)}, as its input.")
         u = torch.zeros_like(y, requires_grad=True)
-        (pulled,) = torch.autograd.grad(y, x, u, create_graph=True)  # Jᵀu, linear in u: its own gradient is J
+        if not y.requires_grad:
+            raise InputError("The function has no gradient to its input (no_grad, detach or numpy inside it).")
+        (pulled,) = torch.autograd.grad(y, x, u, create_graph=True, allow_unused=True)
+        if pulled is None:  # Jᵀu, linear in u: its own gradient is J
+            raise InputError("The function has no gradient to its input (no_grad, detach or numpy inside it).")
 
     def apply(v: torch.Tensor) -> torch.Tensor:
         return torch.autograd.grad(pulled, u, v.view_as(x), retain_graph=True)[0].flatten(1)
@@ -79,26 +103,51 @@ def jacobian_map(function: Callable, x: torch.Tensor) -> LinearMap:
 
 
 def linearised(module: nn.Module) -> fx.GraphModule:
-    """A copy of a module in eval mode without its activations and dropout: a block as one linear map.
+    """A copy of a module in eval mode without its activations and dropout: a block as one affine map.
 
-    Raises `InputError` where torch.fx cannot follow the module's control flow.
+    Its first input decides whether that is what came out: an activation that was overlooked would make
+    every singular value wrong.
+
+    Raises `InputError` where torch.fx cannot follow the module's control flow; and, when it is first
+    run, for a copy that is not affine, naming what it still calls.
     """
-    with _measured(module):
+    with engine.left_as_found(module):
         try:
-            traced = fx.symbolic_trace(module)
+            traced = fx.symbolic_trace(module.eval())
         except Exception as error:  # fx raises whatever the traced code raises on a symbolic value
             raise InputError(f"torch.fx cannot trace {type(module).__name__}: {error}") from error
+        traced = copy.deepcopy(traced)
     modules = dict(traced.named_modules())
     for node in list(traced.graph.nodes):
         called = node.op == "call_module" and isinstance(modules[node.target], ACTIVATIONS)
         named = (node.op == "call_function" and node.target in _FUNCTIONS) or (
-            node.op == "call_method" and node.target in ("relu", "relu_")
+            node.op == "call_method" and node.target.rstrip("_") in _METHODS
         )
         if called or named:
             node.replace_all_uses_with(node.args[0])
             traced.graph.erase_node(node)
     traced.recompile()
+    left = sorted({str(node.target) for node in traced.graph.nodes if node.op.startswith("call_")})
+    _refuse_unless_affine(traced, type(module).__name__, left)
     return traced.eval()
+
+
+def _refuse_unless_affine(traced: fx.GraphModule, name: str, left: list[str]) -> None:
+    """Look at the first input given to it, once: f(x + h) − f(x) must be f(h) − f(0)."""
+
+    def look(_, given: tuple) -> None:
+        handle.remove()
+        x = given[0].detach()
+        h = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x) * (x.abs().amax() + 1)
+        with torch.no_grad():
+            moved, own = traced(x + h) - traced(x), traced(h) - traced(torch.zeros_like(x))
+        if float((moved - own).abs().max()) > 1e-3 * float(own.abs().max()):
+            raise InputError(
+                f"{name} without its activations is still not affine: it calls {', '.join(left)}. Give a part of it, "
+                "or spectra.jacobian of the module itself at given inputs."
+            )
+
+    handle = traced.register_forward_pre_hook(look)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import nn
 from tqdm import tqdm
 
 from arlib import engine
-from arlib.errors import one_of
+from arlib.errors import InputError, one_of
 from arlib.spectra import layers as model_layers
 from arlib.spectra.blocks import in_threads, one_core
 from arlib.spectra.conv import checked, fits_dense, singular_values_dense
@@ -68,8 +68,12 @@ def of(
     """
     one_of("operator", operator, OPERATORS)
     options = {"probes": probes, "tolerance": tolerance, "seed": seed}
-    with one_core() as threads:
-        norms = engine.batchnorm_of(model)
+    model = engine.unwrapped(model)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model is a {type(model).__name__}; give the torch module that holds the weights.")
+    with one_core() as threads, engine.left_as_found(model), torch.inference_mode(False):
+        model.eval()
+        norms = engine.batchnorm_of(model, tuple(input_shape))
         layers = model_layers.find(model, input_shape, sizes)
         bns = [model.get_submodule(norms[layer.name]) if layer.name in norms else None for layer in layers]
         measured = [_folded(model, *pair) if fold_bn else pair[0] for pair in zip(layers, bns, strict=True)]

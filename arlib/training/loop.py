@@ -69,15 +69,18 @@ def train(
     folder: where checkpoints, history and weights go; training goes on from what is there.
     keep_epochs: epochs whose weights are kept as epoch-N.safetensors. time_budget: seconds after
     which no further epoch is begun; the run then comes back with finished=False.
-    mode, precision, strict: how fast, see `engine.settle`; provenance, not part of the recipe.
+    mode, precision, strict: how fast, see `engine.settle`; provenance, not part of the recipe. precision
+    "auto" times on this machine those that were shown to give equivalent results, and takes the fastest.
     micro_batches: parts in which a batch is worked on, to save memory; batch norm sees each by itself.
 
-    Raises `InputError` for a folder of another recipe, `RecordError` for a damaged checkpoint,
+    Raises `InputError` for a folder of another recipe or precision, `RecordError` for a damaged checkpoint,
     `TrainingStopped` when the loss is no longer finite, memory does not suffice or a process is lost.
     """
     if micro_batches < 1:
         raise InputError(f"micro_batches is {micro_batches}; it must be at least 1.")
     where = engine.device(distributed.own_device(device))
+    if precision == "auto":
+        precision = _precision_here(recipe, folder, data_root, where, mode)
     mode, precision = engine.settle(mode, precision, where, strict=strict)
     with distributed.joined(where) as world, distributed.explained(world, recipe.id), engine.fastest_kernels():
         folder = None if folder is None else Path(folder)
@@ -85,6 +88,19 @@ def train(
         state.resume()
         _run(state, progress and world.first, time_budget)
         return state.result()
+
+
+def _precision_here(recipe: Recipe, folder, data_root, where: torch.device, mode: str) -> str:
+    """The one that a training was begun in, else the fastest here of those that give equivalent results."""
+    from arlib.training.fastest import fastest_precision  # it needs this module
+
+    if (processes := World.launched().size) > 1:
+        raise InputError(f"precision is 'auto', which times one process; {processes} work together here. Name one.")
+    begun = None if folder is None else store.read_checkpoint(Path(folder), recipe)
+    if begun is not None and begun.precision:
+        return begun.precision
+    mode, _ = engine.settle(mode, "float32", where)
+    return fastest_precision(recipe, data.load(recipe.dataset, data_root, device=where), mode, where)
 
 
 def _run(state: "_State", progress: bool, time_budget: float | None) -> None:
@@ -182,7 +198,7 @@ class _State:
             )
 
     def _finish_epoch(self, robust_loss: float, robust_error: float, training_seconds: float, begun: float) -> None:
-        self.prepared.refresh()
+        self.prepared.copy_weights()
         monitored = self.recipe.monitor_images
         train_loss, train_error, _ = self._evaluate(self.train[:monitored])
         val_loss, val_error, largest = self._evaluate(self.data.val)
@@ -240,6 +256,12 @@ class _State:
         found = store.read_checkpoint(self.folder, self.recipe)
         if found is None:
             return
+        if found.precision not in ("", self.precision):
+            raise InputError(
+                f"{self.recipe.id}: its {found.epoch} epochs so far were trained in {found.precision}, this would "
+                f"go on in {self.precision}. One training stays one precision: give precision {found.precision!r}, "
+                "or another folder to begin anew."
+            )
         self.epoch, self.history, self.collapsed = found.epoch, found.history, found.collapsed
         self.model.load_state_dict(found.model)
         self.best = {name: value.to(self.device) for name, value in found.best.items()}
@@ -259,7 +281,9 @@ class _State:
         momentum = {n: state[p]["momentum_buffer"] for n, p in self.model.named_parameters() if p in state}
         average = {} if self.average is None else self.average.state_dict()
         weights = self.model.state_dict()
-        found = store.Checkpoint(self.epoch, self.history, self.collapsed, weights, self.best, momentum, average)
+        found = store.Checkpoint(
+            self.epoch, self.history, self.collapsed, weights, self.best, momentum, average, self.precision
+        )
         store.write_checkpoint(self.folder, self.recipe, found)
 
     def result(self) -> Run:

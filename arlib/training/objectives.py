@@ -68,7 +68,7 @@ def craft(
     """
     if start is None:
         return x
-    prepared.refresh()
+    prepared.copy_weights()
     step = recipe.attack_step * (eps / recipe.eps)
     if recipe.objective == "trades":
         return _most_divergent(prepared, x, start, eps, recipe.steps, step)

@@ -27,6 +27,8 @@ class Checkpoint:
     best: dict[str, torch.Tensor]
     momentum: dict[str, torch.Tensor]
     average: dict[str, torch.Tensor]
+    precision: str = ""
+    """What it was trained in so far; empty in checkpoints of before this was kept."""
 
 
 def write_checkpoint(folder: Path, recipe: Recipe, found: Checkpoint) -> None:
@@ -34,6 +36,7 @@ def write_checkpoint(folder: Path, recipe: Recipe, found: Checkpoint) -> None:
     groups = {"model": found.model, "best": found.best, "momentum": found.momentum, "average": found.average}
     tensors = {f"{group}|{name}": value for group, part in groups.items() for name, value in part.items()}
     said = {"epoch": found.epoch, "history": found.history, "collapsed": found.collapsed, "recipe": recipe.to_dict()}
+    said["precision"] = found.precision
     files.write_tensors(folder / CHECKPOINT, tensors, {"arlib": json.dumps(said)})
 
 
@@ -51,7 +54,7 @@ def read_checkpoint(folder: Path, recipe: Recipe) -> Checkpoint | None:
     for key, value in tensors.items():
         group, _, name = key.partition("|")
         groups[group][name] = value
-    return Checkpoint(said["epoch"], said["history"], said["collapsed"], **groups)
+    return Checkpoint(said["epoch"], said["history"], said["collapsed"], **groups, precision=said.get("precision", ""))
 
 
 def write_weights(folder: Path, which: str, recipe: Recipe, state: dict[str, torch.Tensor]) -> None:
