@@ -232,10 +232,18 @@ for _kind, _form, _first in (
 _Values.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node), 10))
 
 
+def _read(text: str) -> object:
+    loader = _Values(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def _typed(text: str) -> object:
     """A number, true or false, a list or mapping, nothing (~), or the text itself."""
     try:
-        return yaml.load(text, _Values) if text.strip() else ""
+        return _read(text) if text.strip() else ""
     except yaml.YAMLError:
         return text
 
@@ -243,7 +251,7 @@ def _typed(text: str) -> object:
 def _listed(text: str) -> list:
     """The values between commas; those inside brackets belong together."""
     try:
-        found = yaml.load(f"[{text}]", _Values)
+        found = _read(f"[{text}]")
     except yaml.YAMLError:
         found = None
     return (

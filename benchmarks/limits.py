@@ -56,7 +56,7 @@ def work(setting: Setting) -> Work:
     """Work of our step (input-only gradients while crafting, batch norm folded) on an image of a full batch."""
     setting = replace(setting, device="cpu")
     model = loops.network(setting).train()
-    prepared = engine.prepare(model, mode="folded")
+    prepared = engine.prepare(model, mode="folded").compare(torch.rand(2, 3, setting.size, setting.size))
     few, more = (_counted(prepared, model, n, setting) for n in (2, 4))
     flops, moved = ((b - a) / 2 for a, b in zip(few, more, strict=True))  # an image's own share …
     return Work(flops, moved + (few[1] - 2 * moved) / setting.batch)  # … and its part of the weights' bytes

@@ -17,7 +17,7 @@ def study(records):
     """What a study offers to layertables."""
     entries = [SimpleNamespace(recipe=Recipe(dataset="digits", seed=seed), variant="") for seed in range(3)]
     config = {"effect": 8.0, "feature": 4.0, "flip_pgd": 4.0, "flip_sign": 8.0}
-    return SimpleNamespace(name="s", records=lambda: records, recipes=entries, claims=config, toy=False)
+    return SimpleNamespace(name="s", records=lambda: records, recipes=entries, claims=config, toy=False, protocol=1)
 
 
 def test_layer_rule_shows_the_conditions_of_the_verdict():
@@ -51,7 +51,8 @@ def test_operators_compares_with_the_circular_one():
     seeds = changed.loc[circular, "seed"].to_numpy()
     changed.loc[other, "value"] = (0.4 + 0.2 * (seeds == 0)) * changed.loc[circular, "value"].to_numpy()
     table = layertables.operators(changed, strength=8)
-    assert list(table.index) == ["circular", "circular, BN folded", "reshaped kernel"]  # what is recorded
+    folded = ["circular, BN folded", "… with natural BN statistics"]
+    assert list(table.index) == ["circular", *folded, "reshaped kernel"]  # what is recorded
     assert table.loc["reshaped kernel", "std / circular"] == "0.47"  # all seeds count alike: (0.6 + 0.4 + 0.4) / 3
     rows = changed[circular & (changed["strength"] == 8) & (changed["checkpoint"] == "last")]
     rows = rows[rows["layer"].isin(synthetic.CONVOLUTIONS)]

@@ -296,6 +296,7 @@ def test_a_step_never_waits_for_the_device(fields):
     x, y = images(8, (1, 8, 8), 0, 1)
     r, x, prepared, average = recipe(awp=5e-3, **fields), x.float(), engine.prepare(model), Average(model, 0.99)
     eps = torch.tensor(EPS)
+    prepared.compare(x)
     with NoHostRead():
         crafted = objectives.examples(prepared, x, y, r, eps, seeded())
         with awp.perturbed(model, crafted, y, x, r):

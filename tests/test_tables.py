@@ -179,7 +179,7 @@ def study(records):
     """What a study offers to tables."""
     entries = [SimpleNamespace(recipe=Recipe(dataset="digits", seed=seed), variant="") for seed in range(3)]
     config = {"effect": 8.0, "feature": 4.0, "flip_pgd": 4.0, "flip_sign": 8.0}
-    return SimpleNamespace(name="s", records=lambda: records, recipes=entries, claims=config, toy=False)
+    return SimpleNamespace(name="s", records=lambda: records, recipes=entries, claims=config, toy=False, protocol=1)
 
 
 def test_nothing_recorded_is_said():

@@ -126,6 +126,7 @@ def test_a_step_never_waits_for_the_device(name):
     digits = data.load("digits", device="cpu")
     model = training.initial_model(recipe, digits).train()
     step, (x, y) = Step(recipe, model, World(), "folded", "float32"), digits.train[:16]
+    step.prepared.compare(x)
     with Scalars() as scalars:
         step(x, y, torch.Generator().manual_seed(0), 0.1, 0.0)
     assert not scalars.seen

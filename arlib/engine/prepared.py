@@ -76,7 +76,7 @@ class Prepared(nn.Module):
 
     def forward(self, x: torch.Tensor) -> object:
         if not self.checked:
-            self._check(x)
+            self.compare(x)
         x = x.to(self.takes) if self.takes not in (None, x.dtype) and x.is_floating_point() else x
         x = x.clone() if self.copies_input else x
         if x.ndim == 4 and self.mode != "plain":
@@ -95,12 +95,15 @@ class Prepared(nn.Module):
             return truth(x)
 
     @torch.no_grad()
-    def _check(self, x: torch.Tensor) -> None:
-        """Compare with the source on these images, once; where the two differ, the source is used from then on."""
+    def compare(self, x: torch.Tensor) -> "Prepared":
+        """Compare with the source on these images; where the two differ, the source is used from then on.
+
+        The first pass does it by itself; before work that must not wait for the device, do it beforehand.
+        """
         self.checked = True
         if self.module is None:
             self.copies_input = True  # cheaper than to find out whether the source writes over it
-            return
+            return self
         x = x.detach()
         x = x.to(self.takes) if self.takes is not None and x.is_floating_point() else x
         with self._weights_of_now():
@@ -109,6 +112,7 @@ class Prepared(nn.Module):
         if why:
             self.copies_input = True
             self._fall_back(why)
+        return self
 
     @contextmanager
     def _weights_of_now(self) -> Iterator[None]:

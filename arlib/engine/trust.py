@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from arlib.engine.found import left_as_found
 
-IMAGES = 8  # that the two are compared on
+IMAGES = 4  # that the two are compared on
 DRAWS = 12  # passes of the model alone: a discrete draw (one crop of five, say) seldom comes out equal in all
 # Largest difference of outputs, relative to their size, that is rounding; of gradients ten times that.
 ROUNDING = {torch.float64: 1e-9, torch.float32: 2e-4, torch.float16: 0.02, torch.bfloat16: 0.1}

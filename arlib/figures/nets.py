@@ -221,6 +221,10 @@ def attack_ladder(table: pd.DataFrame):
 _VERDICTS = {
     "supported": "#BFDDF2",
     "supported, scale only": "#DDEBF5",
+    "features only": "#DDEBF5",
+    "raw weights only": "#DDEBF5",
+    "no gap to regularise": "#E9EBEE",
+    "–": "#FFFFFF",
     "contradicted": "#F6C9A3",
     "mixed": "#E4D3F2",
     "undecided": "#E9EBEE",
@@ -232,15 +236,18 @@ _VERDICTS = {
 def verdict_strip(by_study: pd.DataFrame | Mapping[str, pd.DataFrame]):
     """Verdicts as a table of coloured words: a row a claim, a column a study.
 
-    by_study: what `claims.verdicts` returns, or a mapping of study name to that.
+    by_study: what `claims.verdicts` returns, or a mapping of study name to that. The parts of a claim have rows
+    where some study is of protocol 2; in one of protocol 1 they are "–".
     """
     frames = {"verdict": by_study} if isinstance(by_study, pd.DataFrame) else dict(by_study)
     names = [f"{name} (toy)" if frame["toy"].any() else name for name, frame in frames.items()]
-    first = next(iter(frames.values()))
+    first = max(frames.values(), key=len)
+    verdicts = {name: frame.set_index("claim")["verdict"].reindex(first["claim"], fill_value="–")
+                for name, frame in frames.items()}  # fmt: skip
     figure, (ax,) = panels(1, height=0.5 + 0.32 * len(first))
     figure.set_figwidth(3.2 + 2.0 * len(frames))
-    for column, frame in enumerate(frames.values()):
-        for row, verdict in enumerate(frame["verdict"]):
+    for column, found in enumerate(verdicts.values()):
+        for row, verdict in enumerate(found):
             ax.fill([column, column + 1, column + 1, column], [row, row, row + 1, row + 1], color=_VERDICTS[verdict])
             ax.text(column + 0.5, row + 0.5, verdict, ha="center", va="center", fontsize=9, color=NEUTRAL)
     ax.set(xlim=(0, len(frames)), ylim=(len(first), 0), xlabel="study", ylabel="claim")
@@ -253,7 +260,7 @@ def verdict_strip(by_study: pd.DataFrame | Mapping[str, pd.DataFrame]):
     for edge in range(len(first) + 1):
         ax.axhline(edge, color=GREY, linewidth=0.5)
     said = [
-        f"{name}: " + ", ".join(f"{c} {v}" for c, v in zip(frame["claim"], frame["verdict"], strict=True))
-        for name, frame in zip(names, frames.values(), strict=True)
+        f"{name}: " + ", ".join(f"{claim} {verdict}" for claim, verdict in found.items())
+        for name, found in zip(names, verdicts.values(), strict=True)
     ]
     return figure, "Verdicts. " + "; ".join(said) + "."

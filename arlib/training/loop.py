@@ -29,6 +29,7 @@ from arlib.training.step import Step
 
 BEST_STEPS = 10  # PGD steps of the validation attack that chooses the best weights
 EVAL_BATCH = 500
+FEW = 8  # training images on which the copy that is attacked is compared with the network, before the first step
 Attack = Callable[[torch.Tensor, torch.Tensor, torch.Generator], torch.Tensor]
 ORDER, NOISE, STARTS, MONITOR = range(4)  # purposes of random numbers
 
@@ -149,6 +150,7 @@ class _State:
         self.average = Average(self.model, recipe.ema) if recipe.ema else None
         self.judged = self.model if self.average is None else self.average.module  # what is evaluated and kept
         attacked = self.average is None and precision == "float32"  # what is told of an epoch is always float32
+        self.step.prepared.compare(self.train[:FEW].x)
         self.prepared = self.step.prepared if attacked else engine.prepare(self.judged)
         self.best = {name: value.clone() for name, value in self.judged.state_dict().items()}
         self.epoch, self.history, self.collapsed = 0, [], ""
