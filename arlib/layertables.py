@@ -17,31 +17,39 @@ def layer_rule(study, claim: str) -> pd.DataFrame:
     A row a condition, a column a statistic. Shares are of layers that move the way of the median, a number a seed.
     Raises `NotMeasured` if the deciding statistic is not measured at three seeds.
     """
-    one_of("claim", claim, [c.id for c in claims.CLAIMS.values() if c.primary and c.primary.layers])
-    config, table, declared = claims.config_of(study), clean(study.records()), claims.CLAIMS[claim]
+    config, table = claims.config_of(study), clean(study.records())
+    known = claims.claims_of(config.protocol)
+    one_of("claim", claim, [c.id for c in known.values() if c.primary and c.primary.layers])
+    declared = known[claim]
     out, columns = set(claims.collapsed(table, config)["strength"]), {}
     for statistic in (declared.primary.at(config), declared.twin.at(config)):
         found = claims.gather(values(table, statistic), statistic, config, out=out)
         if found.problem and not columns:
             raise NotMeasured(f"{claim} is not measured on {study.name}: {found.problem}")
-        columns[statistic.label] = _conditions(found, statistic, declared.expected)
+        expected = declared.expected * (declared.twin_follows if columns else 1)
+        columns[statistic.label] = _conditions(found, statistic, expected, config.protocol)
     return pd.DataFrame(columns).fillna(NOT_MEASURED)
 
 
-def _conditions(found: claims.Evidence, statistic: claims.Statistic, expected: int) -> dict[str, str]:
+def _conditions(found: claims.Evidence, statistic: claims.Statistic, expected: int, protocol: int) -> dict[str, str]:
     if found.problem:
         return {}
     rises = found.effect.mean > 0
     shares = found.larger if rises else found.shares
-    stands = min(shares) > max(0.5, found.floor)
-    return {
+    said = {
         "ratio, median over layers [95 % interval]": effect_text(statistic, found.effect),
         "trend over strengths": p_text(found.trend_p),
         f"share of layers that go {'up' if rises else 'down'}, by seed": ", ".join(f"{100 * s:.0f} %" for s in shares),
-        "share between two seeds of one strength": f"up to {100 * found.floor:.0f} %",
-        "stands out": "yes" if stands else "cannot: the floor is 100 %" if found.floor == 1 else "no",
-        "verdict of this statistic alone": claims.judge(found, expected),
     }
+    if protocol == 2:
+        stands = min(shares) > 0.5 and abs(found.effect.mean) > found.noise
+        said["ratio between two seeds of one strength, 95th percentile"] = f"× {np.exp(found.noise):.3g}"
+        said["stands out"] = "yes" if stands else "no"
+    else:
+        stands = min(shares) > max(0.5, found.floor)
+        said["share between two seeds of one strength"] = f"up to {100 * found.floor:.0f} %"
+        said["stands out"] = "yes" if stands else "cannot: the floor is 100 %" if found.floor == 1 else "no"
+    return said | {"verdict of this statistic alone": claims.judge(found, expected, protocol)}
 
 
 def operators(records: pd.DataFrame, *, strength: float) -> pd.DataFrame:

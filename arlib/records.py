@@ -102,7 +102,10 @@ class Record:
             if (self.folder / name).is_file():
                 stored = files.read_tensors(self.folder / name)
                 return {key: t.float() if t.is_floating_point() else t for key, t in stored.items()}
-        raise InputError(f"{self.folder} holds no weights (published records keep those of seed 0 only).")
+        raise InputError(
+            f"{self.folder} holds no weights: a study publishes those of some runs only. Compute the run yourself with "
+            f"`arlib study run {self.folder.parent.name} --afresh --store FOLDER`, and read it from that store."
+        )
 
 
 def write(

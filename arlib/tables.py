@@ -166,8 +166,12 @@ def matched(study, claim: str) -> pd.DataFrame:
     """The matched-fit control of one claim ("C2" … "C7") on a study, as text, a row an AR strength.
 
     effect: adversarially trained net − finished standard net; at equal fit: − standard net of equal train
-    cross-entropy. Factors for log statistics, points for rates. Raises `NotMeasured` without checkpoints.
+    cross-entropy. Factors for log statistics, points for rates. Of a study of protocol 2: the share of the effect
+    that is left beside shorter trainings, at equal train cross-entropy and at equal train error; of C5 and C6 all
+    parts. Raises `NotMeasured` without checkpoints or controls.
     """
+    if study.protocol == 2:
+        return _left(study, claim)
     found = claims.matched_fit(study.records(), claims.config_of(study))
     found = found[found["claim"] == claim]
     if found.empty:
@@ -182,6 +186,28 @@ def matched(study, claim: str) -> pd.DataFrame:
             "seeds that reach it": str(row.seeds),
             "reading": row.reading,
         }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("AR strength")
+
+
+def _left(study, claim: str) -> pd.DataFrame:
+    found = claims.shares_left(study.records(), claims.config_of(study))
+    parts = claims.PARTS.get(claim, (claim,))
+    found = found[found["claim"].isin(parts)]
+    if found.empty:
+        raise NotMeasured(f"{study.name} has no controls measured for {claim}.")
+    share = lambda row, axis: (
+        NOT_MEASURED if row[f"{axis}_seeds"] == 0
+        else f"{row[f'{axis}_left']:.2f} [{row[f'{axis}_low']:.2f}, {row[f'{axis}_high']:.2f}]".replace("-", "−")
+    )  # fmt: skip
+    rows = {
+        (f"{row['claim']}, " if len(parts) > 1 else "") + f"{row['strength']:g}": {
+            "left at equal train CE [95 % interval]": share(row, "ce"),
+            "left at equal train error": share(row, "error"),
+            "seeds that reach it": f"{row['ce_seeds']}, {row['error_seeds']}",
+            "reading": row["reading"],
+        }
+        for row in found.to_dict("records")
+    }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("AR strength")
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,10 +10,11 @@ import pytest
 import synthetic
 from scipy import stats
 
-from arlib import claims, studies
+from arlib import claims, figures, layertables, studies, tables
 from arlib.claims import controls
 from arlib.claims.declared import Config, Statistic
-from arlib.errors import InputError
+from arlib.errors import InputError, NotMeasured
+from arlib.training import Recipe
 
 LAYERED = Statistic("a number", "x", log=True, layers="blocks")
 SECOND = {"protocol": 2}
@@ -286,3 +288,34 @@ def test_sensitivity_knows_the_parts():
         claims.sensitivity(synthetic.records(), "C6b")
     with pytest.raises(InputError, match="protocol"):
         claims.decide(synthetic.records(), {"protocol": 3})
+
+
+# --- what the chapters print of a study of protocol 2
+
+
+def study(records):
+    recipes = [SimpleNamespace(recipe=Recipe(dataset="digits", seed=seed), variant="") for seed in range(3)]
+    config = {"effect": 8.0, "feature": 4.0, "flip_pgd": 4.0, "flip_sign": 8.0}
+    return SimpleNamespace(name="s", records=lambda: records, recipes=recipes, claims=config, toy=False, protocol=2)
+
+
+def test_chapters_show_the_rule_and_the_control_of_protocol_2():
+    made = study(big_gap(synthetic.records(controls=CONTROLS, along=0.0, noise=0.01)))
+    rows = claims.verdicts(made).set_index("claim")
+    for claim in ("C5", "C6", "C6b"):
+        primary, twin = layertables.layer_rule(made, claim).T.to_dict("records")
+        assert primary["verdict of this statistic alone"] == rows.loc[claim, "primary_verdict"] == "supported"
+        assert twin["verdict of this statistic alone"] == rows.loc[claim, "twin_verdict"]
+        assert primary["ratio between two seeds of one strength, 95th percentile"].startswith("× 1")
+        assert primary["stands out"] == "yes"
+    left = tables.matched(made, "C6")
+    assert [name.split(",")[0] for name in left.index] == ["C6a"] * 2 + ["C6b"] * 2 + ["C6c"] * 2
+    assert tables.matched(made, "C1").loc["8", "reading"] == controls.BEYOND
+    points = claims.trajectories(made.records(), claims.config_of(made))
+    standard = points[(points["claim"] == "C4") & (points["kind"] == "standard") & (points["seed"] == 0)]
+    assert len(standard) == len(CONTROLS) + 1 and standard["train_ce"].is_monotonic_decreasing
+    assert "standard nets of shorter trainings" in figures.matched_fit(points, "C4").alt
+    assert set(figures.matched_fit(points, "C6").alt.split(": ")[0].split(", ")) == {"C6a", "C6b", "C6c"}
+    assert len(figures.verdict_strip({"new": rows.reset_index(), "old": claims.decide(synthetic.records())}).alt)
+    with pytest.raises(NotMeasured, match="no controls"):
+        tables.matched(study(synthetic.records()), "C4")

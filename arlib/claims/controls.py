@@ -82,6 +82,43 @@ def controls_of(records: pd.DataFrame) -> dict[int, pd.DataFrame]:
     return {epochs: clean(parts[epochs].assign(variant="")) for epochs in sorted(parts)}
 
 
+def curves(records: pd.DataFrame, config: Config | dict | None = None) -> pd.DataFrame:
+    """The nets behind `shares_left`, for plotting, as `matched.trajectories` has them for protocol 1.
+
+    Columns: claim, statistic, kind, strength, seed, train_ce, value. kind: "standard" (controls from the shortest
+    on, then the finished net) or "AT". value: the statistic itself; for layer statistics the factor to the
+    finished standard net of the seed, median over layers.
+    """
+    config = Config.of(config)
+    table = clean(records)
+    table = table[~table["strength"].isin(collapsed(table, config)["strength"])]
+    controls, parts = controls_of(records), []
+    for claim in claims_of(2).values() if controls else ():
+        if claim.primary and claim.id not in PARTS:
+            parts.append(_points(claim, config, table, controls))
+    columns = ["claim", "statistic", "kind", "strength", "seed", "train_ce", "value"]
+    out = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    out = out[columns]
+    out.attrs["standard"] = "of shorter trainings"
+    return out
+
+
+def _points(claim: Claim, config: Config, table: pd.DataFrame, controls: dict[int, pd.DataFrame]) -> pd.DataFrame:
+    statistic = claim.primary.at(config)
+    grid, curve = _grid_and_curve(statistic, AXES["ce"], table, controls)
+    at = grid[grid.index.get_level_values("strength") > 0]
+    both = pd.concat([curve.assign(kind="standard"), at.assign(kind="AT")]).reset_index()
+    layers = [name for name in grid.columns if name != "fit"]
+    finished = grid[grid.index.get_level_values("strength") == 0].droplevel("strength")
+    both = both[both["seed"].isin(finished.index)]
+    value = both[layers].astype(float)
+    if statistic.layers:
+        value = value - finished.loc[both["seed"], layers].to_numpy()
+    value = value.median(axis=1)
+    both = both.assign(claim=claim.id, statistic=statistic.label, value=np.exp(value) if statistic.log else value)
+    return both.rename(columns={"fit": "train_ce"})
+
+
 def reading_of(shares: pd.Series) -> str:
     """A reading with its shares, as it is printed: no label without its share; empty without controls."""
     if not isinstance(shares["reading"], str):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pandas as pd
 
+from arlib.claims import controls, matched
 from arlib.claims.decide import NO_GAP, NOT_MEASURED, SCALE_ONLY, decide
 from arlib.claims.declared import Claim, Config
 from arlib.claims.second import PARTS, claims_of
@@ -45,6 +46,15 @@ def after_the_fact(study) -> pd.DataFrame:
     frame = decide(study.records(), replace(config_of(study), protocol=2))
     frame.insert(0, "study", study.name)
     return frame
+
+
+def trajectories(records: pd.DataFrame, config: Config | Mapping | None = None) -> pd.DataFrame:
+    """The nets behind the matched-fit control, for plotting: claim, statistic, kind, strength, seed, train_ce, value.
+
+    kind: "standard", by protocol 1 along training, by protocol 2 at the ends of shorter trainings; or "AT".
+    """
+    config = Config.of(config)
+    return controls.curves(records, config) if config.protocol == 2 else matched.trajectories(records, config)
 
 
 def tested(frame: pd.DataFrame) -> int:

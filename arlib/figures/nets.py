@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from arlib.claims import CLAIMS, Config, Statistic
+from arlib.claims import CLAIMS, PARTS, Config, Statistic, claims_of
 from arlib.claims.values import clean, values
 from arlib.errors import InputError
 from arlib.figures.style import (
@@ -157,12 +157,14 @@ def flip_rates(records: pd.DataFrame):
 
 @picture
 def matched_fit(points: pd.DataFrame, claim: str | None = None):
-    """Statistics against natural train cross-entropy: the standard nets along training, AT nets at their end.
+    """Statistics against natural train cross-entropy: standard nets that are less trained, AT nets at their end.
 
-    points: `claims.trajectories(records)`; claim: one of C2 … C7, by default all in small multiples.
+    points: `claims.trajectories(records, config)`; claim: C2 to C7, or by protocol 2 also C1 and parts of claims (of a
+    whole claim all its parts), by default all in small multiples.
     """
-    points = points if claim is None else points[points["claim"] == claim]
+    points = points if claim is None else points[points["claim"].isin((claim, *PARTS.get(claim, ())))]
     strengths, shown = strengths_of(points), sorted(points["claim"].unique())
+    less = points.attrs.get("standard", "along training")
     figure, axes = panels(len(shown), columns=3, height=2.9)
     for ax, name in zip(axes, shown, strict=True):
         part = points[points["claim"] == name]
@@ -173,22 +175,24 @@ def matched_fit(points: pd.DataFrame, claim: str | None = None):
         for strength, nets in part[part["kind"] == "AT"].groupby("strength"):
             ax.plot(nets["train_ce"], nets["value"], marker(strength), color=colour(strength), markersize=7)
         ax.set(
-            title=fill(f"{name} {CLAIMS[name].title}", 24),
+            title=fill(f"{name} {claims_of(2)[name].title}", 24),
             xlabel="natural train CE (nats)",
             ylabel=_wrapped(name, part),
         )
     legend(
         figure,
         [s for s in strengths if s > 0],
-        extra=[Line2D([], [], color=colour(0), marker="o", markersize=3, label="0, along training")],
+        extra=[Line2D([], [], color=colour(0), marker="o", markersize=3, label="0, less trained")],
     )
-    said = "standard nets along training as lines, adversarially trained nets as points, at their train cross-entropy"
+    said = (
+        "standard nets from little to fully trained as lines, adversarially trained ones as points, at their train CE"
+    )
     return figure, f"{', '.join(shown)}: {said}."
 
 
 def _wrapped(claim: str, part: pd.DataFrame) -> str:
     label = part["statistic"].iloc[0].replace(" on test images", "")
-    return fill(label, 28) + ("\n(ratio to finished at 0)" if CLAIMS[claim].primary.layers else "")
+    return fill(label, 28) + ("\n(ratio to finished at 0)" if claims_of(2)[claim].primary.layers else "")
 
 
 @picture

@@ -152,15 +152,11 @@ def _refuse_unless_affine(traced: fx.GraphModule, name: str, left: list[str]) ->
 
 @contextmanager
 def _measured(function: Callable) -> Iterator[None]:
-    """Eval mode while measuring, if the function is a module; restored module by module."""
-    modes = [(m, m.training) for m in function.modules()] if isinstance(function, nn.Module) else []
-    try:
-        for module, _ in modes:
-            module.training = False
+    """Eval mode while measuring, if the function is a module, which is left as it was found."""
+    with engine.left_as_found(function):
+        if isinstance(function, nn.Module) and not isinstance(function, engine.Prepared):
+            function.eval()
         yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _exact(operator: LinearMap, inputs: int) -> list[dict]:
