@@ -184,9 +184,7 @@ def matched_fit(points: pd.DataFrame, claim: str | None = None):
         [s for s in strengths if s > 0],
         extra=[Line2D([], [], color=colour(0), marker="o", markersize=3, label=f"0, {less}")],
     )
-    said = (
-        "standard nets from little to fully trained as lines, adversarially trained ones as points, at their train CE"
-    )
+    said = f"standard nets {less} as lines, adversarially trained nets as points, at their train cross-entropy"
     return figure, f"{', '.join(shown)}: {said}."
 
 
