@@ -11,6 +11,7 @@ __all__ = [
     "attacks",
     "batch",
     "claims",
+    "compare",
     "confidence",
     "data",
     "engine",
@@ -20,6 +21,7 @@ __all__ = [
     "models",
     "notebook",
     "records",
+    "report",
     "smoothness",
     "spectra",
     "studies",
@@ -28,10 +30,12 @@ __all__ = [
     "with_normalization",
 ]
 
+_FUNCTIONS = {"compare": "report", "with_normalization": "models"}  # what people call first, and where it lives
+
 
 def __getattr__(name: str):
-    if name == "with_normalization":
-        return importlib.import_module("arlib.models").with_normalization
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(f"arlib.{_FUNCTIONS[name]}"), name)
     if name in __all__:
         return importlib.import_module(f"arlib.{name}")
     raise AttributeError(f"module 'arlib' has no attribute {name!r}")

@@ -1,6 +1,5 @@
 """Robust accuracy: the worst case of several attacks per image, with its interval, resumable, self-critical."""
 
-import hashlib
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from arlib import engine
 from arlib.attacks import sanity
 from arlib.attacks.checks import TrustWarning as TrustWarning
 from arlib.attacks.checks import check, radius
@@ -156,9 +156,9 @@ class _Job:
         settings += [list(self.clip)] if self.clip != (0.0, 1.0) else []
         tensors = model.state_dict().values() if isinstance(model, nn.Module) else ()
         key = {
-            "images": _digest(x),
-            "labels": _digest(y),
-            "weights": _digest(*(tensor for tensor in tensors if isinstance(tensor, Tensor))),
+            "images": engine.digest(x),
+            "labels": engine.digest(y),
+            "weights": engine.digest(*(tensor for tensor in tensors if isinstance(tensor, Tensor))),
             "settings": json.dumps(settings),
         }
         with torch.no_grad():
@@ -183,14 +183,6 @@ class _Job:
 def _alike(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two tables of logits are those of one model, on whatever machine."""
     return a.shape == b.shape and np.allclose(a, b, rtol=0, atol=0.01 * (np.ptp(a) or 1.0), equal_nan=True)
-
-
-def _digest(*tensors: Tensor) -> str:
-    sha = hashlib.sha256()
-    for tensor in tensors:
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        sha.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode() + flat.view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()[:16]
 
 
 @torch.no_grad()

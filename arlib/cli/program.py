@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from arlib.cli.compare import run_compare
 from arlib.cli.options import Name, Store, as_interrupt, seconds, stop
 from arlib.cli.study import study_app
 from arlib.cli.train import train_one
@@ -20,6 +21,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(study_app, name="study")
 app.command("train")(train_one)
+app.command("compare")(run_compare)
 
 
 def main() -> None:

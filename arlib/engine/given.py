@@ -1,5 +1,6 @@
 """What people give and what their models give back: images and labels in, logits out."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 
@@ -105,3 +106,12 @@ def _described(output: object) -> str:
     if isinstance(output, Mapping):
         return f"a {type(output).__name__} of {', '.join(map(str, output)) or 'nothing'}"
     return f"a {type(output).__name__}"
+
+
+def digest(*tensors: Tensor) -> str:
+    """16 hexadecimal digits that tell these tensors, bit for bit, from others."""
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        sha.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode() + flat.view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()[:16]

@@ -6,6 +6,7 @@ known to pyplot, so there is nothing to close and nothing is shown twice.
 """
 
 from arlib.figures.benchmarks import growth, speeds
+from arlib.figures.compared import compared
 from arlib.figures.distances import linear_margins, margin_against_distance, shared_margins, two_margins
 from arlib.figures.gaps import gap_by_scale, gap_curves
 from arlib.figures.images import (
@@ -52,6 +53,7 @@ __all__ = [
     "change_per_block",
     "collect",
     "colour",
+    "compared",
     "confidence",
     "cross_entropy",
     "errors",

@@ -1,0 +1,38 @@
+"""Any models side by side: what `arlib.compare` measured."""
+
+import textwrap
+
+import numpy as np
+
+from arlib.errors import NotMeasured
+from arlib.figures.style import NEUTRAL, panels, picture
+
+_PAINTS = ("#0F5FAF", "#DB7A1C", "#1E8C6E", "#A3123A", "#B97CE0", "#4A98CC")
+
+
+@picture
+def compared(comparison):
+    """Each quantity of a comparison in a panel, a dot a model, with the interval over images where there is one."""
+    whole = comparison.rows[comparison.rows["layer"] == ""]
+    groups = list(whole.groupby(["quantity", "setting"], sort=False))
+    if not groups:
+        raise NotMeasured("nothing of these models was measured; see what was left out, and why.")
+    labels = list(comparison.table.index)
+    models = list(comparison.models)
+    figure, axes = panels(len(groups), columns=3, height=0.9 + 0.28 * len(models))
+    for ax, (_, part), label in zip(axes, groups, labels, strict=True):
+        for place, model in enumerate(models):
+            row = part[part["model"] == model]
+            if len(row):
+                value, low, high = row.iloc[0][["value", "low", "high"]].astype(float)
+                spread = [[value - low], [high - value]] if np.isfinite([low, high]).all() else None
+                ax.errorbar(value, place, xerr=spread, fmt="o", color=_PAINTS[place % len(_PAINTS)], capsize=3)
+        ax.set_yticks(range(len(models)), [textwrap.shorten(model, 18, placeholder="…") for model in models])
+        ax.set_ylim(len(models) - 0.5, -0.5)
+        ax.set_title("\n".join(textwrap.wrap(label, 34)), fontsize=8.5, color=NEUTRAL)
+        ax.margins(x=0.15)
+    table = comparison.table[models]
+    said = "; ".join(
+        f"{name}: " + ", ".join(f"{model} {row[model]}" for model in models) for name, row in table.iterrows()
+    )
+    return figure, f"{len(groups)} quantities of {', '.join(models)}. {said}."

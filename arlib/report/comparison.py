@@ -1,0 +1,245 @@
+"""`compare`: the same quantities of several models on the same images, part by part, resumable."""
+
+import hashlib
+import json
+import logging
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from arlib import attacks, engine, files
+from arlib.attacks.checks import check
+from arlib.errors import InputError, RecordError
+from arlib.report.parts import PARTS, QUANTITIES, Settings, Subject
+
+log = logging.getLogger(__name__)
+FORMAT = 1
+COLUMNS = ["model", "claim", "quantity", "setting", "layer", "n", "value", "low", "high"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` measured.
+
+    rows: one number each (`COLUMNS`); layer "" is the network as a whole, or the median over its layers; low, high
+        the 95 % interval over images where there is one. A single model of each kind has no seeds: intervals
+        are about images, and say nothing of how another training would have come out.
+    doubts: what should not be trusted, by model and part. left_out: parts that were not measured, and why.
+    """
+
+    rows: pd.DataFrame
+    models: tuple[str, ...]
+    settings: dict
+    doubts: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a quantity, a column a model, as text with intervals; n and what the paper expects beside it."""
+        whole = self.rows[self.rows["layer"] == ""]
+        lines = {}
+        for (quantity, setting), part in whole.groupby(["quantity", "setting"], sort=False):
+            declared = QUANTITIES[quantity]
+            name = declared.label + (f", {setting}" if setting else "")
+            row = {"claim": declared.claim, "expected": {1: "↑", -1: "↓", 0: "–"}[declared.expected]}
+            found = part.set_index("model")
+            row |= {model: _text(found.loc[model], declared.percent) if model in found.index else "not measured"
+                    for model in self.models}  # fmt: skip
+            lines[name] = row | {"n": ", ".join(sorted({str(n) for n in part["n"]}))}
+        return pd.DataFrame.from_dict(lines, orient="index").rename_axis("quantity")
+
+    def figure(self):
+        """Each quantity in a panel of its own, a dot a model with its interval."""
+        from arlib.figures import compared
+
+        return compared(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the comparison: .html (one page that needs nothing else), .csv (rows) or .json (everything)."""
+        path = Path(path)
+        if path.suffix == ".html":
+            from arlib.report.page import page
+
+            files.write_text(path, page(self))
+        elif path.suffix == ".csv":
+            files.write_text(path, self.rows.to_csv(index=False))
+        elif path.suffix == ".json":
+            files.write_json(path, self.to_dict())
+        else:
+            raise InputError(f"path is {str(path)!r}; allowed endings: .html, .csv, .json.")
+        return path
+
+    def to_dict(self) -> dict:
+        """Everything, in plain types; numbers that are not finite are None."""
+        said = asdict(self) | {"rows": self.rows.astype(object).where(self.rows.notna(), None).to_dict("records")}
+        return {"format": FORMAT} | said
+
+
+def compare(
+    models: Mapping[str, nn.Module | Callable],
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: Sequence[float] = (2 / 255, 4 / 255, 8 / 255),
+    radius: float = 4 / 255,
+    layers: Sequence[str] | None = None,
+    robust_images: int = 200,
+    instance_images: int = 100,
+    jacobian_images: int = 16,
+    seed: int = 0,
+    logits: Callable | None = None,
+    time_budget: float | None = None,
+    resume: str | Path | None = None,
+    progress: bool = True,
+) -> Comparison:
+    """The book's quantities for C1 to C7 of any models, measured alike on the same images.
+
+    >>> import torch
+    >>> from arlib import compare, models
+    >>> nets = {"narrow": models.resnet(8, width=4), "wide": models.resnet(8, width=8)}
+    >>> x, y = torch.rand(8, 3, 8, 8), torch.arange(8)
+    >>> found = compare(nets, x, y, eps=[0.01], robust_images=2, instance_images=2, jacobian_images=2,
+    ...                 progress=False)  # doctest: +SKIP
+    >>> found.table.loc["natural error", ["narrow", "wide"]]  # doctest: +SKIP
+
+    Args:
+        models: a name for each model: any torch module or callable on images in [0, 1].
+        x, y: images (n, …) and labels (n,); natural test images, which none of the models was trained on.
+        eps: radii of the strong attack; radius: of feature changes and flips (random flips: twice that).
+        layers: names of modules whose changes are looked at, the same in every model; by default each one's own.
+        robust_images, instance_images, jacobian_images: the first so many images for what is expensive.
+        logits: where they are in what the models return, see `engine.logits_of`.
+        time_budget: seconds; a part that would probably not fit any more is left out, and named.
+        resume: a .json file for finished parts; the same call goes on from it.
+
+    Raises: `InputError` for no models, unusable images or labels, or a file of another kind.
+    """
+    models = dict(models)
+    if not models:
+        raise InputError('models is empty; give a name and a model, such as {"standard": model}.')
+    numbers = {"robust_images": robust_images, "instance_images": instance_images, "jacobian_images": jacobian_images}
+    radii = tuple(sorted(float(e) for e in np.atleast_1d(np.asarray(eps, dtype=float))))
+    settings = Settings(
+        eps=radii, radius=radius, layers=None if layers is None else tuple(layers), seed=seed, **numbers
+    )
+    subjects = [_subject(name, model, x, y, settings, logits) for name, model in models.items()]
+    known = _Known(None if resume is None else Path(resume))
+    begun, rows, doubts, left_out, seconds = time.monotonic(), [], [], [], {}
+    with tqdm(total=len(PARTS) * len(subjects), disable=not progress, desc="compare") as bar:
+        for part in PARTS:
+            longest = 0.0
+            for subject in subjects:
+                bar.set_postfix_str(f"{part} of {subject.name}")
+                spent = time.monotonic() - begun
+                key = known.key(part, subject)
+                if key not in known.parts and time_budget is not None and spent + longest > time_budget:
+                    left_out.append(f"{part} of {subject.name}: the time budget of {time_budget:g} s is spent")
+                else:
+                    found = known.parts.get(key) or known.save(key, _measured(part, subject, logits))
+                    rows += [{"model": subject.name} | row for row in found["rows"]]
+                    doubts += [f"{subject.name}, {part}: {doubt}" for doubt in found["doubts"]]
+                    left_out += [f"{part} of {subject.name}: {found['refused']}"] if found["refused"] else []
+                    seconds[f"{subject.name}/{part}"] = found["seconds"]
+                    longest = max(longest, found["seconds"])
+                bar.update()
+    frame = _with_shared_margins(pd.DataFrame(rows), list(models))
+    return Comparison(frame, tuple(models), asdict(settings), tuple(dict.fromkeys(doubts)), tuple(left_out), seconds)
+
+
+def _subject(name: str, model, x, y, settings: Settings, logits) -> Subject:
+    """The model with its images, checked before anything is measured."""
+    x, y = engine.images_and_labels(model, x, y)
+    with engine.frozen(model) as f:
+        check(model, attacks.steps.forward_of(f, logits), x, y, eps=settings.eps[-1])
+    return Subject(name, model, x, y, settings)
+
+
+def _measured(part: str, subject: Subject, logits) -> dict:
+    """One part of one model; what cannot be measured of it is said, and the others go on."""
+    fresh = Subject(subject.name, subject.model, subject.x, subject.y, subject.settings)
+    begun, refused = time.monotonic(), ""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            PARTS[part](fresh, logits)
+        except InputError as error:
+            refused = str(error)
+    doubts = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
+    return {"rows": fresh.rows, "doubts": doubts, "refused": refused, "seconds": round(time.monotonic() - begun, 2)}
+
+
+class _Known:
+    """Finished parts, in a file if one was given; a part is of one model, images and settings."""
+
+    def __init__(self, path: Path | None):
+        self.path, self.parts = path, {}
+        if path is None or not path.exists():
+            return
+        try:
+            said = files.read_json(path)
+        except RecordError as error:
+            raise InputError(f"resume: {error}") from error
+        if not isinstance(said, dict) or said.get("format") != FORMAT or not isinstance(said.get("parts"), dict):
+            raise InputError(f"resume is {str(path)!r}, which is no file of finished parts; give another name.")
+        self.parts = {key: _numbered(part) for key, part in said["parts"].items()}
+
+    def key(self, part: str, subject: Subject) -> str:
+        model = subject.model
+        tensors = (
+            [t for t in model.state_dict().values() if isinstance(t, Tensor)] if isinstance(model, nn.Module) else []
+        )
+        with torch.no_grad(), engine.frozen(model) as f:
+            answers = [leaf for leaf in torch.utils._pytree.tree_leaves(f(subject.x[:4])) if isinstance(leaf, Tensor)]
+        said = [part, asdict(subject.settings), engine.digest(subject.x, subject.y, *tensors)]
+        said += [[round(value, 2) for value in leaf.double().flatten().tolist()[:64]] for leaf in answers]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+    def save(self, key: str, found: dict) -> dict:
+        self.parts[key] = found
+        if self.path is not None:
+            plain = {key: part | {"rows": [_plain(row) for row in part["rows"]]} for key, part in self.parts.items()}
+            files.write_json(self.path, {"format": FORMAT, "parts": plain})
+        return found
+
+
+def _plain(row: dict) -> dict:
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
+
+
+def _numbered(part: dict) -> dict:
+    rows = [{name: math.nan if value is None else value for name, value in row.items()} for row in part["rows"]]
+    return part | {"rows": rows}
+
+
+def _with_shared_margins(rows: pd.DataFrame, models: list[str]) -> pd.DataFrame:
+    """With the median instance margin over the images that every model gets right; claims beside quantities."""
+    each = rows[rows["quantity"] == "instance_margin"] if len(rows) else rows
+    if len(each) and set(each["model"]) == set(models):
+        wide = each.pivot(index="layer", columns="model", values="value")[models]
+        shared = wide[(wide > 0).all(axis=1)]
+        medians = [
+            {"model": model, "quantity": "instance_margin", "setting": "", "layer": "", "n": len(shared),
+             "value": shared[model].median(), "low": math.nan, "high": math.nan}
+            for model in models if len(shared)
+        ]  # fmt: skip
+        rows = pd.concat([rows, pd.DataFrame(medians)], ignore_index=True) if medians else rows
+    rows = rows.assign(claim=[QUANTITIES[name].claim for name in rows["quantity"]]) if len(rows) else rows
+    return rows.reindex(columns=COLUMNS)
+
+
+def _text(row: pd.Series, percent: bool) -> str:
+    form = (lambda v: f"{100 * v:.1f} %") if percent else "{:.3g}".format
+    said = form(row["value"])
+    if row["low"] == row["low"]:
+        said += f" [{form(row['low'])}, {form(row['high'])}]"
+    return said.replace("-", "−")
