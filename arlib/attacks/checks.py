@@ -90,12 +90,14 @@ def _check_images(model: nn.Module, x: Tensor, y: Tensor, clip: tuple[float, flo
 
 def _outside(low: float, high: float, clip: tuple[float, float]) -> str:
     """What is likely wrong with images outside the pixel range, and what to do."""
-    said = f"images go from {low:.9g} to {high:.9g}, outside {[float(end) for end in clip]}. "
     a, b = clip
     slack = 1e-4 * (b - a)
+    near = low >= a - slack and high <= b + slack
+    ends = f"{low:.9g} to {high:.9g}" if near else f"{low:.4g} to {high:.4g}"
+    said = f"images go from {ends}, outside {[float(end) for end in clip]}. "
     if math.isnan(low) or math.isnan(high):
         return said + "Some pixels are not numbers; leave those images out."
-    if low >= a - slack and high <= b + slack:
+    if near:
         return said + f"That is rounding: x.clamp({a:g}, {b:g}) mends it."
     if low >= 0 and 2 < high <= 255 and b == 1:
         return said + (

@@ -10,6 +10,14 @@ from arlib.figures.style import NEUTRAL, panels, picture
 _PAINTS = ("#0F5FAF", "#DB7A1C", "#1E8C6E", "#A3123A", "#B97CE0", "#4A98CC")
 
 
+def _widen(ax, largest: float) -> None:
+    """At least a fifth of the largest value across, so that a difference in the third digit does not fill a panel."""
+    low, high = ax.get_xlim()
+    short = max(0.0, 0.2 * largest - (high - low)) / 2
+    margin = 0.1 * (high - low)
+    ax.set_xlim(low - short - margin, high + short + margin)
+
+
 @picture
 def compared(comparison):
     """Each quantity of a comparison in a panel, a dot a model, with the interval over images where there is one."""
@@ -30,7 +38,7 @@ def compared(comparison):
         ax.set_yticks(range(len(models)), [textwrap.shorten(model, 18, placeholder="…") for model in models])
         ax.set_ylim(len(models) - 0.5, -0.5)
         ax.set_title("\n".join(textwrap.wrap(label, 34)), fontsize=8.5, color=NEUTRAL)
-        ax.margins(x=0.15)
+        _widen(ax, part["value"].abs().max())
     table = comparison.table[models]
     said = "; ".join(
         f"{name}: " + ", ".join(f"{model} {row[model]}" for model in models) for name, row in table.iterrows()
