@@ -124,6 +124,9 @@ def test_a_random_model_stays_random_and_is_doubted(kind, bn):
     with engine.frozen(model) as f:
         found = [silent(f, X) for _ in range(10)]
     assert any(not torch.equal(found[0], other) for other in found)
+    prepared = engine.prepare(model)
+    found = [silent(prepared, X) for _ in range(10)]
+    assert any(not torch.equal(found[0], other) for other in found)
     result = silent(attacks.evaluate, model, X, answers(model).argmax(1), eps=0.01, attacks=["fgsm"])
     assert any("two forward passes of the same images differ" in doubt for doubt in result.warnings)
 

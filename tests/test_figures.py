@@ -16,10 +16,23 @@ from arlib import claims, figures
 from arlib.errors import InputError, NotMeasured
 from arlib.figures import layers, style
 from arlib.figures.distances import linear_distance
+from arlib.report import Comparison
 
 STRENGTHS = (0.0, 4.0, 8.0)
 RECORDS = synthetic.records(epochs=(1, 2, 4))
 POINTS = claims.trajectories(RECORDS)
+COMPARISON = Comparison(
+    pd.DataFrame(
+        [
+            (model, claim, quantity, "", "", 100, value, value - spread, value + spread)
+            for claim, quantity, spread in (("C1", "error", 0.05), ("C4", "median_abs_margin", np.nan))
+            for model, value in (("standard", 0.1), ("robust", 0.2))
+        ],
+        columns=["model", "claim", "quantity", "setting", "layer", "n", "value", "low", "high"],
+    ),
+    ("standard", "robust"),
+    {},
+)
 ARRAYS = {(strength, seed): synthetic.arrays(strength, seed) for strength in STRENGTHS for seed in (0, 1)}
 LADDER = pd.DataFrame(
     {"attack": ["fgsm", "pgd-10", "apgd-t"], "accuracy": [0.6, 0.5, 0.45], "low": [0.57, 0.47, 0.42],
@@ -56,6 +69,7 @@ ALL = {
     "matched_fit": lambda: figures.matched_fit(POINTS),
     "matched_fit, one": lambda: figures.matched_fit(POINTS, "C4"),
     "attack_ladder": lambda: figures.attack_ladder(LADDER),
+    "compared": lambda: figures.compared(COMPARISON),
     "verdict_strip": lambda: figures.verdict_strip(claims.decide(RECORDS)),
     "feature_change": lambda: figures.feature_change(RECORDS),
     "jacobian": lambda: figures.jacobian(RECORDS),

@@ -15,12 +15,12 @@ _TORCHS = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set",
 
 
 @contextmanager
-def left_as_found(model: nn.Module | Callable) -> Iterator[None]:
+def left_as_found(model: nn.Module | Callable, *, rng: bool = True) -> Iterator[None]:
     """Whatever happens inside, also an exception, the model and the random state end as they began.
 
     Put back: training modes module by module, requires_grad flags, buffers (power-iteration vectors and
     counters too), attributes that the forward pass sets (`self.feat = x`) with the content of lists and
-    dictionaries, and the random generators of torch, numpy and Python.
+    dictionaries, and (unless rng=False) the random generators of torch, numpy and Python.
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     modes = [(module, module.training) for module in modules]
@@ -28,7 +28,7 @@ def left_as_found(model: nn.Module | Callable) -> Iterator[None]:
     plain = [module for module in modules if not isinstance(module, torch.jit.ScriptModule)]
     buffers = [(m, name, b, None if b is None else b.clone()) for m in plain for name, b in m._buffers.items()]
     attributes = [(module, _attributes(module)) for module in plain]
-    rng = _random_state()
+    drawn = _random_state() if rng else None
     try:
         yield
     finally:
@@ -41,7 +41,8 @@ def left_as_found(model: nn.Module | Callable) -> Iterator[None]:
             _put_back(module, before)
         for module, name, buffer, value in buffers:
             _restore(module, name, buffer, value)
-        _set_random_state(rng)
+        if drawn is not None:
+            _set_random_state(drawn)
 
 
 def _attributes(module: nn.Module) -> dict[str, tuple[object, object]]:

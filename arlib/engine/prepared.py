@@ -90,7 +90,7 @@ class Prepared(nn.Module):
         truth = self._truth[0]
         if self.lent:
             return truth(x)
-        with left_as_found(truth):
+        with left_as_found(truth, rng=False):  # a random model draws anew at each pass
             truth.eval().requires_grad_(False)
             return truth(x)
 

@@ -122,8 +122,8 @@ def difference(
     if slope is None:
         return ""
     # Of an image on a ReLU's kink two roundings give two gradients: the median image tells.
-    typical = _relative(slope.flatten(1), other.flatten(1), 2).median()
-    return f"input gradients differ by {float(typical):.1g} of their size" if typical > 10 * most else ""
+    typical = float(_relative(slope.flatten(1), other.flatten(1), 2).median())
+    return f"input gradients differ by {typical:.1g} of their size" if typical > min(10 * most, 0.5) else ""
 
 
 def _relative(a: Tensor, b: Tensor, order: float) -> Tensor:

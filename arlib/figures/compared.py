@@ -27,7 +27,8 @@ def compared(comparison):
         raise NotMeasured("nothing of these models was measured; see what was left out, and why.")
     labels = list(comparison.table.index)
     models = list(comparison.models)
-    figure, axes = panels(len(groups), columns=3, height=0.9 + 0.28 * len(models))
+    figure, axes = panels(len(groups), columns=3, height=1.25 + 0.28 * len(models))
+    axes[0].set_ylabel("model")
     for ax, (_, part), label in zip(axes, groups, labels, strict=True):
         for place, model in enumerate(models):
             row = part[part["model"] == model]
@@ -37,7 +38,8 @@ def compared(comparison):
                 ax.errorbar(value, place, xerr=spread, fmt="o", color=_PAINTS[place % len(_PAINTS)], capsize=3)
         ax.set_yticks(range(len(models)), [textwrap.shorten(model, 18, placeholder="…") for model in models])
         ax.set_ylim(len(models) - 0.5, -0.5)
-        ax.set_title("\n".join(textwrap.wrap(label, 34)), fontsize=8.5, color=NEUTRAL)
+        ax.set_xlabel("\n".join(textwrap.wrap(label, 32)), fontsize=9)
+        ax.set_title(part["claim"].iloc[0], fontsize=9, color=NEUTRAL)
         _widen(ax, part["value"].abs().max())
     table = comparison.table[models]
     said = "; ".join(
