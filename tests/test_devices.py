@@ -64,7 +64,7 @@ def test_a_run_is_resumed_and_measured(tmp_path):
     options = {"folder": tmp_path, "device": "cuda:0", "progress": False, "keep_epochs": [1]}
     assert not training.train(recipe, time_budget=1e-3, **options).finished
     assert training.train(recipe, **options).finished
-    few = {name: 8 for name in measure.Settings().to_dict() if name.endswith("images")}
+    few = {name: 8 for name in measure.Settings().to_dict() if name.endswith("images")} | {"bound_images": 10}
     frame, _ = measure.measure(tmp_path, recipe, measure.Settings(**few, zeros=True), device="cuda:0", progress=False)
     assert len(frame) > 300
 

@@ -410,3 +410,8 @@ def test_a_control_is_measured_in_what_it_is_compared_in_and_with_the_same_numbe
 def test_settings_of_margins_that_cannot_be_are_refused(values, said):
     with pytest.raises(InputError, match=said):
         measure.Settings(**values)
+
+
+def test_an_image_of_each_class_is_needed_for_q(folder):
+    with pytest.raises(InputError, match=r"bound_images is 9; digits has 10 classes.*at least 10"):
+        measure.measure(folder, RECIPE, replace(SMALL, bound_images=9), device="cpu", progress=False)

@@ -14,6 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from arlib import data, files, training
+from arlib.errors import InputError
 from arlib.measure import attacked
 from arlib.measure import quantities as q
 from arlib.measure.job import COLUMNS, Found, Job
@@ -67,6 +68,11 @@ def measure(
     """
     settings, run_folder = settings or Settings(), Path(run_folder)
     dataset = data.load(recipe.dataset, data_root, device=device)
+    if 0 < settings.bound_images < len(dataset.classes):
+        raise InputError(
+            f"bound_images is {settings.bound_images}; {recipe.dataset} has {len(dataset.classes)} classes, and each "
+            f"needs an image: give 0 or at least {len(dataset.classes)}."
+        )
     names = ["last"] if control else _checkpoints(run_folder, recipe)
     checkpoints = {which: files.sha256(_weights(run_folder, which)) for which in names}
     if recipe.eps == 0 and not control:  # the networks of a seed all start from this one
