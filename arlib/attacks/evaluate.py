@@ -278,7 +278,7 @@ def _doubts_before(
 ) -> list[str | None]:
     right = state["natural"] == STOOD
     doubts = [*sanity.behaviour(f, forward, nhwc(x[:SAMPLE])), sanity.near_chance(int(right.sum()), len(x), classes)]
-    doubts.append(sanity.normalised(f, nhwc(x[:SAMPLE]), job.clip))
+    doubts.append(sanity.normalised(x[:SAMPLE], job.clip))
     if right.any() and job.gradients:
         doubts += sanity.gradients(forward, *_sample(x, y, right))
     return doubts

@@ -34,7 +34,7 @@ def training_modules(model: nn.Module) -> str | None:
         )
 
 
-def normalised(f: nn.Module, x: Tensor, clip: tuple[float, float]) -> str | None:
+def normalised(x: Tensor, clip: tuple[float, float]) -> str | None:
     """Images that fit the pixel range by chance may still be normalised ones: their mean is not that of pixels."""
     low, high = float(x.min()), float(x.max())
     wide = clip[1] - clip[0] > 1.5 and clip[0] < 0 < clip[1]

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from arlib.errors import InputError
 
 LOGITS = ("logits", "out", "output")  # names under which classifiers put them, in this order
-HALVES = (torch.float16, torch.bfloat16)
 
 
 def images_and_labels(model: nn.Module | Callable, x, y=None) -> tuple[Tensor, Tensor | None]:

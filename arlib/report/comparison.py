@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -160,13 +160,20 @@ def _subject(name: str, model, x, y, settings: Settings, logits) -> Subject:
     """The model with its images, checked before anything is measured."""
     x, y = engine.images_and_labels(model, x, y)
     with engine.frozen(model) as f:
-        check(model, attacks.steps.forward_of(f, logits), x, y, eps=settings.eps[-1])
-    return Subject(name, model, x, y, settings)
+        forward = attacks.steps.forward_of(f, logits)
+        check(model, forward, x, y, eps=settings.eps[-1])
+        with torch.no_grad():
+            answers = forward(x[:4]).double().flatten().tolist()
+    state = model.state_dict().values() if isinstance(model, nn.Module) else ()
+    tensors = [value for value in state if isinstance(value, Tensor)]
+    # By its tensors and, since Python numbers count too, by some answers.
+    known_by = [engine.digest(x, y, *tensors), [round(value, 2) for value in answers]]
+    return Subject(name, model, x, y, settings, known_by)
 
 
 def _measured(part: str, subject: Subject, logits) -> dict:
     """One part of one model; what cannot be measured of it is said, and the others go on."""
-    fresh = Subject(subject.name, subject.model, subject.x, subject.y, subject.settings)
+    fresh = replace(subject, rows=[])
     begun, refused = time.monotonic(), ""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -193,16 +200,9 @@ class _Known:
             raise InputError(f"resume is {str(path)!r}, which is no file of finished parts; give another name.")
         self.parts = {key: _numbered(part) for key, part in said["parts"].items()}
 
-    def key(self, part: str, subject: Subject) -> str:
-        model = subject.model
-        tensors = (
-            [t for t in model.state_dict().values() if isinstance(t, Tensor)] if isinstance(model, nn.Module) else []
-        )
-        with torch.no_grad(), engine.frozen(model) as f:
-            answers = [leaf for leaf in torch.utils._pytree.tree_leaves(f(subject.x[:4])) if isinstance(leaf, Tensor)]
-        said = [part, asdict(subject.settings), engine.digest(subject.x, subject.y, *tensors)]
-        said += [[round(value, 2) for value in leaf.double().flatten().tolist()[:64]] for leaf in answers]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    @staticmethod
+    def key(part: str, subject: Subject) -> str:
+        return hashlib.sha256(json.dumps([part, asdict(subject.settings), subject.known_by]).encode()).hexdigest()
 
     def save(self, key: str, found: dict) -> dict:
         self.parts[key] = found

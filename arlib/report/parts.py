@@ -55,6 +55,8 @@ class Subject:
     x: Tensor
     y: Tensor
     settings: "Settings"
+    known_by: list = field(default_factory=list)
+    """What tells this model and these images from others, in a file of finished parts."""
     rows: list[dict] = field(default_factory=list)
 
     def add(
