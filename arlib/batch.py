@@ -1,11 +1,10 @@
-"""Chapters × parameters with papermill, each run in processes of its own; and which study the chapters show.
+"""Chapters × parameters with papermill, each run in processes of its own.
 
 papermill runs that share one process fail or hang now and then (papermill issues 511, 711), so every
 run is a process group with a time limit of its own, tried again at most twice. What is finished is
 marked by the hash of chapter and parameters and is not run again.
 """
 
-import ast
 import hashlib
 import importlib.util
 import itertools
@@ -26,7 +25,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from arlib import files, processes, records
+from arlib import chapters, files, processes
 from arlib.errors import InputError, one_of
 
 log = logging.getLogger(__name__)
@@ -69,15 +68,15 @@ def parameter_sets(fixed: list[str], grids: list[str]) -> list[dict]:
     return [dict(chosen) for chosen in itertools.product(*axes)]
 
 
-def plan(chapters: list[str], parameters: list[dict], out: Path) -> list[Task]:
+def plan(names: list[str], parameters: list[dict], out: Path) -> list[Task]:
     """One task for each chapter and parameter set, checked before anything runs.
 
-    chapters: names of the book's chapters, paths of notebooks, or "all". Raises `InputError` for an
+    names: of the book's chapters, paths of notebooks, or "all". Raises `InputError` for an
     unknown chapter, a chapter without a parameters cell, or a parameter that a chapter does not have.
     """
     tasks = []
-    for path in find_chapters(chapters):
-        declared = declared_parameters(path)
+    for path in chapters.find(names):
+        declared = chapters.declared_parameters(path)
         for chosen in parameters:
             for name in chosen:
                 one_of(f"parameter of {path.name}", name, declared)
@@ -121,93 +120,6 @@ def run_task(task: Task, timeout: float, retries: int, stop: threading.Event | N
         if reason.startswith(HOPELESS) or (stop is not None and stop.is_set()):
             break
     return _row(task, "failed", attempt, time.monotonic() - begun, "; ".join(reasons))
-
-
-def find_chapters(names: list[str]) -> list[Path]:
-    """Paths of chapters given by name, by path, or as "all"."""
-    root = records.checkout()
-    book = {} if root is None else {path.stem: path for path in sorted((root / "book").glob("*.ipynb"))}
-    found = []
-    for name in names:
-        if name.endswith(".ipynb"):
-            if not Path(name).is_file():
-                raise InputError(f"chapter is {name!r}; there is no such file.")
-            found.append(Path(name).resolve())
-        else:
-            one_of("chapter", name, ["all", *book])
-            found += book.values() if name == "all" else [book[name]]
-    return list(dict.fromkeys(found))
-
-
-def declared_parameters(chapter: Path) -> list[str]:
-    """Names assigned in the cell tagged `parameters`; lines for IPython (%…, !…) are passed over.
-
-    Raises `InputError` for a file that is no notebook of today's format, has no such cell, or has a
-    mistake in it.
-    """
-    try:
-        cells = json.loads(chapter.read_text(encoding="utf-8"))["cells"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{chapter} is no notebook of format 4 ({type(error).__name__}: {error}); open it in Jupyter and save it."
-        ) from error
-    for cell in cells:
-        if "parameters" in cell["metadata"].get("tags", []):
-            return _assigned(chapter, "".join(cell["source"]))
-    raise InputError(f"{chapter} has no cell tagged 'parameters'; it cannot be run with parameters.")
-
-
-def _assigned(chapter: Path, source: str) -> list[str]:
-    lines = ["" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines()]
-    try:
-        body = ast.parse("\n".join(lines)).body
-    except SyntaxError as error:
-        raise InputError(
-            f"{chapter}: the parameters cell has a mistake in line {error.lineno}: {error.msg}."
-        ) from error
-    targets = [node.target for node in body if isinstance(node, ast.AnnAssign)]
-    targets += [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
-    names = [part for target in targets for part in (target.elts if isinstance(target, ast.Tuple) else [target])]
-    return [name.id for name in names if isinstance(name, ast.Name)]
-
-
-def use_study(name: str, folder: Path | None = None) -> list[Path]:
-    """Set `study = "NAME"` in the parameters cell of every chapter; returns the files that changed.
-
-    Only that line of the file changes, byte for byte.
-    """
-    root = records.checkout()
-    if folder is None and root is None:
-        raise InputError("there is no checkout whose chapters could be changed.")
-    changed = []
-    for path in sorted((folder or root / "book").glob("*.ipynb")):
-        old = path.read_text(encoding="utf-8")
-        new = _with_study(old, name)
-        if new != old:
-            files.write_text(path, new)
-            changed.append(path)
-    return changed
-
-
-def _with_study(text: str, name: str) -> str:
-    for cell in json.loads(text)["cells"]:
-        if "parameters" not in cell["metadata"].get("tags", []):
-            continue
-        for line in "".join(cell["source"]).splitlines():
-            new = re.sub(r"""^(study\s*(?::\s*str\s*)?=\s*)(["'])[^"']*\2""", rf"\g<1>\g<2>{name}\g<2>", line)
-            if new != line:
-                return _replace_line(text, line, new)
-    return text
-
-
-def _replace_line(text: str, old: str, new: str) -> str:
-    """Replace one line of a cell's source in the notebook's JSON, after the cell's tag."""
-    for escaped in (False, True):
-        before, after = (json.dumps(line, ensure_ascii=escaped)[1:-1] for line in (old, new))
-        where = text.find(before, text.index('"parameters"'))
-        if where >= 0:
-            return text[:where] + after + text[where + len(before) :]
-    raise InputError(f"the line {old!r} was not found again in the notebook; save it once with Jupyter.")
 
 
 def _split(text: str) -> tuple[str, str]:

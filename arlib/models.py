@@ -5,25 +5,16 @@ so that an image in [0, 1] goes in and every attack radius is in pixel units.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from arlib.errors import InputError, one_of
-
-if TYPE_CHECKING:
-    from arlib.data import Dataset
+from arlib.sources import source
 
 DEPTHS = (8, 20, 32, 44, 56, 110)
 NAMES = tuple(f"resnet{depth}" for depth in DEPTHS)
-# Mean and standard deviation of the training images, per channel.
-NORMALISATION = {
-    "digits": ((0.3053,), (0.3760,)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-}
 
 
 class Normalize(nn.Module):
@@ -126,11 +117,12 @@ def resnet(depth: int, classes: int = 10, width: int = 16, in_channels: int = 3,
     return ResNet(depth, classes, width, in_channels, tuple(mean), tuple(std))
 
 
-def build(name: str, dataset: "Dataset", width: int = 16) -> ResNet:
-    """The network `name` ("resnet20", …) for a data set, with its normalisation and classes."""
+def build(name: str, dataset: str, width: int = 16) -> ResNet:
+    """The network `name` ("resnet20", …) for a data set ("cifar10", …), with its normalisation and classes."""
     one_of("model", name, NAMES)
-    mean, std = NORMALISATION[dataset.name]
-    return resnet(int(name.removeprefix("resnet")), len(dataset.classes), width, dataset.shape[0], mean, std)
+    of = source(dataset)
+    depth = int(name.removeprefix("resnet"))
+    return resnet(depth, of.classes, width, of.shape[0], of.mean, of.std)
 
 
 def block_names(model: nn.Module) -> list[str]:

@@ -85,7 +85,7 @@ def records_or_explain(study, *, run_missing: bool = False, device: str = "auto"
     """
     if run_missing and study.missing():
         study.run(device=device)
-    records, planned, missing = study.records(), len(study.recipes), len(study.missing())
+    records, planned, missing = study.records(), len(study.entries), len(study.missing())
     if records.empty:
         raise ChapterStopped(
             f"Nothing of the study {study.name} is recorded yet. Its {planned} runs cost: {study.cost.strip()} Run "
@@ -128,12 +128,12 @@ def table(make: Callable, *args, **options):
     """A small table of text, `make(*args, **options)`, as Markdown: nothing is cut off; a sentence if it is empty."""
     from IPython.display import Markdown
 
-    from arlib import claims
+    from arlib import tables
 
     made = if_measured(make, *args, **options)
     if isinstance(made, Markdown):
         return made
-    return Markdown(claims.markdown(made) if len(made) else "*Not measured in this study.*")
+    return Markdown(tables.markdown(made) if len(made) else "*Not measured in this study.*")
 
 
 def expect(what: str, value: float, low: float, high: float, *, unit: str = "", as_written: bool = True) -> None:
@@ -251,11 +251,11 @@ def _device_exists(name: str, value: object, _: dict) -> None:
 
 
 def _writable_folder(name: str, value: object, _: dict) -> None:
-    from arlib import records
+    from arlib import places
 
     if not value:
         return
-    folder = records.places(value).store
+    folder = places.places(value).store
     nearest = next(p for p in (folder, *folder.parents) if p.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise InputError(f"{name} is {str(value)!r}, where nothing can be written; give a folder of your own.")

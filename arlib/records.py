@@ -1,4 +1,4 @@
-"""The store: what is kept of a run, where it lies, and how it is read back whole or not at all.
+"""Records: what is kept of a run, and how it is read back whole or not at all.
 
 A record is a folder `<study>/<run id>/` with `record.json` (recipe, provenance, history, settings,
 rows), `arrays.npz` (quantiles of spectra, per-image margins) and, for seed 0, `weights.safetensors`.
@@ -27,50 +27,11 @@ FORMAT = 1
 LIMIT = 150_000  # bytes of a record without its weights
 WEIGHTS_LIMIT = 5_000_000  # bytes; larger networks publish no weights
 COLUMNS = ("checkpoint", "split", "statistic", "layer", "setting", "n", "value")
-PACKAGE = Path(__file__).resolve().parent
 # What is left out of a record that would be too large, in this order; every row of its table stays.
 _REDUCTIONS = (
     ("margin|train", 20_000), ("margin|train", 10_000),
     ("quantiles|zeros", 0), ("quantiles|reshaped", 0), ("quantiles|circular+bn", 0),
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where things lie: the writable store, and the folders searched for records and study files, in order."""
-
-    store: Path
-    records: tuple[Path, ...]
-    studies: tuple[Path, ...]
-
-
-def checkout() -> Path | None:
-    """The repository this package runs from, or None when it is installed."""
-    root = PACKAGE.parent
-    return root if (root / "pyproject.toml").is_file() else None
-
-
-def places(store: str | Path | None = None) -> Places:
-    """Look-up order: the argument, `ARLIB_STORE`, the checkout's folders, the copy shipped in the package.
-
-    Nothing is looked up in the working directory, so a relative store is an `InputError`. A store may
-    hold study files of its own (`<store>/NAME.yml`); they come before the checkout's.
-    """
-    root, shipped = checkout(), PACKAGE / "_shipped"
-    roots = [shipped] if root is None else [root, shipped]
-    given = _absolute("store", store) or _absolute("ARLIB_STORE", os.environ.get("ARLIB_STORE"))
-    default = Path.home() / ".cache" / "arlib" / "runs" if root is None else root / "runs"
-    chosen = given or default
-    return Places(chosen, tuple(r / "records" for r in roots), (chosen, *(r / "studies" for r in roots)))
-
-
-def _absolute(name: str, value: str | Path | None) -> Path | None:
-    if not value:
-        return None
-    path = Path(value).expanduser()
-    if not path.is_absolute():
-        raise InputError(f"{name} is {str(value)!r}; give an absolute path, so that it means one folder everywhere.")
-    return path
 
 
 @dataclass(frozen=True)

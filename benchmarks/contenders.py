@@ -9,7 +9,6 @@ from torch import Tensor
 from arlib import data, engine
 from arlib.errors import InputError
 from arlib.training import Recipe
-from arlib.training.distributed import World
 from arlib.training.step import Step
 from benchmarks import loops
 from benchmarks.loops import Missing, Setting
@@ -40,12 +39,11 @@ class Ours:
     """This project's own training step (`arlib.training.step`) on the benchmark's pictures, which lie on the device."""
 
     def __init__(self, setting: Setting, mode: str, precision: str):
-        mode, precision = engine.settle(mode, precision, torch.device(setting.device))
+        machine = engine.settle(setting.device, mode, precision)
         recipe = Recipe(dataset="cifar10", eps=setting.eps, steps=setting.steps, lr=setting.lr, seed=setting.seed)
         self.batches, self.lr = DeviceBatches(setting), setting.lr
-        layout = torch.contiguous_format if mode == "plain" else torch.channels_last
-        self.model = loops.network(setting).to(setting.device, memory_format=layout).train()
-        self.update = Step(recipe, self.model, World(), mode, precision)
+        self.model = loops.network(setting).to(setting.device, memory_format=machine.layout).train()
+        self.update = Step(recipe, self.model, machine)
 
     def step(self) -> int:
         x, y = self.batches.next()
@@ -69,7 +67,7 @@ def modes(device: str) -> list[str]:
 
 def _runs(mode: str, device: str) -> bool:
     try:
-        engine.settle(mode, "float32", torch.device(device), strict=True)
+        engine.settle(device, mode, strict=True)
     except InputError:
         return False
     return True

@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from arlib import attacks, data, engine, files, records, spectra, studies, training
+from arlib import attacks, data, engine, files, places, spectra, studies, training
 from arlib.claims.statistics import t_interval
 from arlib.errors import InputError
 from arlib.training import Recipe
@@ -231,10 +231,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
     options = parsed(arguments)
     device = str(engine.device(options.device))
     size = Path(options.study).stem if options.study else "reduced" if options.reduced else "full"
-    folder = Path(options.folder) if options.folder else records.places().store / "scratch" / f"equivalence-{size}"
+    folder = Path(options.folder) if options.folder else places.places().store / "scratch" / f"equivalence-{size}"
     plan = planned(options, device, folder)
-    mode, precision = engine.settle(options.mode, options.precision, engine.device(device))
-    fast, begun = Side(mode, precision), time.perf_counter()
+    machine = engine.settle(device, options.mode, options.precision)
+    fast, begun = Side(machine.mode, machine.precision), time.perf_counter()
     recipe = plan.recipes[0]
     print(f"{recipe.id}: {plan.pairs} pairs, strengths 0 and {255 * plan.eps:g}, {recipe.epochs} epochs, "
           f"up to {plan.images} test images; plain against {fast.name}; kept in {folder}", flush=True)  # fmt: skip

@@ -25,9 +25,10 @@ from torchvision import transforms
 from torchvision.models import resnet18 as imagenet
 
 from arlib import models
+from arlib.sources import source
 
 ROOT = Path(__file__).resolve().parents[1]
-MEAN, STD = models.NORMALISATION["cifar10"]
+MEAN, STD = source("cifar10").mean, source("cifar10").std
 MOMENTUM, DECAY = 0.9, 5e-4
 Craft = Callable[[nn.Module, Tensor, Tensor], Tensor]
 

@@ -21,12 +21,13 @@ import pandas as pd
 import torch
 
 from arlib import attacks, engine
+from arlib.sources import source
 from benchmarks import contenders, loops, report, workers
 from benchmarks.loops import Setting
 from benchmarks.together import Together
 from benchmarks.workers import memory, wait, warm
 
-EPOCH = 45_000  # CIFAR-10 training images without the validation part
+EPOCH = source("cifar10").train  # images, without the validation part
 
 
 class Vectorised:

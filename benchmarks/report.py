@@ -1,7 +1,7 @@
 """What every benchmark shares: the machine, fair timing, and one JSON file of results.
 
 `write` puts `records/benchmarks/NAME-DEVICE.json`, from which the book's tables and figures are computed
-(read it back with `arlib.benchmarked`). No number of the book comes from anywhere else.
+(read it back with `arlib.tables.benchmarks`). No number of the book comes from anywhere else.
 """
 
 import datetime
@@ -22,8 +22,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from arlib import benchmarked, files, records
+from arlib import files, places
 from arlib.errors import InputError
+from arlib.tables import benchmarks as stored
 
 LOAD_AT_START = os.getloadavg()[0]  # before the benchmark adds its own
 DIGITS = 6
@@ -120,7 +121,7 @@ def write(
     Numbers keep 6 significant digits; NaN becomes null and an infinity a word. notes: whatever a reader needs to
     know beside the tables (settings, targets), as plain data.
     """
-    if folder is None and records.checkout() is None:
+    if folder is None and places.checkout() is None:
         raise InputError("report: there is no checkout to write into; give a folder.")
     content = {
         "machine": machine(),
@@ -129,7 +130,7 @@ def write(
         "notes": {key: _plain(value) for key, value in notes.items()},
         "tables": {title: _table(frame) for title, frame in tables.items()},
     }
-    folder = folder or records.checkout() / "records" / benchmarked.FOLDER
+    folder = folder or places.checkout() / "records" / stored.FOLDER
     path = Path(folder) / f"{name}-{torch.device(device).type}.json"
     files.write_text(path, _text(content))
     return path

@@ -57,7 +57,7 @@ def _subject(name: str, dataset: data.Dataset, device: torch.device) -> Subject:
     if model is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = models.build(name, dataset)
+            model = models.build(name, dataset.name)
     x, y = dataset.test
     return Subject(name, dataset.name, model.eval().to(device), x.to(device), y.to(device), eps, known)
 

@@ -80,7 +80,7 @@ def digits():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         dataset = data.load("digits", device="cpu")
-        model = models.build("resnet8", dataset, width=8)
+        model = models.build("resnet8", dataset.name, width=8)
         x, y = dataset.train
         optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         for _ in range(6):

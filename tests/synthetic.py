@@ -4,8 +4,13 @@ A world says how far each effect goes at the effect strength: +1 as the paper sa
 Every number = seed's own level + world × effect × strength / effect strength + noise.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
+
+from arlib.studies import Entry
+from arlib.training import Recipe
 
 STRENGTHS, SEEDS = (0.0, 4.0, 8.0), (0, 1, 2)
 BLOCKS = tuple(f"blocks.{i}" for i in range(9))
@@ -188,3 +193,15 @@ def arrays(strength: float, seed: int = 0, *, images=200) -> dict[str, np.ndarra
             spread = (0.6 - 0.03 * strength) * (1 + index / 20)
             out[f"quantiles|{operator}|{layer}"] = (1 + spread * np.linspace(-1, 1, 201)).clip(0).astype(np.float32)
     return out
+
+
+CLAIMS = {"effect": 8.0, "feature": 4.0, "flip_pgd": 4.0, "flip_sign": 8.0}
+
+
+def study(records, *, protocol=1, toy=False, name="s", dataset="digits", claims=CLAIMS):
+    """What claims, tables and figures read of a study: three seeds, and these records."""
+    entries = [Entry(Recipe(dataset=dataset, seed=seed)) for seed in range(3)]
+    recipes = [entry.recipe for entry in entries]
+    return SimpleNamespace(
+        name=name, toy=toy, protocol=protocol, claims=claims, entries=entries, recipes=recipes, records=lambda: records
+    )

@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm
 
 import arlib
-from arlib import attacks, engine, features, margins, smoothness, spectra
+from arlib import attacks, engine, margins, smoothness, spectra
 from arlib.errors import InputError
+from arlib.smoothness import layers
 
 X = torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.zeros(32, dtype=torch.int64)
@@ -227,7 +228,7 @@ def test_features_are_those_of_the_layers():
         answers(model)
         handle.remove()
         with torch.no_grad():
-            found = silent(features.prepare(model, [layer]), X)[0]
+            found = silent(layers.prepare(model, [layer]), X)[0]
         assert torch.allclose(found, seen[0], atol=1e-5)
 
 
@@ -236,9 +237,9 @@ def test_the_input_of_a_layer_is_that_of_the_layer():
     handle = model.fc.register_forward_pre_hook(lambda _, given: seen.append(given[0].clone()))
     answers(model)
     handle.remove()
-    assert torch.equal(features.prepare_input(model, "fc")(X), seen[0])
+    assert torch.equal(layers.prepare_input(model, "fc")(X), seen[0])
     with pytest.raises(InputError, match="drop is never called"):
-        features.prepare_input(model, "drop")(X)
+        layers.prepare_input(model, "drop")(X)
 
 
 # --- left as found

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from arlib import batch, files, processes
+from arlib import batch, chapters, files, processes
 from arlib.errors import InputError
 
 PARAMETERS = 'study: str = "digits"  # which études\nx: int = 2  # a number\n'
@@ -127,10 +127,10 @@ def test_use_changes_one_line_of_each_chapter_and_no_other_byte(tmp_path, style)
     old, new = ('study: str = "digits"  # which étude', 'study: str = "cifar10-resnet56"  # which étude')
     (tmp_path / "a.ipynb").write_text(notebook(old, **style), encoding="utf-8")
     (tmp_path / "b.ipynb").write_text(notebook("other: str = 'digits'", **style), encoding="utf-8")
-    assert batch.use_study("cifar10-resnet56", tmp_path) == [tmp_path / "a.ipynb"]
+    assert chapters.use_study("cifar10-resnet56", tmp_path) == [tmp_path / "a.ipynb"]
     assert (tmp_path / "a.ipynb").read_text(encoding="utf-8") == notebook(new, **style)
     assert (tmp_path / "b.ipynb").read_text(encoding="utf-8") == notebook("other: str = 'digits'", **style)
-    assert batch.use_study("cifar10-resnet56", tmp_path) == []
+    assert chapters.use_study("cifar10-resnet56", tmp_path) == []
 
 
 @pytest.mark.slow

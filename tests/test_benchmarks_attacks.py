@@ -11,7 +11,8 @@ import torch
 from attacked import digits
 from torch import nn
 
-from arlib import attacks, benchmarked, engine
+from arlib import attacks, engine
+from arlib.tables import benchmarks as stored
 from benchmarks import agreement, attackers, loops, report, subjects
 from benchmarks import attacks as benchmark
 from benchmarks.attackers import Budget
@@ -195,7 +196,7 @@ def test_a_network_without_records_is_there_untrained():
 
 def test_modes_of_ours_can_be_chosen(subject):
     chosen = lambda modes: list(benchmark.networks(subject, benchmark.parsed(["--modes", modes])))
-    compiled = [] if engine.devices.why_not_compiled(CPU) else ["ours compiled"]
+    compiled = [] if engine.machine.why_not_compiled(CPU) else ["ours compiled"]
     half = ["ours folded bfloat16"] if any("bfloat16" in pair for pair in attackers.modes(CPU)) else []
     assert chosen("folded float32") == ["ours folded"] and chosen("float32") == ["ours folded", *compiled]
     assert chosen("folded") == ["ours folded", *half]
@@ -214,8 +215,8 @@ def test_one_command_runs_and_writes_what_the_book_reads(tmp_path, capsys):
     command = ["--quick", "--device", "cpu", "--no-peers", "--modes", "folded float32", "--folder", str(tmp_path)]
     tables = benchmark.main(command)
     assert set(tables) == {"PGD-3, batch 16", "evaluation", "agreement of broken images", "agreement of gradients"}
-    stored = benchmarked.read(tmp_path / "attacks-cpu.json")
-    assert list(stored["tables"]["PGD-3, batch 16"]["attack"]) == ["plain", "ours bare", "ours folded"]
+    written = stored.read(tmp_path / "attacks-cpu.json")
+    assert list(written["tables"]["PGD-3, batch 16"]["attack"]) == ["plain", "ours bare", "ours folded"]
     assert set(tables["evaluation"]["attack"]) == {"pgd-50x10", "apgd-ce", "apgd-t", "square"}
     assert (tables["agreement of gradients"]["relative error"] <= agreement.TARGETS["gradient"]).all()
     assert "image-steps/s" in capsys.readouterr().out

@@ -12,9 +12,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from arlib import attacks, benchmarked, engine, models, studies
+from arlib import attacks, engine, models, studies
+from arlib.tables import benchmarks as stored
 from arlib.training import Recipe
-from arlib.training.distributed import World
 from arlib.training.step import Step
 from benchmarks import contenders, equivalence, limits, loops, training, workers
 from benchmarks.loops import Setting
@@ -58,7 +58,7 @@ def test_one_step_of_the_public_loop_is_one_step_of_ours():
     public.batches = iter([(x, y)])
     model = loops.network(TINY).double().train()
     recipe = Recipe(dataset="cifar10", eps=TINY.eps, steps=TINY.steps, lr=TINY.lr)
-    step = Step(recipe, model, World(), "folded", "float32")
+    step = Step(recipe, model, engine.Machine(torch.device("cpu"), "folded"))
     assert public.step() == 8
     step(x, y, torch.Generator().manual_seed(5), TINY.lr, 0.0)
     before = loops.network(TINY).double().state_dict()
@@ -251,7 +251,7 @@ def test_each_fast_side_has_a_result_of_its_own():
     ]
     found = [equivalence.result_name(side, **options) for side, options in asked]
     assert found[0] == "equivalence_reduced_folded_float32" and len(set(found)) == len(asked)
-    assert all(benchmarked.benchmark(f"{name}-cuda") is None for name in found), "names that can be read back"
+    assert all(stored.benchmark(f"{name}-cuda") is None for name in found), "names that can be read back"
 
 
 def test_the_trainings_of_a_study_are_compared_at_its_own_strengths():

@@ -1,13 +1,11 @@
 """Verdicts on synthetic records with known answers."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 import pytest
 import synthetic
 
-from arlib import claims
+from arlib import claims, tables
 from arlib.claims.declared import CLAIMS, Config, Statistic
 from arlib.errors import InputError
 
@@ -327,7 +325,7 @@ def test_table_and_markdown():
     assert table.loc["C4 Margin shrinkage", "Effect [95 % interval]"] == "× 0.368 [0.368, 0.368]"
     assert table.loc["C3 Less confident", "Twin"] == "−0.100 [−0.100, −0.100]"
     assert table.loc["C8 Mechanism", "Verdict"] == "not measured"
-    text = claims.markdown(table)
+    text = tables.markdown(table)
     assert text.count("\n") == 11 and r"median \|m\| on test images" in text and "nan" not in text
 
 
@@ -349,15 +347,11 @@ def test_combine_leaves_toys_out_and_makes_disagreement_mixed():
 
 
 def test_verdicts_of_a_study():
-    recipes = [SimpleNamespace(recipe=SimpleNamespace(dataset="digits", seed=s), variant="") for s in range(3)]
-    study = SimpleNamespace(
-        name="made-up", toy=True, recipes=recipes, claims={"effect": 8}, records=lambda: synthetic.records(), protocol=1
-    )
+    study = synthetic.study(synthetic.records(), name="made-up", toy=True, claims={"effect": 8})
     rows = claims.verdicts(study)
     assert set(rows["study"]) == {"made-up"} and rows["toy"].all()
     assert claims.config_of(study) == Config(toy=True, seeds=(0, 1, 2))
-    study.recipes = [SimpleNamespace(dataset="cifar100", seed=0)]
-    assert claims.config_of(study).classes == 100
+    assert claims.config_of(synthetic.study(None, dataset="cifar100")).classes == 100
 
 
 def test_sensitivity_lists_everything_and_decides_nothing():

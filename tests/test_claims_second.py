@@ -1,8 +1,8 @@
 """Protocol 2: claims in parts, the rule for layers, Holm, no gap, shares left; and protocol 1 as it was."""
 
 import json
+import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,11 +10,10 @@ import pytest
 import synthetic
 from scipy import stats
 
-from arlib import claims, figures, layertables, studies, tables
+from arlib import claims, figures, studies, tables
 from arlib.claims import controls
 from arlib.claims.declared import Config, Statistic
 from arlib.errors import InputError, NotMeasured
-from arlib.training import Recipe
 
 LAYERED = Statistic("a number", "x", log=True, layers="blocks")
 SECOND = {"protocol": 2}
@@ -43,9 +42,21 @@ def layered(values, strengths=(0.0, 4.0, 8.0), **config):
 # --- protocol 1 stays
 
 
+def same(mine, value) -> bool:
+    if isinstance(mine, list):
+        return len(mine) == len(value) and all(map(same, mine, value))
+    if isinstance(mine, float):
+        return (mine != mine and value != value) or math.isclose(mine, value, rel_tol=1e-13)
+    return mine == value
+
+
 @pytest.mark.parametrize("name", ["digits", "cifar10-resnet20-small"])
-def test_verdicts_of_protocol_1_stay_bit_for_bit(name, tmp_path):
-    """The file was written by the code of before there was a second protocol."""
+def test_verdicts_of_protocol_1_stay_as_they_were(name, tmp_path):
+    """The file was written by the code of before there was a second protocol.
+
+    Words are the same letter for letter, numbers to 13 digits: numpy's logarithm differs in the last bit
+    between processors with and without AVX-512.
+    """
     before = json.loads((Path(__file__).parent / "data" / "protocol1.json").read_text())[name]
     study = studies.load(name, tmp_path)
     assert study.protocol == 1
@@ -54,8 +65,7 @@ def test_verdicts_of_protocol_1_stay_bit_for_bit(name, tmp_path):
     for row, expected in zip(found, before, strict=True):
         for column, value in expected.items():
             mine = list(row[column]) if isinstance(row[column], tuple) else row[column]
-            same = mine == value or (mine != mine and value != value)
-            assert same, (row["claim"], column, mine, value)
+            assert same(mine, value), (row["claim"], column, mine, value)
         assert row["after_the_fact"]
 
 
@@ -293,17 +303,11 @@ def test_sensitivity_knows_the_parts():
 # --- what the chapters print of a study of protocol 2
 
 
-def study(records):
-    recipes = [SimpleNamespace(recipe=Recipe(dataset="digits", seed=seed), variant="") for seed in range(3)]
-    config = {"effect": 8.0, "feature": 4.0, "flip_pgd": 4.0, "flip_sign": 8.0}
-    return SimpleNamespace(name="s", records=lambda: records, recipes=recipes, claims=config, toy=False, protocol=2)
-
-
 def test_chapters_show_the_rule_and_the_control_of_protocol_2():
-    made = study(big_gap(synthetic.records(controls=CONTROLS, along=0.0, noise=0.01)))
+    made = synthetic.study(big_gap(synthetic.records(controls=CONTROLS, along=0.0, noise=0.01)), protocol=2)
     rows = claims.verdicts(made).set_index("claim")
     for claim in ("C5", "C6", "C6b"):
-        primary, twin = layertables.layer_rule(made, claim).T.to_dict("records")
+        primary, twin = tables.layer_rule(made, claim).T.to_dict("records")
         assert primary["verdict of this statistic alone"] == rows.loc[claim, "primary_verdict"] == "supported"
         assert twin["verdict of this statistic alone"] == rows.loc[claim, "twin_verdict"]
         assert primary["ratio between two seeds of one strength, 95th percentile"].startswith("× 1")
@@ -318,4 +322,4 @@ def test_chapters_show_the_rule_and_the_control_of_protocol_2():
     assert set(figures.matched_fit(points, "C6").alt.split(": ")[0].split(", ")) == {"C6a", "C6b", "C6c"}
     assert len(figures.verdict_strip({"new": rows.reset_index(), "old": claims.decide(synthetic.records())}).alt)
     with pytest.raises(NotMeasured, match="no controls"):
-        tables.matched(study(synthetic.records()), "C4")
+        tables.matched(synthetic.study(synthetic.records(), protocol=2), "C4")

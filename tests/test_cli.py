@@ -5,9 +5,9 @@ import sys
 import time
 
 import pytest
-from test_studies import ROOT, TINY, a_study, fake
+from test_studies import ROOT, TINY, a_study, fake, run
 
-from arlib import cli, data, files, records, runner, studies
+from arlib import cli, data, files, records, studies
 from arlib.errors import InputError
 from arlib.processes import kill
 
@@ -92,8 +92,7 @@ def test_a_broken_study_does_not_hide_the_others(monkeypatch, capsys, store):
 
 
 def test_run_publish_and_damage(monkeypatch, capsys, store):
-    monkeypatch.setattr(runner.work, "__kwdefaults__", runner.work.__kwdefaults__ | {"compute": fake})
-    monkeypatch.setattr(studies.Study.run, "__kwdefaults__", studies.Study.run.__kwdefaults__ | {"_compute": fake})
+    monkeypatch.setattr("arlib.studies.run.compute", fake)
     status, out, _ = arlib(monkeypatch, capsys, "study", "run", "tiny", "--device", "cpu", "--time-budget", "1m")
     assert status == 0 and "tiny: 4 of 4 runs are done" in out and "nothing is missing" in out
     assert arlib(monkeypatch, capsys, "study", "missing", "tiny")[0] == 0
@@ -109,7 +108,7 @@ def test_run_publish_and_damage(monkeypatch, capsys, store):
 
 def test_use_sets_the_study_of_every_chapter(monkeypatch, capsys, store):
     used = []
-    monkeypatch.setattr("arlib.batch.use_study", lambda name: used.append(name) or [ROOT / "book" / "margins.ipynb"])
+    monkeypatch.setattr("arlib.chapters.use_study", lambda name: used.append(name) or [ROOT / "book" / "margins.ipynb"])
     status, out, _ = arlib(monkeypatch, capsys, "study", "use", "tiny")
     assert (status, used, out.strip()) == (0, ["tiny"], str(ROOT / "book" / "margins.ipynb"))
     assert arlib(monkeypatch, capsys, "study", "use", "tinny")[0] == 2 and used == ["tiny"]
@@ -179,7 +178,7 @@ def test_a_real_study_survives_kill_9_and_ctrl_c_and_ends_with_the_bits_of_an_un
     monkeypatch.delenv("ARLIB_STORE", raising=False)
     shaken, calm = (a_study(tmp_path / name, LONG) for name in ("shaken", "calm"))
     run = lambda study: start(processes, "study", "run", study.path, "--device", "cpu", store=study.places.store)
-    begun = lambda: runner.progress_of(shaken, shaken.entries[0].run)
+    begun = lambda: shaken.history_so_far(shaken.entries[0].run)
     first = run(shaken)
     wait_until(lambda: begun() is not None and len(begun()) >= 2)
     first.kill()
@@ -221,7 +220,7 @@ def test_a_full_disk_is_one_line_and_finished_runs_stay(tmp_path, monkeypatch):
     monkeypatch.delenv("ARLIB_STORE", raising=False)
     study = a_study(tmp_path)
     first = study.entries[0]
-    study.run(device="cpu", progress=False, _compute=lambda s, e, f, **k: e == first and fake(s, e, f, **k))
+    run(study, compute=lambda s, e, f, **k: e == first and fake(s, e, f, **k))
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
     limited = f"{limit}; from arlib.cli import main; main()"
     process = subprocess.run(
@@ -232,4 +231,4 @@ def test_a_full_disk_is_one_line_and_finished_runs_stay(tmp_path, monkeypatch):
     assert process.returncode == 2 and "Traceback" not in process.stderr
     assert process.stderr.splitlines()[-1].startswith("arlib: ") and "kept" in process.stderr.splitlines()[-1]
     assert [e.run for e in study.missing()] == [e.run for e in study.entries[1:]] and len(study.records()) == 1
-    assert not list(study.claims_folder.glob("*.json"))
+    assert not list(study.leases_folder.glob("*.json"))

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from arlib import data
+from arlib import data, places, sources
 from arlib.errors import InputError
 
-CIFAR = data.data_root() / "cifar-10-batches-py"
+FOLDERS = {"cifar10": places.data_root() / "cifar-10-batches-py", "cifar100": places.data_root() / "cifar-100-python"}
+CIFAR = FOLDERS["cifar10"]
 needs_cifar10 = pytest.mark.skipif(not CIFAR.exists(), reason=f"CIFAR-10 is not in {CIFAR.parent}")
 
 
@@ -57,12 +58,27 @@ def test_missing_gpu_is_refused_before_reading():
         data.load("digits", device="cuda")
 
 
+@pytest.mark.parametrize("name", sources.NAMES)
+def test_what_is_known_of_a_data_set_is_what_is_read(name):
+    """Sizes, shape and classes exactly; mean and std to the four digits they are given with."""
+    if name != "digits" and not FOLDERS[name].exists():
+        pytest.skip(f"{name} is not in {places.data_root()}")
+    known, read = sources.source(name), data.load(name, device="cpu")
+    assert (known.train, known.val, known.test) == (len(read.train), len(read.val), len(read.test))
+    assert (known.classes, known.shape) == (len(read.classes), read.shape)
+    parts = [read.train, read.val, *([read.test] if name == "digits" else [])]
+    x = torch.cat([part.x for part in parts]).double()
+    dims = (0, 2, 3)
+    assert torch.allclose(x.mean(dims), torch.tensor(known.mean).double(), atol=6e-5)
+    assert torch.allclose(x.std(dims), torch.tensor(known.std).double(), atol=6e-5)
+
+
 @needs_cifar10
 def test_cifar10_split_and_pixels_are_torchvisions():
     from torchvision import datasets
 
     cifar = data.load("cifar10", device="cpu")
-    theirs = datasets.CIFAR10(data.data_root(), train=True)
+    theirs = datasets.CIFAR10(places.data_root(), train=True)
     assert [len(p) for p in (cifar.train, cifar.val, cifar.test)] == [45_000, 5_000, 10_000]
     assert torch.bincount(cifar.val.y).tolist() == [500] * 10
     labels = np.asarray(theirs.targets)

@@ -18,7 +18,7 @@ def imitated():
 @pytest.fixture
 def network():
     torch.manual_seed(0)
-    return models.build("resnet8", data.load("digits", device="cpu"), 8).to("cuda:0").eval()
+    return models.build("resnet8", "digits", 8).to("cuda:0").eval()
 
 
 @pytest.fixture

@@ -133,18 +133,18 @@ def test_a_prepared_network_is_used_as_it_is_and_stays_in_eval_mode():
 def test_where_torch_cannot_compile_is_said_beforehand(monkeypatch, caplog):
     monkeypatch.setattr(torch, "__file__", "/home/a b/torch/__init__.py")
     cpu = torch.device("cpu")
-    assert engine.settle("compiled", "float32", cpu) == ("folded", "float32")
+    assert engine.settle(cpu, "compiled") == engine.Machine(cpu, "folded")
     assert "torch.compile cannot link to torch in a folder with a space (/home/a b/torch); folded" in caplog.text
     with pytest.raises(InputError, match=r"mode is 'compiled', but torch.compile .*\. Use 'folded'"):
         engine.prepare(models.resnet(8, width=4), mode="compiled")
     monkeypatch.setattr(torch, "__file__", "/home/ab/torch/__init__.py")
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(InputError, match="finds no compiler here"):
-        engine.settle("compiled", "float32", cpu, strict=True)
+        engine.settle(cpu, "compiled", strict=True)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(engine.devices.why_not_compiled(torch.device("cpu"))), reason="torch cannot compile here")
+@pytest.mark.skipif(bool(engine.machine.why_not_compiled(torch.device("cpu"))), reason="torch cannot compile here")
 def test_compiled_equals_plain():
     model = trained_statistics(models.resnet(8, width=4))
     x = torch.rand(4, 3, 8, 8)

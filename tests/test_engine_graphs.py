@@ -14,7 +14,6 @@ from torch import nn
 
 from arlib import attacks, data, engine, models, training
 from arlib.engine import graphs
-from arlib.training.distributed import World
 from arlib.training.step import Step
 
 
@@ -63,8 +62,9 @@ def test_batches_of_other_sizes_between_replays_leave_the_training_as_it_is(eps,
     recipe = training.Recipe(dataset="digits", model="resnet8", width=4, eps=eps, steps=2)
 
     def trained(mode: str) -> tuple[torch.Tensor, Step]:
-        model = training.initial_model(recipe, digits).train()
-        step, generator = Step(recipe, model, World(), mode, "float32"), torch.Generator().manual_seed(5)
+        model = training.initial_model(recipe).train()
+        step = Step(recipe, model, engine.Machine(torch.device("cpu"), mode))
+        generator = torch.Generator().manual_seed(5)
         for begin, end in ((0, 32), (32, 64), (64, 75), (75, 107), (107, 139)):
             step(*digits.train[begin:end], generator, 0.05, 0.0)
         return torch.cat([value.flatten().float() for value in model.state_dict().values()]), step

@@ -15,7 +15,7 @@ from PIL import Image
 from arlib import claims, figures
 from arlib.errors import InputError, NotMeasured
 from arlib.figures import layers, style
-from arlib.figures.distances import linear_distance
+from arlib.figures.margins import linear_distance
 from arlib.report import Comparison
 
 STRENGTHS = (0.0, 4.0, 8.0)
@@ -329,7 +329,7 @@ def test_estimates_have_their_own_ends():
 
 def test_layers_stand_in_the_order_of_the_network():
     names = ["blocks.10.conv1", "blocks.2.conv2", "blocks.2.conv1", "stem"]
-    assert layers._depth(names) == ["stem", "blocks.2.conv1", "blocks.2.conv2", "blocks.10.conv1"]
+    assert layers.depth(names) == ["stem", "blocks.2.conv1", "blocks.2.conv2", "blocks.10.conv1"]
 
 
 def test_collect_takes_the_grid_and_leaves_variants():

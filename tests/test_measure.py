@@ -296,7 +296,7 @@ def test_settings_survive_their_own_mapping():
 
 def test_initialisation_is_the_network_before_the_first_epoch(measured):
     rows, arrays, _ = measured
-    start = training.initial_model(RECIPE, data.load("digits", device="cpu"))
+    start = training.initial_model(RECIPE)
     expected = spectra.of(start, (1, 8, 8)).set_index("layer").loc["blocks.1.conv2"]
     found = value(rows, "sv_std_over_mean", "initial", "", "blocks.1.conv2", "circular")
     assert found == pytest.approx(expected["std_over_mean"])
@@ -306,7 +306,7 @@ def test_initialisation_is_the_network_before_the_first_epoch(measured):
 
 def test_distance_from_start_is_that_of_the_weights(folder, measured):
     rows, _, _ = measured
-    start = training.initial_model(RECIPE, data.load("digits", device="cpu")).get_parameter("blocks.0.conv1.weight")
+    start = training.initial_model(RECIPE).get_parameter("blocks.0.conv1.weight")
     for which in ("last", "epoch-1"):
         now = training.load_model(folder, which).get_parameter("blocks.0.conv1.weight")
         expected = float((now - start).detach().norm() / start.detach().norm())

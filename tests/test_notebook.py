@@ -137,7 +137,7 @@ class FakeStudy(SimpleNamespace):
 
 
 def study(have, gone):
-    return FakeStudy(name="small", toy=True, cost="two hours.", recipes=[*have, *gone], have=have, gone=gone)
+    return FakeStudy(name="small", toy=True, cost="two hours.", entries=[*have, *gone], have=have, gone=gone)
 
 
 def test_records_or_explain(capsys):

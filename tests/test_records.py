@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arlib import files, models, records
+from arlib import files, models, places, records
 from arlib.errors import InputError, RecordError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -205,28 +205,28 @@ def test_a_damaged_run_is_not_published(tmp_path):
 def test_places_are_looked_up_in_order_and_never_in_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.delenv("ARLIB_STORE", raising=False)
     monkeypatch.chdir(tmp_path)
-    root = records.checkout()
+    root = places.checkout()
     assert root is not None
-    default = records.places()
+    default = places.places()
     assert default.store == root / "runs"
-    assert default.records == (root / "records", records.PACKAGE / "_shipped" / "records")
+    assert default.records == (root / "records", places.PACKAGE / "_shipped" / "records")
     assert default.studies[:2] == (root / "runs", root / "studies")
     monkeypatch.setenv("ARLIB_STORE", str(tmp_path / "drive"))
-    assert records.places().store == tmp_path / "drive"
-    assert records.places(tmp_path / "mine").store == tmp_path / "mine"
-    assert records.places("").store == tmp_path / "drive"
+    assert places.places().store == tmp_path / "drive"
+    assert places.places(tmp_path / "mine").store == tmp_path / "mine"
+    assert places.places("").store == tmp_path / "drive"
     monkeypatch.setenv("ARLIB_STORE", "runs2")
     with pytest.raises(InputError, match=r"ARLIB_STORE is 'runs2'.*absolute"):
-        records.places()
+        places.places()
     with pytest.raises(InputError, match="store is 'here'"):
-        records.places("here")
+        places.places("here")
 
 
 def test_an_installed_package_uses_its_shipped_copy_and_the_home(tmp_path, monkeypatch):
     monkeypatch.delenv("ARLIB_STORE", raising=False)
-    monkeypatch.setattr(records, "PACKAGE", tmp_path / "site-packages" / "arlib")
-    found = records.places()
-    assert records.checkout() is None
+    monkeypatch.setattr(places, "PACKAGE", tmp_path / "site-packages" / "arlib")
+    found = places.places()
+    assert places.checkout() is None
     assert found.records == (tmp_path / "site-packages" / "arlib" / "_shipped" / "records",)
     assert found.store.is_absolute() and found.store.parts[-2:] == ("arlib", "runs")
 

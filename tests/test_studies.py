@@ -6,16 +6,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from arlib import data, files, margins, records, runner, spectra, studies, training, workers
+from arlib import data, engine, files, margins, places, records, spectra, studies, training
 from arlib.errors import InputError, RecordError, TrainingStopped
+from arlib.studies import lease
+from arlib.studies import run as runs
 
 ROOT = Path(__file__).resolve().parents[1]
+CPU = engine.Machine(torch.device("cpu"))
 TINY = """\
 title: tiny
 purpose: a test
@@ -48,8 +52,8 @@ def a_study(folder: Path, text: str = TINY) -> studies.Study:
     return studies.load(folder / "tiny.yml", folder / "store")
 
 
-def fake(study, entry, folder, *, device, progress, time_left, pause=0.0, log=None):
-    """What `runner.compute` does, without the computing; `log` gets a line when it begins."""
+def fake(study, entry, folder, *, machine, progress, time_left, pause=0.0, log=None):
+    """What `studies.run.compute` does, without the computing; `log` gets a line when it begins."""
     if log is not None:
         with open(log, "a") as said:
             said.write(f"{entry.run} {os.getpid()}\n")
@@ -57,15 +61,16 @@ def fake(study, entry, folder, *, device, progress, time_left, pause=0.0, log=No
     rows = pd.DataFrame([("last", "test", "error", "", "", 360, 0.25)], columns=list(records.COLUMNS))
     records.write(
         folder, run=entry.run, recipe=entry.recipe.to_dict(), variant=entry.variant,
-        provenance=training.store.provenance(torch.device("cpu")), settings=study.settings.to_dict(),
+        provenance=training.store.provenance(machine), settings=study.settings.to_dict(),
         history=pd.DataFrame({"epoch": [1], "seconds": [7.0]}), rows=rows, arrays={"margin|test": np.zeros(4)},
     )  # fmt: skip
     files.write_tensors(folder / "last.safetensors", {"weight": torch.zeros(2)})
     return True
 
 
-def run(study, **options):
-    return study.run(device="cpu", progress=False, **{"_compute": fake} | options)
+def run(study, compute=fake, **options):
+    with mock.patch.object(runs, "compute", compute):
+        return study.run(device="cpu", progress=False, **options)
 
 
 # ---- study files ------------------------------------------------------------------------------
@@ -219,13 +224,13 @@ def test_a_study_runs_what_is_missing_and_reads_as_tables(tiny):
     assert list(zip(found["seed"], found["strength"], strict=True)) == [(0, 0), (0, 32), (1, 0), (1, 32)]
     assert list(tiny.histories()["seconds"]) == [7.0] * 4
     assert set(tiny.arrays(tiny.entries[0].run)) == {"margin|test"}
-    assert not list(tiny.work_folder.iterdir()) and not list(tiny.claims_folder.glob("*.json"))
+    assert not list(tiny.work_folder.iterdir()) and not list(tiny.leases_folder.glob("*.json"))
 
 
 def test_a_finished_run_is_not_computed_again(tiny, tmp_path):
     run(tiny)
     log = tmp_path / "log"
-    run(tiny, _compute=lambda *a, **k: fake(*a, **k, log=log))
+    run(tiny, compute=lambda *a, **k: fake(*a, **k, log=log))
     assert not log.exists()
 
 
@@ -236,7 +241,7 @@ def test_each_run_is_readable_as_soon_as_it_is_finished(tiny):
         seen.append(len(studies.load(study.path, study.places.store).records()))
         return fake(study, *args, **options)
 
-    run(tiny, _compute=work)
+    run(tiny, compute=work)
     assert seen == [0, 1, 2, 3]
 
 
@@ -249,16 +254,16 @@ def test_an_interrupted_study_goes_on_where_it_was(tiny, caplog):
 
     caplog.set_level(logging.INFO)
     with pytest.raises(KeyboardInterrupt):
-        run(tiny, _compute=interrupted)
+        run(tiny, compute=interrupted)
     assert "goes on from here" in caplog.text
-    assert len(tiny.missing()) == 2 and not list(tiny.claims_folder.glob("*.json"))
+    assert len(tiny.missing()) == 2 and not list(tiny.leases_folder.glob("*.json"))
     seen = []
 
     def goes_on(study, entry, folder, **options):
         seen.append((folder / "half").exists())
         return fake(study, entry, folder, **options)
 
-    run(tiny, _compute=goes_on)
+    run(tiny, compute=goes_on)
     assert seen == [True, False] and not tiny.missing()
 
 
@@ -269,7 +274,7 @@ def test_a_training_that_stops_by_itself_does_not_stop_the_others(tiny):
         return fake(study, entry, folder, **options)
 
     with pytest.raises(TrainingStopped, match=r"1 trainings stopped.*became nan"):
-        run(tiny, _compute=sometimes)
+        run(tiny, compute=sometimes)
     assert [entry.run for entry in tiny.missing()] == [tiny.entries[1].run]
 
 
@@ -315,7 +320,7 @@ def test_a_run_measured_with_other_settings_counts_as_missing_and_keeps_its_trai
         seen.append((folder / "trained").read_text())
         return fake(study, entry, folder, **options)
 
-    run(again, _compute=work)
+    run(again, compute=work)
     assert seen == ["hours"] and len(again.records()) == 4
 
 
@@ -336,19 +341,19 @@ def test_devices_are_not_mixed_silently(tiny):
 def test_published_records_count_unless_asked_afresh_and_the_store_comes_first(tiny, tmp_path):
     run(tiny)
     assert len(tiny.publish(tmp_path / "records")) == 4 and tiny.publish(tmp_path / "records") == []
-    places = records.Places(tmp_path / "empty", (tmp_path / "records",), ())
-    published = studies.Study(tiny.file, places)
+    elsewhere = places.Places(tmp_path / "empty", (tmp_path / "records",), ())
+    published = studies.Study(tiny.file, elsewhere)
     assert not published.missing() and len(published.missing(afresh=True)) == 4
     assert set(published.status()["state"]) == {"recorded"}
     pd.testing.assert_frame_equal(published.records(), tiny.records())
     weights = [(tmp_path / "records" / "tiny" / e.run / "weights.safetensors").exists() for e in tiny.entries]
     assert weights == [True, True, False, False]
-    both = studies.Study(tiny.file, records.Places(tiny.places.store, (tmp_path / "records",), ()))
+    both = studies.Study(tiny.file, places.Places(tiny.places.store, (tmp_path / "records",), ()))
     assert {folder.parent for folder in both.finished().values()} == {tiny.folder}
 
 
 def test_a_budget_too_small_for_an_epoch_is_refused_once_the_speed_is_known(tiny):
-    run(tiny, _compute=lambda study, entry, *a, **k: entry.recipe.seed == 0 and fake(study, entry, *a, **k))
+    run(tiny, compute=lambda study, entry, *a, **k: entry.recipe.seed == 0 and fake(study, entry, *a, **k))
     assert len(tiny.missing()) == 2  # seed 1; its siblings took 7 s an epoch
     with pytest.raises(InputError, match=r"time budget of 5 s is too small for one epoch, which takes about 7 s"):
         run(tiny, time_budget=5)
@@ -359,9 +364,9 @@ def test_a_budget_too_small_for_an_epoch_is_refused_once_the_speed_is_known(tiny
 def test_a_time_budget_ends_a_computation_that_does_not_look_at_the_clock(tiny, caplog):
     caplog.set_level(logging.INFO)
     begun = time.monotonic()
-    run(tiny, time_budget=2.5, _compute=lambda *a, **k: fake(*a, **k, pause=60))
+    run(tiny, time_budget=2.5, compute=lambda *a, **k: fake(*a, **k, pause=60))
     assert time.monotonic() - begun < 2.5
-    assert "time budget was over" in caplog.text and not list(tiny.claims_folder.glob("*.json"))
+    assert "time budget was over" in caplog.text and not list(tiny.leases_folder.glob("*.json"))
 
 
 def test_impossible_options_are_refused(tiny):
@@ -390,7 +395,7 @@ def test_a_published_record_is_whole_small_and_named_by_its_recipe(folder):
 
 @pytest.mark.parametrize("name", sorted({folder.parent.name for folder in PUBLISHED}))
 def test_published_records_are_of_one_device_and_fit_their_study_file(name):
-    study = studies.Study(studies.load(name).file, records.Places(ROOT / "nowhere", (ROOT / "records",), ()))
+    study = studies.Study(studies.load(name).file, places.Places(ROOT / "nowhere", (ROOT / "records",), ()))
     assert set(study.finished().values()) == {folder for folder in PUBLISHED if folder.parent.name == name}
     assert study.status()["device"][lambda column: column != ""].nunique() == 1
 
@@ -425,45 +430,45 @@ def test_shipped_weights_give_the_recorded_numbers():
 def a_claim(folder: Path, **changes) -> Path:
     """The file of somebody else's claim."""
     (folder / "r.json").unlink(missing_ok=True)
-    with workers.take(folder, "r") as claim:
-        said = workers.read(claim.path)
+    with lease.take(folder, "r") as claim:
+        said = lease.read(claim.path)
     files.write_json(folder / "r.json", said | changes)
     return folder / "r.json"
 
 
 def test_a_claim_is_exclusive_and_let_go(tmp_path):
-    with workers.take(tmp_path, "r") as claim:
-        assert claim.holds() and workers.take(tmp_path, "r") is None
-        assert workers.take(tmp_path, "other") is not None
-    assert workers.take(tmp_path, "r") is not None
+    with lease.take(tmp_path, "r") as claim:
+        assert claim.holds() and lease.take(tmp_path, "r") is None
+        assert lease.take(tmp_path, "other") is not None
+    assert lease.take(tmp_path, "r") is not None
 
 
 def test_a_claim_is_void_when_its_process_is_dead_here_or_its_heart_has_stopped(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
-    begun = str(workers.processes.started(dead.pid))
+    begun = str(lease.processes.started(dead.pid))
     time.sleep(0.3)  # it ends, but nobody has waited for it: still in the process table
-    assert "is dead" in workers.void(a_claim(tmp_path, pid=dead.pid, started=begun))
+    assert "is dead" in lease.void(a_claim(tmp_path, pid=dead.pid, started=begun))
     dead.wait()
-    assert "is dead" in workers.void(a_claim(tmp_path, pid=dead.pid, started=begun))
-    assert "is dead" in workers.void(a_claim(tmp_path, started="1"))  # our process number, used again
-    assert not workers.void(a_claim(tmp_path))
+    assert "is dead" in lease.void(a_claim(tmp_path, pid=dead.pid, started=begun))
+    assert "is dead" in lease.void(a_claim(tmp_path, started="1"))  # our process number, used again
+    assert not lease.void(a_claim(tmp_path))
     elsewhere = a_claim(tmp_path, host="elsewhere", pid=dead.pid, started=begun)
-    assert not workers.void(elsewhere) and workers.take(tmp_path, "r") is None
-    late = time.time() - workers.STALE - 60
+    assert not lease.void(elsewhere) and lease.take(tmp_path, "r") is None
+    late = time.time() - lease.STALE - 60
     os.utime(elsewhere, (late, late))
-    assert "no sign of life" in workers.void(elsewhere)
-    assert workers.take(tmp_path, "r") is not None
+    assert "no sign of life" in lease.void(elsewhere)
+    assert lease.take(tmp_path, "r") is not None
 
 
 def test_the_heart_beats_and_a_lost_claim_is_noticed(tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.05)
     interrupted = []
-    monkeypatch.setattr(workers, "interrupt_main_thread", lambda: interrupted.append(True))
-    with workers.take(tmp_path, "r") as claim:
+    monkeypatch.setattr(lease, "interrupt_main_thread", lambda: interrupted.append(True))
+    with lease.take(tmp_path, "r") as claim:
         os.utime(claim.path, (0, 0))
         time.sleep(0.5)
         assert claim.path.stat().st_mtime > 1e9 and not claim.lost
-        files.write_json(claim.path, workers.read(claim.path) | {"token": "another"})
+        files.write_json(claim.path, lease.read(claim.path) | {"token": "another"})
         time.sleep(0.5)
         assert claim.lost and interrupted == [True]
     assert claim.path.exists()  # the other's claim stays
@@ -480,34 +485,34 @@ def started(request):
 
 
 def test_a_worker_that_lost_its_run_leaves_it_to_the_other(tiny, monkeypatch, started):
-    monkeypatch.setattr(workers, "HEARTBEAT", 0.05)
-    handler = signal.getsignal(workers.LOST)
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.05)
+    handler = signal.getsignal(lease.LOST)
     first = tiny.entries[0].run
 
     def slept(study, entry, folder, **options):
         if entry.run != first:
             return fake(study, entry, folder, **options)
-        claim = study.claims_folder / f"{first}.json"
-        files.write_json(claim, workers.read(claim) | {"token": "another", "host": "elsewhere"})
+        claim = study.leases_folder / f"{first}.json"
+        files.write_json(claim, lease.read(claim) | {"token": "another", "host": "elsewhere"})
         time.sleep(10)
         raise AssertionError("it was not interrupted")
 
-    run(tiny, _compute=slept, wait=False)
+    run(tiny, compute=slept, wait=False)
     assert [entry.run for entry in tiny.missing()] == [first]
-    assert signal.getsignal(workers.LOST) is handler
+    assert signal.getsignal(lease.LOST) is handler
 
 
 def test_who_renames_first_wins_and_the_other_result_is_dropped(tiny):
     entry = tiny.entries[0]
-    mine, theirs = (runner._adopt(tiny, entry.run, token) for token in ("mine", "theirs"))
+    mine, theirs = (runs._adopt(tiny, entry.run, token) for token in ("mine", "theirs"))
     mine.mkdir(exist_ok=True)
     for folder in (mine, theirs):
-        fake(tiny, entry, folder, device="cpu", progress=False, time_left=None)
+        fake(tiny, entry, folder, machine=CPU, progress=False, time_left=None)
     (theirs / "theirs").write_text("")
-    runner._publish(tiny, entry.run, theirs)
+    runs._publish(tiny, entry.run, theirs)
     os.makedirs(mine, exist_ok=True)
-    fake(tiny, entry, mine, device="cpu", progress=False, time_left=None)
-    runner._publish(tiny, entry.run, mine)
+    fake(tiny, entry, mine, machine=CPU, progress=False, time_left=None)
+    runs._publish(tiny, entry.run, mine)
     assert (tiny.folder / entry.run / "theirs").exists() and not list(tiny.work_folder.iterdir())
 
 
@@ -517,7 +522,7 @@ sys.path.insert(0, sys.argv[1])
 import test_studies as t
 from arlib import studies
 study = studies.load(sys.argv[2], sys.argv[3])
-t.run(study, _compute=lambda *a, **k: t.fake(*a, **k, pause=float(sys.argv[5]), log=sys.argv[4]))
+t.run(study, compute=lambda *a, **k: t.fake(*a, **k, pause=float(sys.argv[5]), log=sys.argv[4]))
 """
 
 
@@ -557,4 +562,4 @@ def test_processes_share_a_study_and_one_takes_over_from_the_killed_other(tmp_pa
     done = [line.split()[0] for line in log.read_text().splitlines()]
     assert sorted(done) == sorted([entry.run for entry in study.entries] + begun)  # the killed one's twice, no other
     assert set(study.status()["state"]) == {"finished"} and len(study.records()) == 8
-    assert not list(study.work_folder.iterdir()) and not list(study.claims_folder.glob("*.json"))
+    assert not list(study.work_folder.iterdir()) and not list(study.leases_folder.glob("*.json"))

@@ -122,7 +122,7 @@ def test_the_same_recipe_gives_the_same_bits_and_leaves_the_global_generator_alo
 
 def test_crafting_moves_no_batch_statistics_and_stays_in_the_ball():
     recipe, digits = small(eps=16 / 255), data.load("digits", device="cpu")
-    model = training.initial_model(recipe, digits).train()
+    model = training.initial_model(recipe).train()
     from arlib import engine
 
     prepared, x, y = engine.prepare(model), *digits.train[:32]
@@ -289,8 +289,7 @@ def test_a_collapsed_training_ends_early_and_is_marked(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "learning_rate", lambda recipe, done: 0.0)
     recipe = small(epochs=5)
     with torch.no_grad():
-        digits = data.load("digits", device="cpu")
-        model = training.initial_model(recipe, digits)
+        model = training.initial_model(recipe)
         model.classifier.bias[3] += 100
     monkeypatch.setattr(loop, "initial_model", lambda *_: model)
     with pytest.warns(UserWarning, match="collapsed and was stopped"):

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from arlib import data, files, studies, training
+from arlib import data, engine, files, studies, training
 from arlib.errors import InputError
 from arlib.training import fastest
 
@@ -48,7 +48,7 @@ def test_the_fastest_precision_is_taken_if_it_is_worth_it(monkeypatch, caplog, s
     monkeypatch.setattr(fastest, "_seconds_a_step", lambda recipe, dataset, mode, precision, device: taken[precision])
     dataset = data.load("digits", device="cpu")
     with caplog.at_level(logging.INFO):
-        assert training.fastest_precision(RECIPE, dataset, "folded", dataset.test.y.device) == chosen
+        assert training.fastest_precision(RECIPE, dataset, engine.settle("cpu", "folded")) == chosen
     assert f"{chosen} is used" in caplog.text and "images/s" in caplog.text
 
 

@@ -16,6 +16,7 @@ from arlib.training import objectives
 from arlib.training.distributed import World
 from arlib.training.step import Step
 
+CPU = torch.device("cpu")
 BASE = {"dataset": "digits", "model": "resnet8", "width": 4, "steps": 2, "eps": 32 / 255}
 RECIPES = {
     "standard": {"eps": 0.0},
@@ -31,8 +32,8 @@ def gradients(name: str, *, world: World | None = None, train: bool = True, n: i
     """The weights' gradients (float64) after one step on the first n digits, with learning rate 0."""
     recipe = training.Recipe(**(BASE | RECIPES[name]))
     digits = data.load("digits", device="cpu")
-    model = training.initial_model(recipe, digits).double().train(train)
-    step = Step(recipe, model, world or World(), options.pop("mode", "folded"), "float32", **options)
+    model = training.initial_model(recipe).double().train(train)
+    step = Step(recipe, model, engine.Machine(CPU, options.pop("mode", "folded"), **options), world)
     generator = torch.Generator().manual_seed(5)
     step(digits.train[:n].x.double(), digits.train[:n].y, generator, 0.0, 0.0)
     return {name: p.grad.clone() for name, p in model.named_parameters()}
@@ -46,18 +47,18 @@ def close(a: dict, b: dict) -> bool:
 def test_micro_batches_change_no_gradient_where_batch_norm_is_in_eval_mode(name):
     whole = gradients(name, train=False)
     assert max(float(g.abs().max()) for g in whole.values()) > 1e-3
-    assert close(gradients(name, train=False, parts=4), whole)
+    assert close(gradients(name, train=False, micro_batches=4), whole)
 
 
 def test_in_train_mode_batch_norm_sees_each_micro_batch_by_itself():
     recipe = training.Recipe(**(BASE | RECIPES["standard"]))
     digits = data.load("digits", device="cpu")
-    model = training.initial_model(recipe, digits).double().train()
+    model = training.initial_model(recipe).double().train()
     x, y = digits.train[:30].x.double(), digits.train[:30].y
     loss = sum(torch.nn.functional.cross_entropy(model(x[h]), y[h]) for h in (slice(15), slice(15, 30))) / 2
     loss.backward()
     by_hand = {name: p.grad for name, p in model.named_parameters()}
-    assert close(gradients("standard", parts=2), by_hand)
+    assert close(gradients("standard", micro_batches=2), by_hand)
     assert not close(gradients("standard"), by_hand)
 
 
@@ -93,7 +94,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
     read = lambda name: files.read_tensors(tmp_path / f"{name}.safetensors")
     for name in RECIPES:
         for train, parts in ((False, 1), (True, 2)):  # in train mode: one whose batch norm sees the same halves
-            alone = gradients(name, train=train, n=31, parts=parts)
+            alone = gradients(name, train=train, n=31, micro_batches=parts)
             for rank in (0, 1):
                 assert close(read(f"{name}-{train}-{rank}"), alone), (name, train)
     assert close(read("one-1"), gradients("standard", train=False, n=1))
@@ -124,8 +125,8 @@ class Scalars(TorchDispatchMode):
 def test_a_step_never_waits_for_the_device(name):
     recipe = training.Recipe(**(BASE | RECIPES[name]))
     digits = data.load("digits", device="cpu")
-    model = training.initial_model(recipe, digits).train()
-    step, (x, y) = Step(recipe, model, World(), "folded", "float32"), digits.train[:16]
+    model = training.initial_model(recipe).train()
+    step, (x, y) = Step(recipe, model, engine.Machine(CPU, "folded")), digits.train[:16]
     step.prepared.compare(x)
     with Scalars() as scalars:
         step(x, y, torch.Generator().manual_seed(0), 0.1, 0.0)
@@ -150,47 +151,45 @@ class Small:
 def step_in_small_memory(most: int, n: int = 30):
     recipe = training.Recipe(**BASE)
     digits = data.load("digits", device="cpu")
-    model = training.initial_model(recipe, digits).double().train()
-    step = Step(recipe, model, World(), "folded", "float32")
+    model = training.initial_model(recipe).double().train()
+    step = Step(recipe, model, engine.Machine(CPU, "folded"))
     Small(model, most)
     step(digits.train[:n].x.double(), digits.train[:n].y, torch.Generator().manual_seed(5), 0.0, 0.0)
     return {name: p.grad for name, p in model.named_parameters()}
 
 
-def test_out_of_memory_halves_the_micro_batch_once_and_keeps_the_batch(caplog):
-    with caplog.at_level(logging.WARNING):
-        found = step_in_small_memory(20)
-    assert "30 images at a time; the batch of 30 goes on in 2 parts" in caplog.text
-    assert close(found, gradients("pgd", parts=2))
-
-
 @pytest.mark.parametrize(
-    ("most", "said"), [(4, r"15 images at a time .*3 would: use micro_batches=10"), (0, "not even")]
+    ("most", "said"),
+    [
+        (20, r"30 images at a time .*15 would: use micro_batches=2"),
+        (4, "3 would: use micro_batches=10"),
+        (0, "not even one does"),
+    ],
 )
-def test_out_of_memory_again_stops_and_says_what_would_fit(most, said):
+def test_out_of_memory_stops_and_says_what_would_fit(most, said):
     with pytest.raises(TrainingStopped, match=said):
         step_in_small_memory(most)
 
 
 def test_what_a_device_lacks_falls_back_with_one_line_or_refuses_if_asked_strictly(caplog):
     cpu = torch.device("cpu")
-    assert engine.settle("auto", "float32", cpu) == ("folded", "float32")
+    assert engine.settle(cpu) == engine.Machine(cpu, "folded")
     with caplog.at_level(logging.WARNING):
-        assert engine.settle("graphed", "float32", cpu) == ("folded", "float32")
-        assert engine.settle("compiled+graphed", "float32", cpu)[0] in ("compiled", "folded")
+        assert engine.settle(cpu, "graphed") == engine.Machine(cpu, "folded")
+        assert engine.settle(cpu, "compiled+graphed").mode in ("compiled", "folded")
     assert "cpu has no CUDA graphs; folded is used" in caplog.text
     with pytest.raises(InputError, match=r"mode is 'graphed', but cpu has no CUDA graphs\. Use 'folded'"):
-        engine.settle("graphed", "float32", cpu, strict=True)
+        engine.settle(cpu, "graphed", strict=True)
     with pytest.raises(InputError, match=r"precision is 'float16'"):
-        engine.settle("auto", "float16", cpu)
+        engine.settle(cpu, precision="float16")
     with pytest.raises(InputError, match=r"mode is 'fast'"):
-        engine.settle("fast", "float32", cpu)
+        engine.settle(cpu, "fast")
 
 
 def test_bfloat16_is_only_inside_the_network():
     digits = data.load("digits", device="cpu")
     recipe = training.Recipe(**BASE)
-    model = training.initial_model(recipe, digits)
+    model = training.initial_model(recipe)
     prepared, exact = engine.prepare(model, dtype=torch.bfloat16), engine.prepare(model)
     x = digits.test[:20].x.clone().requires_grad_()
     logits = prepared(x)
@@ -221,8 +220,8 @@ def test_an_attack_in_bfloat16_leaves_the_weights_gradient_in_float32():
     recipe = training.Recipe(**BASE)
     found = {}
     for precision in ("float32", "bfloat16-attack"):
-        model = training.initial_model(recipe, digits).train()
-        step = Step(recipe, model, World(), "folded", precision)
+        model = training.initial_model(recipe).train()
+        step = Step(recipe, model, engine.Machine(CPU, "folded", precision))
         x, y = digits.train[:32]
         start = objectives.draws(x, recipe, recipe.eps, torch.Generator().manual_seed(0))
         crafted = step.craft(x, y, start, recipe.eps)
@@ -251,8 +250,9 @@ def test_on_a_gpu_every_mode_takes_the_plain_step(mode, name):
     def weights(mode):
         recipe = training.Recipe(**(BASE | RECIPES[name] | {"width": 8}))
         digits = data.load("digits", device="cuda")
-        model = training.initial_model(recipe, digits).cuda().train()
-        step, generator = Step(recipe, model, World(), mode, "float32"), torch.Generator("cuda").manual_seed(5)
+        model = training.initial_model(recipe).cuda().train()
+        step = Step(recipe, model, engine.Machine(torch.device("cuda"), mode))
+        generator = torch.Generator("cuda").manual_seed(5)
         for begin in (0, 32, 64, 96):  # the last one is smaller: it runs eagerly
             x, y = digits.train[begin : min(begin + 32, 110)]
             step(x, y, generator, 0.01, 0.0)
@@ -264,5 +264,5 @@ def test_on_a_gpu_every_mode_takes_the_plain_step(mode, name):
 
 def test_nothing_is_wrapped_around_a_recipe_without_weight_perturbation():
     recipe = training.Recipe(**BASE)
-    model = training.initial_model(recipe, data.load("digits", device="cpu"))
-    assert isinstance(Step(recipe, model, World(), "folded", "float32")._worst_weights([], 1.0), nullcontext)
+    model = training.initial_model(recipe)
+    assert isinstance(Step(recipe, model, engine.Machine(CPU, "folded"))._worst_weights([], 1.0), nullcontext)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import papermill
 
-from arlib import claims, files, studies
+from arlib import claims, files, studies, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- written by `python -m tools.findings` -->\n", "<!-- end of what is written -->\n"
@@ -43,7 +43,7 @@ def text(name: str) -> str:
     strengths = f"AR strength 0 against {study.claims['effect']:g}"
     said = [
         f"{study.title} (study `{name}`, {runs} networks), {strengths}: {counts}. {' '.join(study.purpose.split())}",
-        claims.markdown(table),
+        tables.markdown(table),
         f"Not run yet: {', '.join(f'`{other}`' for other in waiting)}." if waiting else "",
     ]
     return "\n\n".join(filter(None, said)) + "\n"

@@ -11,7 +11,7 @@ from arlib.claims.decide import NOT_MEASURED, SCALE_ONLY, VERDICTS, decide, judg
 from arlib.claims.declared import CLAIMS, Claim, Config, Statistic
 from arlib.claims.evidence import Evidence, gather, noise_floor
 from arlib.claims.matched import EXPLAINED, matched_fit
-from arlib.claims.report import after_the_fact, combine, config_of, markdown, table, tested, trajectories, verdicts
+from arlib.claims.report import after_the_fact, combine, config_of, table, tested, trajectories, verdicts
 from arlib.claims.second import PARTS, claims_of
 from arlib.claims.sensitivity import sensitivity
 from arlib.claims.statistics import Interval, Ratio, Trend, fieller, holm, page_trend, t_interval
@@ -41,7 +41,6 @@ __all__ = [
     "gather",
     "holm",
     "judge",
-    "markdown",
     "matched_fit",
     "noise_floor",
     "page_trend",

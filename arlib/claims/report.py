@@ -11,17 +11,15 @@ from arlib.claims.declared import Claim, Config
 from arlib.claims.second import PARTS, claims_of
 from arlib.claims.statistics import Interval
 from arlib.claims.words import effect_text, p_text
+from arlib.sources import source
 
 ABSENT = "–"  # a part of a claim, in a study of protocol 1
 
 
 def config_of(study) -> Config:
     """The `Config` of a study: protocol, `claims:` radii, classes, planned seeds, and whether it is a toy."""
-    recipes = [getattr(entry, "recipe", entry) for entry in study.recipes]
-    classes = 100 if any(recipe.dataset == "cifar100" for recipe in recipes) else 10
-    seeds = tuple(
-        sorted({r.seed for r, e in zip(recipes, study.recipes, strict=True) if not getattr(e, "variant", "")})
-    )
+    classes = max(source(recipe.dataset).classes for recipe in study.recipes)
+    seeds = tuple(sorted({entry.recipe.seed for entry in study.entries if not entry.variant}))
     known = {"classes": classes, "toy": bool(study.toy), "seeds": seeds, "protocol": study.protocol}
     return Config.of({**study.claims, **known})
 
@@ -106,13 +104,6 @@ _NUMBERS = (
 
 def _interval(row: pd.Series, prefix: str = "") -> Interval:
     return Interval(*(row[prefix + name] for name in ("effect", "low", "high")))
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """Any small frame of text as a Markdown table, its index first."""
-    frame = frame.reset_index()
-    lines = [[str(name) for name in frame.columns], ["---"] * frame.shape[1], *frame.astype(str).to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 
 def combine(by_study: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

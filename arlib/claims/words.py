@@ -11,6 +11,15 @@ from arlib.claims.statistics import Interval
 _BESIDE = {1: "Against a standard net at equal train cross-entropy", 2: "Beside standard nets of shorter trainings"}
 _INSIDE_NOISE = "Two seeds of one strength differ by as much."
 
+# What a spectrum is of, as figures and tables call it.
+OPERATORS = {
+    "circular": "circular",
+    "circular+bn": "circular, BN folded",
+    "circular+bn-natural": "… with natural BN statistics",
+    "reshaped": "reshaped kernel",
+    "zeros": "zero padding",
+}
+
 
 def _signed(value: float, digits: int) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")

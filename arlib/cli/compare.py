@@ -74,14 +74,14 @@ def _images(name: str, count: int, where):
     import numpy as np
     import torch
 
-    from arlib import data, files
+    from arlib import data, files, sources
 
-    if name in data.NAMES:
+    if name in sources.NAMES:
         split = data.load(name, device=str(where)).test[:count]
         return split.x, split.y
     path = Path(name)
     if path.suffix != ".npz" or not path.is_file():
-        raise InputError(f"data is {name!r}; allowed: {', '.join(data.NAMES)}, or an .npz file with arrays x and y.")
+        raise InputError(f"data is {name!r}; allowed: {', '.join(sources.NAMES)}, or an .npz file with arrays x and y.")
     arrays = files.read_arrays(path)
     if not {"x", "y"} <= set(arrays):
         raise InputError(f"{path} holds {', '.join(arrays) or 'nothing'}; needed: x (images in [0, 1]) and y (labels).")

@@ -84,10 +84,10 @@ def show_data(
     ] = None,
 ) -> None:
     """Check that a data set is there and whole, and say what is in it."""
-    from arlib import data
+    from arlib import data, places
 
     found = data.load(name, root, download, device="cpu")
-    where = "embedded in scikit-learn" if name == "digits" else f"in {data.data_root(root)}"
+    where = "embedded in scikit-learn" if name == "digits" else f"in {places.data_root(root)}"
     print(f"{name}, {where}: {len(found.classes)} classes, images {' × '.join(map(str, found.shape))}")
     print(", ".join(f"{part} {len(getattr(found, part)):,}" for part in ("train", "val", "test")))
 

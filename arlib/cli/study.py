@@ -140,10 +140,10 @@ def study_publish(
 @study_app.command("use")
 def study_use(name: Name, store: Store = None) -> None:
     """Make the chapters of the book show this study: sets `study = "NAME"` in their parameters cells."""
-    from arlib import batch, studies
+    from arlib import chapters, studies
 
     studies.load(name, store)
-    for path in batch.use_study(name):
+    for path in chapters.use_study(name):
         print(path)
 
 

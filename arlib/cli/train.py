@@ -58,7 +58,7 @@ def train_one(
     PGD adversarial training by default; TRADES, N-FGSM, AWP, a warm-up of the strength and weight
     averaging are options. An option that the others make idle is refused.
     """
-    from arlib import engine, records, training
+    from arlib import engine, places, training
     from arlib.training import distributed
 
     signal.signal(signal.SIGTERM, as_interrupt)
@@ -70,7 +70,7 @@ def train_one(
         objective=objective, beta=beta, mix=mix, attack=attack, noise=noise, awp=awp, eps_warmup=eps_warmup, ema=ema,
     )  # fmt: skip
     _refuse_idle(recipe)
-    folder = folder or records.places(store).store / "single" / recipe.id
+    folder = folder or places.places(store).store / "single" / recipe.id
     options = {"device": device, "time_budget": seconds(time_budget), "progress": sys.stderr.isatty()}
     options |= {"mode": mode, "precision": precision, "strict": strict, "micro_batches": micro_batches}
     try:

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from arlib.engine import trust
-from arlib.engine.devices import MODES, autocast, why_not_compiled
 from arlib.engine.folding import (
     BATCHNORMS,
     CONVOLUTIONS,
@@ -23,6 +22,7 @@ from arlib.engine.folding import (
 from arlib.engine.found import left_as_found
 from arlib.engine.given import dtype_of
 from arlib.engine.graphs import graphed_module
+from arlib.engine.machine import MODES, Machine, why_not_compiled
 from arlib.errors import InputError, one_of
 
 _IN_HALF = (*CONVOLUTIONS, nn.Linear)  # what autocast would run in half precision, cast once instead of at each pass
@@ -82,7 +82,7 @@ class Prepared(nn.Module):
         if x.ndim == 4 and self.mode != "plain":
             x = x.contiguous(memory_format=torch.channels_last)
         if self.precision != "float32":
-            with autocast(x.device, self.precision):
+            with Machine(x.device, precision=self.precision).autocast():
                 return self.run(x).float()
         return _without_fast_paths(self.run, x) if self.attention else self.run(x)
 
@@ -128,7 +128,7 @@ class Prepared(nn.Module):
                     value.copy_(old)
 
     def _run_as_asked(self, x: torch.Tensor) -> object:
-        with autocast(x.device, self.precision):
+        with Machine(x.device, precision=self.precision).autocast():
             return self.run(x)
 
     def _fall_back(self, why: str) -> None:

@@ -43,7 +43,7 @@ class Job:
     @cached_property
     def start(self) -> nn.Module:
         """The network as it was before training: its recipe's seed makes it again."""
-        start = initial_model(self.recipe, self.data).to(self.data.test.y.device)
+        start = initial_model(self.recipe).to(self.data.test.y.device)
         return start.eval()
 
     @cached_property

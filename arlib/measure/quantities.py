@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from arlib import confidence, features, margins, smoothness, spectra
+from arlib import confidence, margins, smoothness, spectra
 from arlib.measure.attacked import add_flips
 from arlib.measure.job import Found, Job
+from arlib.smoothness.layers import layer_names
 
 SPECTRUM = {
     "sv_std": "std", "sv_std_over_mean": "std_over_mean", "sv_mean": "mean", "sv_max": "max", "sv_min": "min",
@@ -183,7 +184,7 @@ def _add_changes(found: Found, frame, setting: str) -> None:
 
 
 def _normaliser(job: Job) -> dict[str, float]:
-    return dict(zip(features.layer_names(job.model), job.arrays["normaliser"].tolist(), strict=True))
+    return dict(zip(layer_names(job.model), job.arrays["normaliser"].tolist(), strict=True))
 
 
 def jacobians(job: Job) -> Found:
@@ -196,7 +197,7 @@ def jacobians(job: Job) -> Found:
 def _add_jacobians(found: Found, job: Job, model: nn.Module, normaliser: dict[str, float] | None) -> None:
     """Without a normaliser only the statistics that need none."""
     x, _ = job.images("test", job.settings.jacobian_images)
-    layers = features.layer_names(model)
+    layers = layer_names(model)
     options = {"generator": job.generator("jacobian"), "normaliser": normaliser or dict.fromkeys(layers, 1.0)}
     for row in smoothness.jacobian(model, x, **options).itertuples():
         place = {"split": "test", "layer": row.layer}

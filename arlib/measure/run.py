@@ -172,7 +172,7 @@ def _checkpoints(run_folder: Path, recipe: training.Recipe) -> list[str]:
 def _model(run_folder: Path, which: str, recipe: training.Recipe, dataset: data.Dataset) -> nn.Module:
     where = dataset.test.y.device
     if which == INITIAL:
-        return training.initial_model(recipe, dataset).to(where).eval()
+        return training.initial_model(recipe).to(where).eval()
     return training.load_model(run_folder, which, where)
 
 

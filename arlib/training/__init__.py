@@ -1,7 +1,7 @@
 """Standard and adversarial training from a recipe."""
 
 from arlib.training.fastest import fastest_precision
-from arlib.training.loop import Run, initial_model, train, trained_split
+from arlib.training.loop import Run, initial_model, train, train_on, trained_split
 from arlib.training.recipe import Recipe, learning_rate
 from arlib.training.store import load_model, model_from
 
@@ -14,5 +14,6 @@ __all__ = [
     "load_model",
     "model_from",
     "train",
+    "train_on",
     "trained_split",
 ]

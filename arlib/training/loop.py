@@ -19,7 +19,9 @@ from torch import nn
 from tqdm import tqdm
 
 from arlib import attacks, data, engine, models
+from arlib.engine import Machine
 from arlib.errors import InputError, TrainingStopped
+from arlib.sources import source
 from arlib.training import distributed, store
 from arlib.training.averaging import Average
 from arlib.training.distributed import World
@@ -70,28 +72,42 @@ def train(
     folder: where checkpoints, history and weights go; training goes on from what is there.
     keep_epochs: epochs whose weights are kept as epoch-N.safetensors. time_budget: seconds after
     which no further epoch is begun; the run then comes back with finished=False.
-    mode, precision, strict: how fast, see `engine.settle`; provenance, not part of the recipe. precision
+    mode, precision, strict: how fast, see `engine.Machine`; provenance, not part of the recipe. precision
     "auto" times on this machine those that were shown to give equivalent results, and takes the fastest.
     micro_batches: parts in which a batch is worked on, to save memory; batch norm sees each by itself.
 
     Raises `InputError` for a folder of another recipe or precision, `RecordError` for a damaged checkpoint,
     `TrainingStopped` when the loss is no longer finite, memory does not suffice or a process is lost.
     """
-    if micro_batches < 1:
-        raise InputError(f"micro_batches is {micro_batches}; it must be at least 1.")
     where = engine.device(distributed.own_device(device))
     if precision == "auto":
-        precision = _precision_here(recipe, folder, data_root, where, mode)
-    mode, precision = engine.settle(mode, precision, where, strict=strict)
-    with distributed.joined(where) as world, distributed.explained(world, recipe.id), engine.fastest_kernels():
+        precision = _precision_here(engine.settle(where, mode), recipe, folder, data_root)
+    machine = engine.settle(where, mode, precision, micro_batches, strict=strict)
+    options = {"data_root": data_root, "keep_epochs": keep_epochs, "progress": progress}
+    return train_on(machine, recipe, folder=folder, time_budget=time_budget, **options)
+
+
+def train_on(
+    machine: Machine,
+    recipe: Recipe,
+    *,
+    folder: str | Path | None = None,
+    data_root: str | Path | None = None,
+    keep_epochs: Iterable[int] = (),
+    progress: bool = True,
+    time_budget: float | None = None,
+) -> Run:
+    """`train` on a settled machine."""
+    joined = distributed.joined(machine.device)
+    with joined as world, distributed.explained(world, recipe.id), engine.fastest_kernels():
         folder = None if folder is None else Path(folder)
-        state = _State(recipe, folder, data_root, where, frozenset(keep_epochs), world, mode, precision, micro_batches)
+        state = _State(recipe, machine, world, folder, data_root, frozenset(keep_epochs))
         state.resume()
         _run(state, progress and world.first, time_budget)
         return state.result()
 
 
-def _precision_here(recipe: Recipe, folder, data_root, where: torch.device, mode: str) -> str:
+def _precision_here(machine: Machine, recipe: Recipe, folder, data_root) -> str:
     """The one that a training was begun in, else the fastest here of those that give equivalent results."""
     from arlib.training.fastest import fastest_precision  # it needs this module
 
@@ -100,8 +116,7 @@ def _precision_here(recipe: Recipe, folder, data_root, where: torch.device, mode
     begun = None if folder is None else store.read_checkpoint(Path(folder), recipe)
     if begun is not None and begun.precision:
         return begun.precision
-    mode, _ = engine.settle(mode, "float32", where)
-    return fastest_precision(recipe, data.load(recipe.dataset, data_root, device=where), mode, where)
+    return fastest_precision(recipe, data.load(recipe.dataset, data_root, device=machine.device), machine)
 
 
 def _run(state: "_State", progress: bool, time_budget: float | None) -> None:
@@ -137,25 +152,30 @@ class _State:
     """Everything that changes while one network trains."""
 
     def __init__(
-        self, recipe: Recipe, folder: Path | None, data_root, device: torch.device, keep_epochs: frozenset[int],
-        world: World, mode: str, precision: str, micro_batches: int,
-    ):  # fmt: skip
-        self.recipe, self.folder, self.keep_epochs, self.world = recipe, folder, keep_epochs, world
-        self.device, self.mode, self.precision = device, mode, precision
+        self,
+        recipe: Recipe,
+        machine: Machine,
+        world: World,
+        folder: Path | None,
+        data_root: str | Path | None,
+        keep_epochs: frozenset[int],
+    ):
+        self.recipe, self.machine, self.world = recipe, machine, world
+        self.folder, self.keep_epochs = folder, keep_epochs
+        self.device = machine.device
         self.data = data.load(recipe.dataset, data_root, device=self.device)
         self.train = trained_split(recipe, self.data)
-        layout = torch.contiguous_format if mode == "plain" else torch.channels_last
-        self.model = initial_model(recipe, self.data).to(self.device, memory_format=layout)
-        self.step = Step(recipe, self.model, world, mode, precision, micro_batches)
+        self.model = initial_model(recipe).to(self.device, memory_format=machine.layout)
+        self.step = Step(recipe, self.model, machine, world)
         self.average = Average(self.model, recipe.ema) if recipe.ema else None
         self.judged = self.model if self.average is None else self.average.module  # what is evaluated and kept
-        attacked = self.average is None and precision == "float32"  # what is told of an epoch is always float32
+        attacked = self.average is None and machine.precision == "float32"  # what is told of an epoch is always float32
         self.step.prepared.compare(self.train[:FEW].x)
         self.prepared = self.step.prepared if attacked else engine.prepare(self.judged)
         self.best = {name: value.clone() for name, value in self.judged.state_dict().items()}
         self.epoch, self.history, self.collapsed = 0, [], ""
         self.steps = math.ceil(len(self.train) / recipe.batch_size)
-        self.flips = recipe.augment or data.augmentation(recipe.dataset)
+        self.flips = recipe.augment or source(recipe.dataset).augmentation
 
     def _generator(self, purpose: int) -> torch.Generator:
         return generator(self.recipe.seed, self.epoch, purpose, self.device)
@@ -258,11 +278,11 @@ class _State:
         found = store.read_checkpoint(self.folder, self.recipe)
         if found is None:
             return
-        if found.precision not in ("", self.precision):
+        if found.precision not in ("", self.machine.precision):
             raise InputError(
                 f"{self.recipe.id}: its {found.epoch} epochs so far were trained in {found.precision}, this would "
-                f"go on in {self.precision}. One training stays one precision: give precision {found.precision!r}, "
-                "or another folder to begin anew."
+                f"go on in {self.machine.precision}. One training stays one precision: give precision "
+                f"{found.precision!r}, or another folder to begin anew."
             )
         self.epoch, self.history, self.collapsed = found.epoch, found.history, found.collapsed
         self.model.load_state_dict(found.model)
@@ -284,17 +304,17 @@ class _State:
         average = {} if self.average is None else self.average.state_dict()
         weights = self.model.state_dict()
         found = store.Checkpoint(
-            self.epoch, self.history, self.collapsed, weights, self.best, momentum, average, self.precision
+            self.epoch, self.history, self.collapsed, weights, self.best, momentum, average, self.machine.precision
         )
         store.write_checkpoint(self.folder, self.recipe, found)
 
     def result(self) -> Run:
         finished = self.epoch >= self.recipe.epochs or bool(self.collapsed)
-        best = initial_model(self.recipe, self.data).to(self.device)
+        best = initial_model(self.recipe).to(self.device)
         best.load_state_dict(self.best)
-        provenance = store.provenance(self.device, self.precision) | {"mode": self.mode}
+        provenance = store.provenance(self.machine) | {"mode": self.machine.mode}
         provenance |= {"processes": self.world.size} if self.world.size > 1 else {}
-        provenance |= {"micro_batches": self.step.parts} if self.step.parts > 1 else {}
+        provenance |= {"micro_batches": self.machine.micro_batches} if self.machine.micro_batches > 1 else {}
         provenance |= {"collapsed": self.collapsed} if self.collapsed else {}
         run = Run(self.recipe, self.judged.eval(), best.eval(), pd.DataFrame(self.history), provenance, finished)
         if self.folder is not None and finished and self.world.first:
@@ -302,8 +322,8 @@ class _State:
         return run
 
 
-def initial_model(recipe: Recipe, dataset: data.Dataset) -> nn.Module:
+def initial_model(recipe: Recipe) -> nn.Module:
     """The untrained network of a recipe; the caller's global random state is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return models.build(recipe.model, dataset, recipe.width)
+        return models.build(recipe.model, recipe.dataset, recipe.width)

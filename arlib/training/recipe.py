@@ -5,7 +5,7 @@ import json
 import math
 from dataclasses import MISSING, dataclass, fields
 
-from arlib import data, models
+from arlib import models, sources
 from arlib.errors import InputError, one_of
 
 SCHEDULES = ("one-cycle", "piecewise")
@@ -77,7 +77,7 @@ class Recipe:
         self._check_numbers()
 
     def _check_choices(self) -> None:
-        one_of("dataset", self.dataset, data.NAMES)
+        one_of("dataset", self.dataset, sources.NAMES)
         one_of("model", self.model, models.NAMES)
         one_of("schedule", self.schedule, SCHEDULES)
         one_of("augment", self.augment, (*AUGMENTATIONS, None))
@@ -153,7 +153,7 @@ class Recipe:
         for name in values:
             one_of("recipe field", name, [field.name for field in fields(cls)])
         if "dataset" not in values:
-            raise InputError(f"a recipe needs a dataset; allowed: {', '.join(data.NAMES)}.")
+            raise InputError(f"a recipe needs a dataset; allowed: {', '.join(sources.NAMES)}.")
         return cls(**values)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from arlib import __version__, files, models
+from arlib.engine import Machine
 from arlib.errors import InputError, RecordError
 from arlib.training.recipe import Recipe
 
@@ -84,9 +85,7 @@ def load_model(folder: str | Path, which: str = "last", device: str | torch.devi
 
 def model_from(recipe: Recipe, state: dict, device: str | torch.device = "cpu", path: object = "weights") -> nn.Module:
     """The recipe's network with these weights (half precision is widened), in eval mode."""
-    classes = {"digits": 10, "cifar10": 10, "cifar100": 100}[recipe.dataset]
-    mean, std = models.NORMALISATION[recipe.dataset]
-    model = models.resnet(int(recipe.model.removeprefix("resnet")), classes, recipe.width, len(mean), mean, std)
+    model = models.build(recipe.model, recipe.dataset, recipe.width)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -94,13 +93,14 @@ def model_from(recipe: Recipe, state: dict, device: str | torch.device = "cpu", 
     return model.to(device).eval()
 
 
-def provenance(device: torch.device, precision: str = "float32") -> dict:
+def provenance(machine: Machine) -> dict:
     """Where and with what a training ran."""
+    device = machine.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     versions = {"arlib": __version__, "torch": torch.__version__, "python": platform.python_version()}
     return versions | {
         "device": device.type,
         "device_name": name,
         "threads": torch.get_num_threads(),
-        "precision": precision,
+        "precision": machine.precision,
     }

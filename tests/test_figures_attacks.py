@@ -7,7 +7,7 @@ from matplotlib.colors import to_rgb
 
 from arlib import figures
 from arlib.errors import InputError
-from arlib.figures import live
+from arlib.figures import attacks as live
 
 
 def rows(n=3):

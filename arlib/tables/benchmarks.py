@@ -3,15 +3,15 @@
 Each file is the last run of one benchmark on one kind of device: `{machine, date, command, notes, tables}`.
 """
 
-import math
 import re
 from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
 
-from arlib import files, records
+from arlib import files, places
 from arlib.errors import InputError, NotMeasured, RecordError, one_of
+from arlib.tables.text import markdown_of_numbers
 from arlib.training import Recipe
 
 FOLDER = "benchmarks"
@@ -37,7 +37,7 @@ def names(start: str, device: str) -> list[str]:
 
 def folders() -> list[Path]:
     """Where results lie: the checkout's records, then the shipped copy."""
-    return [folder / FOLDER for folder in records.places().records]
+    return [folder / FOLDER for folder in places.places().records]
 
 
 def read(path: Path) -> dict:
@@ -73,7 +73,7 @@ def text(name: str, *devices: str, without: Collection[str] = ()) -> str:
         parts.append(f"{_where(found)} Command: `{found['command']}`")
         for title, frame in found["tables"].items():
             if title not in without:
-                parts.append(f"**{title[:1].upper()}{title[1:]}**\n\n{markdown(frame)}")
+                parts.append(f"**{title[:1].upper()}{title[1:]}**\n\n{markdown_of_numbers(frame)}")
     return "\n\n".join(parts)
 
 
@@ -105,14 +105,6 @@ def _otherwise(row: dict) -> str:
     )
 
 
-def markdown(frame: pd.DataFrame) -> str:
-    """A table in Markdown: three significant digits, nothing cut off."""
-    head = " | ".join(_escaped(name) for name in frame)
-    sides = " | ".join("---:" if pd.api.types.is_numeric_dtype(frame[name]) else "---" for name in frame)
-    rows = [" | ".join(_cell(value) for value in row) for row in frame.astype(object).itertuples(index=False)]
-    return "\n".join(f"| {line} |" for line in (head, sides, *rows))
-
-
 _WORDS = {"cpu": "a CPU", "cuda": "a GPU"}
 
 
@@ -125,20 +117,6 @@ def _where(found: dict) -> str:
     busy = machine["load"] > 0.5
     load = f", while others used the machine (load {machine['load']:g} before it began)" if busy else ""
     return f"{gpu}{cores}, torch {machine['torch']}, {found['date']}{load}."
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return "–" if math.isnan(value) else f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
-    return "–" if value is None else _escaped(value)
-
-
-def _escaped(value: object) -> str:
-    return str(value).replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")
 
 
 def _frame(table: dict) -> pd.DataFrame:

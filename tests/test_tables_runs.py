@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from arlib import claims, data, tables
+from arlib import claims, tables
 from arlib.attacks import wilson
 from arlib.errors import InputError, NotMeasured
 from arlib.training import Recipe
@@ -24,15 +24,11 @@ def value(records, strength, seed, statistic, split, setting, checkpoint="last")
 
 
 def test_training_time_is_images_over_speed():
-    entries = [SimpleNamespace(recipe=Recipe(dataset="cifar10", eps=eps, epochs=60)) for eps in (0, 8 / 255, 4 / 255)]
+    recipes = [Recipe(dataset="cifar10", eps=eps, epochs=60) for eps in (0, 8 / 255, 4 / 255)]
     rates = pd.DataFrame({"loop": ["slow", "fast", "faster"], "images/s": [10.0, 500.0, 2000.0]})
-    found = tables.training_time(SimpleNamespace(entries=entries), rates)
+    found = tables.training_time(SimpleNamespace(recipes=recipes), rates)
     assert list(found["2 trainings"]) == ["6.2 days", "3.0 hours", "45 minutes"]  # 5.4 million images
     assert list(found.index) == ["slow", "fast", "faster"]
-
-
-def test_training_sets_have_the_sizes_the_table_counts_with():
-    assert len(data.load("digits", device="cpu").train) == tables.TRAINING_IMAGES["digits"]
 
 
 def test_interval_is_wilsons():
@@ -77,7 +73,7 @@ def test_under_attack_says_n_and_what_is_missing():
     holes = RECORDS[~((RECORDS["setting"] == "apgd-ce+t@8") & (RECORDS["strength"] == 4))]
     table = tables.under_attack(holes)
     assert list(table.columns) == ["natural (n = 1,000)", "pgd-10@8 (n = 1,000)", "apgd-ce+t@8 (n = 1,000)"]
-    assert table.loc[("4", "0"), "apgd-ce+t@8 (n = 1,000)"] == tables.NOT_MEASURED
+    assert table.loc[("4", "0"), "apgd-ce+t@8 (n = 1,000)"] == claims.NOT_MEASURED
     accuracy = 1 - value(RECORDS, 4, 2, "error", "test", "")
     assert table.loc[("4", "2"), "natural (n = 1,000)"] == tables.interval(accuracy, 1000)
 
@@ -105,7 +101,7 @@ def test_robust_gap_is_test_minus_train_over_seeds():
 
 def test_robust_gap_without_best_weights():
     table = tables.robust_gap(RECORDS[RECORDS["checkpoint"] == "last"])
-    assert (table.xs("best", level="weights") == tables.NOT_MEASURED).all(axis=None)
+    assert (table.xs("best", level="weights") == claims.NOT_MEASURED).all(axis=None)
 
 
 def test_cost_adds_up_the_epochs():
@@ -122,28 +118,28 @@ def test_by_seed_shows_every_network_of_the_grid():
     assert tables.by_seed(RECORDS, "C2").loc["seed 0", "8"] == f"{100 * gap:.1f} %".replace("-", "−")
     assert tables.by_seed(RECORDS, "C4", twin=True).attrs["statistic"] == "median |m|/R on test images"
     holes = RECORDS[(RECORDS["seed"] != 1) | (RECORDS["strength"] != 4)]
-    assert tables.by_seed(holes, "C3").loc["seed 1", "4"] == tables.NOT_MEASURED
+    assert tables.by_seed(holes, "C3").loc["seed 1", "4"] == claims.NOT_MEASURED
     with pytest.raises(InputError, match="claim is 'C6'"):
         tables.by_seed(RECORDS, "C6")
 
 
 def test_sensitivity_in_text_names_settings_where_they_differ():
-    table = tables.sensitivity(study(RECORDS), "C2")
+    table = tables.sensitivity(synthetic.study(RECORDS), "C2")
     assert table.index[0] == "test − train error" and table["role"].tolist()[:2] == ["primary", "twin"]
-    spread = tables.sensitivity(study(RECORDS), "C7")
+    spread = tables.sensitivity(synthetic.study(RECORDS), "C7")
     assert "flip rate, uniform@16" in spread.index and spread.index.is_unique
     assert spread.loc["flip rate, uniform@16", "effect [95 % interval]"].startswith("−")
 
 
 def test_matched_in_text_has_the_reading():
     records = synthetic.records(epochs=(1, 2, 3, 4))
-    table = tables.matched(study(records), "C4")
+    table = tables.matched(synthetic.study(records), "C4")
     found = claims.matched_fit(records).set_index(["claim", "strength"])
     assert table.loc["8", "reading"] == found.loc[("C4", 8.0), "reading"]
     assert table.loc["8", "effect"] == f"× {np.exp(found.loc[('C4', 8.0), 'effect']):.3g}"
     assert table.loc["8", "seeds that reach it"] == "3"
     with pytest.raises(NotMeasured, match="no measurements along training"):
-        tables.matched(study(RECORDS), "C4")
+        tables.matched(synthetic.study(RECORDS), "C4")
 
 
 def test_gaps_are_test_minus_train():
@@ -175,13 +171,6 @@ def test_margin_factors_are_relative_to_strength_0():
         tables.margin_factors(medians.loc[[0]])
 
 
-def study(records):
-    """What a study offers to tables."""
-    entries = [SimpleNamespace(recipe=Recipe(dataset="digits", seed=seed), variant="") for seed in range(3)]
-    config = {"effect": 8.0, "feature": 4.0, "flip_pgd": 4.0, "flip_sign": 8.0}
-    return SimpleNamespace(name="s", records=lambda: records, recipes=entries, claims=config, toy=False, protocol=1)
-
-
 def test_nothing_recorded_is_said():
     nothing = RECORDS.iloc[:0]
     for make in (tables.accuracies, tables.under_attack, tables.robust_gap, tables.gaps, tables.instance_margins):
@@ -189,6 +178,6 @@ def test_nothing_recorded_is_said():
             make(nothing)
     with pytest.raises(NotMeasured, match="run the study first"):
         tables.by_seed(nothing, "C1")
-    assert tables.sensitivity(study(nothing), "C1").empty
+    assert tables.sensitivity(synthetic.study(nothing), "C1").empty
     with pytest.raises(InputError, match="run the study first"):
         tables.cost(synthetic.histories().iloc[:0])

@@ -5,12 +5,12 @@ import pandas as pd
 
 from arlib import claims
 from arlib.attacks import wilson
+from arlib.claims import NOT_MEASURED
 from arlib.claims.values import clean, values
 from arlib.claims.words import effect_text, p_text
 from arlib.errors import NotMeasured, one_of
+from arlib.sources import source
 
-NOT_MEASURED = "not measured"
-TRAINING_IMAGES = {"digits": 1149, "cifar10": 45_000, "cifar100": 45_000}  # what validation leaves
 CROSS = ("pgd-50x10", "square")  # attacks that check the strong one, on a few networks
 
 
@@ -120,8 +120,8 @@ def training_time(study, rates: pd.DataFrame) -> pd.DataFrame:
 
     rates: a table of the training benchmark, with columns loop and images/s, of the study's network and PGD steps.
     """
-    adversarial = [entry.recipe for entry in study.entries if entry.recipe.eps]
-    images = sum(recipe.epochs * (recipe.train_images or TRAINING_IMAGES[recipe.dataset]) for recipe in adversarial)
+    adversarial = [recipe for recipe in study.recipes if recipe.eps]
+    images = sum(r.epochs * (r.train_images or source(r.dataset).train) for r in adversarial)
     hours = images / rates["images/s"].to_numpy() / 3600
     text = [
         f"{h / 24:,.1f} days" if h >= 48 else f"{h:,.1f} hours" if h >= 2 else f"{60 * h:,.0f} minutes" for h in hours

@@ -1,15 +1,28 @@
-"""Figures of what a chapter attacks itself: rows of small images, and paths of attacks on two pixels."""
+"""Attacks: the images and gradients themselves, how steps climb, how strong the attack is."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.colors import to_rgb
 from torch import Tensor
 
 from arlib.errors import InputError
-from arlib.figures.style import GREY, NEUTRAL, Picture, picture
+from arlib.figures.shared import of_strengths, together
+from arlib.figures.style import (
+    GREY,
+    NEUTRAL,
+    Picture,
+    by_strength,
+    colour,
+    legend,
+    marker,
+    panels,
+    picture,
+    strengths_of,
+)
 
 WRONG = "#A3123A"
 _PATHS = ("#0F5FAF", "#DB7A1C", "#1E8C6E", "#B97CE0", "#4A98CC")
@@ -102,3 +115,57 @@ def ascent_paths(
         ends = {name: float(loss(path[-1:])[0]) > boundary for name, path in paths.items()}
     said = "; ".join(f"{name} ends {'beyond' if beyond else 'short of'} the boundary" for name, beyond in ends.items())
     return figure, f"Paths of attacks inside the square around an image of two pixels: {said}."
+
+
+@picture
+def attack_ladder(table: pd.DataFrame):
+    """Accuracy under attacks of growing strength with 95 % intervals.
+
+    table: rows of `attacks.evaluate(...).table` at one ε (attack, accuracy, low, high, n), weakest first;
+    a column strength gives one set of points for each network.
+    """
+    table = table if "strength" in table else table.assign(strength=0.0)
+    if table.duplicated(["attack", "strength"]).any():
+        raise InputError("attack_ladder needs one row for each attack and strength: select one eps first.")
+    strengths, attacks = strengths_of(table), list(dict.fromkeys(table["attack"]))
+    figure, (ax,) = panels(1, height=1.2 + 0.35 * len(attacks))
+    for shift, strength in zip(np.linspace(-0.15, 0.15, len(strengths)), strengths, strict=True):
+        part = table[table["strength"] == strength].set_index("attack").reindex(attacks)
+        spread = np.abs(part[["low", "high"]].to_numpy().T - part["accuracy"].to_numpy())
+        style = {"color": colour(strength), "fmt": marker(strength), "capsize": 3}
+        ax.errorbar(part["accuracy"], np.arange(len(attacks)) + shift, xerr=spread, **style)
+    ax.set_yticks(range(len(attacks)), attacks)
+    ax.invert_yaxis()
+    counts = sorted(set(table["n"])) if "n" in table else []
+    ax.set(xlabel="accuracy" + (f" (n = {', '.join(map(str, counts))} images)" if counts else ""), ylabel="attack")
+    if len(strengths) > 1:
+        legend(figure, strengths)
+    said = "; ".join(f"{row.attack} at AR strength {row.strength:g}: {row.accuracy:.3f}" for row in table.itertuples())
+    return figure, f"Accuracy under each attack: {said}."
+
+
+@picture
+def survival(arrays: Mapping, *, largest: float | None = None):
+    """Share of test images whose instance margin (an upper bound) exceeds a radius, by AR strength.
+
+    largest: end of the axis in 255·ε; by default where one image in a hundred is left.
+    """
+    runs = of_strengths(arrays, "instance_margin|test")
+    everything = np.concatenate([together(group, "instance_margin|test") for group in runs.values()])
+    end = largest or max(255 * float(np.quantile(everything, 0.99)), 1.0)
+    radii = np.linspace(0, end, 200)
+    figure, (ax,) = panels(1, height=3.4)
+    said = []
+    for strength, group in runs.items():
+        margins = [255 * run["instance_margin|test"].astype(float) for run in group]
+        by_strength(ax, radii, {strength: np.stack([(m[:, None] > radii).mean(axis=0) for m in margins])}, every=40)
+        said.append(f"{strength:g}: {np.median(np.concatenate(margins)):.3g}")
+    counts = sorted({len(run["instance_margin|test"]) for group in runs.values() for run in group})
+    ax.set(
+        xlabel="radius r (255·ε)",
+        ylabel=f"share with margin > r (n = {', '.join(map(str, counts))})",
+        ylim=(0, 1),
+        xlim=(0, end),
+    )
+    legend(figure, runs)
+    return figure, f"Survival curves of instance margins; medians (255·ε) by AR strength: {', '.join(said)}."

@@ -1,4 +1,4 @@
-"""Gaps between training and unseen images: along training, and as the logits are scaled."""
+"""C1 and C2: errors, losses and generalization gaps."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,10 +7,43 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from arlib.claims import Statistic
 from arlib.errors import one_of
-from arlib.figures.style import NEUTRAL, colour, legend, log_axis, marker, panels, picture, strengths_of, words
+from arlib.figures.shared import row_of_panels
+from arlib.figures.style import (
+    NEUTRAL,
+    colour,
+    legend,
+    log_axis,
+    marker,
+    panels,
+    picture,
+    strengths_of,
+    words,
+)
 
 _KINDS = {"natural": ("train_error", "val_error"), "attacked": ("train_robust_error", "val_robust_error")}
+_ERROR, _CE = "error (share of images)", "cross-entropy (nats)"
+
+
+@picture
+def errors(records: pd.DataFrame, *, checkpoint: str = "last"):
+    """Natural error on train and test images, and the gap between them, against AR strength."""
+    at = {"checkpoint": checkpoint}
+    train, test = (Statistic("", "error", split=split, **at) for split in ("train", "test"))
+    gap = Statistic("", "error", minus="train", **at)
+    return row_of_panels(
+        records, [("Train", _ERROR, train), ("Test", _ERROR, test), ("Test − train", "difference in error", gap)]
+    )
+
+
+@picture
+def cross_entropy(records: pd.DataFrame):
+    """Cross-entropy on train and test images, and its gap before and after one temperature a network."""
+    gap, scaled = (Statistic("", name, minus="train") for name in ("ce", "ce_scaled"))
+    train, test = (Statistic("", "ce", split=split) for split in ("train", "test"))
+    shown = [("Train", _CE, train), ("Test", _CE, test), ("Test − train", _CE, gap)]
+    return row_of_panels(records, [*shown, ("Test − train, one temperature", _CE, scaled)])
 
 
 @picture

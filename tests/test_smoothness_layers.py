@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from arlib import features, models
+from arlib import models
 from arlib.errors import InputError
+from arlib.smoothness import layers
 
 
 def network(seed=0):
@@ -53,9 +54,9 @@ X = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 def test_blocks_come_folded_and_equal_the_hooked_ones():
     model = network()
-    names = features.layer_names(model)
+    names = layers.layer_names(model)
     assert names == ["blocks.0", "blocks.1", "blocks.2"]
-    part = features.prepare(model, names)
+    part = layers.prepare(model, names)
     assert len(part.pairs) == 7
     for mine, theirs in zip(part(X), hooked_outputs(model.eval(), X, names), strict=True):
         assert torch.allclose(mine, theirs, atol=1e-5)
@@ -63,7 +64,7 @@ def test_blocks_come_folded_and_equal_the_hooked_ones():
 
 def test_only_what_the_layer_needs_is_run():
     model = network()
-    part = features.prepare(model, ["blocks.0"])
+    part = layers.prepare(model, ["blocks.0"])
     convolutions = [m for m in part.modules() if isinstance(m, nn.Conv2d)]
     assert len(convolutions) == 3
     assert not [m for m in part.modules() if isinstance(m, nn.Linear)]
@@ -74,7 +75,7 @@ def test_the_model_is_left_as_it_was():
     model.blocks[1].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [m.training for m in model.modules()]
-    features.prepare(model, ["blocks.1"])(X)
+    layers.prepare(model, ["blocks.1"])(X)
     assert modes == [m.training for m in model.modules()]
     assert all(p.requires_grad for p in model.parameters())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
@@ -82,7 +83,7 @@ def test_the_model_is_left_as_it_was():
 
 def test_a_model_that_cannot_be_traced_gives_the_same():
     model = Untraceable()
-    part = features.prepare(model, ["inner.blocks.1", "inner.blocks.0"])
+    part = layers.prepare(model, ["inner.blocks.1", "inner.blocks.0"])
     expected = hooked_outputs(model.eval(), X, ["inner.blocks.1", "inner.blocks.0"])
     for mine, theirs in zip(part(X), expected, strict=True):
         assert torch.equal(mine, theirs)
@@ -93,8 +94,8 @@ def test_a_layer_written_over_in_place_keeps_its_own_output():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 2))
     x = torch.rand(6, 1, 2, 2)
-    assert features.layer_names(model) == ["1", "3"]
-    first, second = features.prepare(model, ["1", "3"])(x)
+    assert layers.layer_names(model) == ["1", "3"]
+    first, second = layers.prepare(model, ["1", "3"])(x)
     assert torch.equal(first, model[1](x.flatten(1)))
     assert first.min() < 0
     assert torch.equal(second, model(x))
@@ -102,7 +103,7 @@ def test_a_layer_written_over_in_place_keeps_its_own_output():
 
 def test_a_convolution_before_its_batch_norm_is_not_the_folded_one():
     model = network()
-    (mine,) = features.prepare(model, ["stem"])(X)
+    (mine,) = layers.prepare(model, ["stem"])(X)
     (theirs,) = hooked_outputs(model.eval(), X, ["stem"])
     assert torch.allclose(mine, theirs, atol=1e-6)
 
@@ -110,11 +111,11 @@ def test_a_convolution_before_its_batch_norm_is_not_the_folded_one():
 def test_bad_layers_are_named():
     model = network()
     with pytest.raises(InputError, match=r"Did you mean 'blocks\.1'"):
-        features.layer_names(model, ["blocks.1x"])
+        layers.layer_names(model, ["blocks.1x"])
     with pytest.raises(InputError, match="layers are"):
-        features.layer_names(model, [])
+        layers.layer_names(model, [])
     with pytest.raises(InputError, match="layers are"):
-        features.layer_names(nn.Flatten())
+        layers.layer_names(nn.Flatten())
 
 
 @pytest.mark.parametrize("kind", [Unused, Untraceable])
@@ -122,7 +123,7 @@ def test_a_layer_that_is_never_called_is_named(kind):
     model = kind()
     model.spare = nn.Linear(1, 1)
     with pytest.raises(InputError, match="spare"):
-        features.prepare(model, ["spare"])(X)
+        layers.prepare(model, ["spare"])(X)
 
 
 def test_a_layer_that_gives_more_than_a_tensor_is_named():
@@ -132,4 +133,4 @@ def test_a_layer_that_gives_more_than_a_tensor_is_named():
 
     model = nn.Sequential(Pair())
     with pytest.raises(InputError, match="layer 0 gives back a tuple"):
-        features.prepare(model, ["0"])(X)
+        layers.prepare(model, ["0"])(X)

@@ -6,9 +6,8 @@ import pandas as pd
 from arlib import claims
 from arlib.claims import NOT_MEASURED
 from arlib.claims.values import clean, values
-from arlib.claims.words import effect_text, p_text
+from arlib.claims.words import OPERATORS, effect_text, p_text
 from arlib.errors import NotMeasured, one_of
-from arlib.figures.layers import OPERATORS
 
 
 def layer_rule(study, claim: str) -> pd.DataFrame:

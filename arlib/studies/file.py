@@ -2,14 +2,12 @@
 
 import dataclasses
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from arlib.errors import InputError, one_of
+from arlib.errors import InputError
 from arlib.measure import Settings
+from arlib.studies.document import Document, words_of
 from arlib.training import Recipe
 
 KEYS = (
@@ -72,7 +70,7 @@ def parse(path: str | Path) -> StudyFile:
     wrong types, strengths outside 0 ≤ strength < 255, seeds that are no whole numbers, a run listed twice,
     an unknown protocol or keys of another one, controls that are not shorter or whose seed the grid lacks.
     """
-    document = _Document(Path(path))
+    document = Document(Path(path))
     top = document.mapping((), KEYS, REQUIRED)
     texts = {key: document.typed((key,), str) for key in ("title", "purpose", "cost")}
     toy = document.typed(("toy",), bool) if "toy" in top else False
@@ -86,101 +84,7 @@ def parse(path: str | Path) -> StudyFile:
     )  # fmt: skip
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 5e-4 as a word for want of a dot; here it is a number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-class _Document:
-    """The plain content of a YAML file, and the line on which each key or item stands."""
-
-    def __init__(self, path: Path):
-        self.path, self.lines = path, {}
-        try:
-            self._loader = _Loader(path.read_text(encoding="utf-8"))
-            node = self._loader.get_single_node()
-            self.content = None if node is None else self._plain(node, ())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
-
-    def _plain(self, node: yaml.Node, place: tuple):
-        self.lines.setdefault(place, node.start_mark.line + 1)
-        if isinstance(node, yaml.SequenceNode):
-            return [self._plain(item, (*place, index)) for index, item in enumerate(node.value)]
-        if not isinstance(node, yaml.MappingNode):
-            return self._loader.construct_object(node)
-        found = {}
-        for key_node, value_node in node.value:
-            key = self._loader.construct_object(key_node)
-            inner = (*place, key)
-            if not isinstance(key, str) or key in found:
-                self.lines[inner] = key_node.start_mark.line + 1
-                raise self.error(inner, "is there twice; keep one" if key in found else "is no name; keys are words")
-            self.lines[inner] = key_node.start_mark.line + 1
-            found[key] = self._plain(value_node, inner)
-        return found
-
-    def error(self, place: tuple, message: str) -> InputError:
-        known = next(place[:size] for size in range(len(place), -1, -1) if place[:size] in self.lines or not size)
-        return InputError(f"{self.path}, line {self.lines.get(known, 1)}: {_words(place)} {message}.")
-
-    def get(self, place: tuple):
-        value = self.content
-        for step in place:
-            value = value[step]
-        return value
-
-    def mapping(self, place: tuple, allowed: Collection[str], required: Collection[str] = ()) -> dict:
-        """The mapping at `place`, with no key that is not allowed and every one that is required."""
-        value = self.typed(place, dict)
-        for key in value:
-            try:
-                one_of("key", key, allowed)
-            except InputError as error:
-                raise self.error((*place, key), f"is an unknown key: {str(error).rstrip('.')}") from None
-        for key in required:
-            if key not in value:
-                raise self.error(place, f"lacks the key {key!r}; needed: {', '.join(required)}")
-        return value
-
-    def typed(self, place: tuple, kind: type):
-        value = self.get(place)
-        wanted = {str: "a text", bool: "true or false", dict: "a mapping of keys to values", list: "a list"}[kind]
-        if not isinstance(value, kind):
-            raise self.error(place, f"is {value!r}; it must be {wanted}")
-        return value
-
-    def numbers(self, place: tuple, whole: bool, low: float, high: float) -> list:
-        """A list of different numbers with low <= number < high."""
-        values = self.typed(place, list)
-        for index, value in enumerate(values):
-            self.number((*place, index), whole, low, high)
-            if value in values[:index]:
-                raise self.error((*place, index), f"is {value!r} for the second time")
-        if not values:
-            raise self.error(place, "is empty; give at least one number")
-        return values
-
-    def number(self, place: tuple, whole: bool, low: float, high: float) -> float:
-        value = self.get(place)
-        good = isinstance(value, int) or (isinstance(value, float) and not whole)
-        if not good or isinstance(value, bool) or not low <= value < high:
-            kind = "a whole number" if whole else "a number"
-            raise self.error(place, f"is {value!r}; it must be {kind}, at least {low:g} and below {high:g}")
-        return value
-
-
-def _words(place: tuple) -> str:
-    if not place:
-        return "the study file"
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).lstrip(".")
-
-
-def _protocol(document: _Document) -> int:
+def _protocol(document: Document) -> int:
     """The rules that decide the study's claims, 1 or 2; a file without the key is of before there were two."""
     if "protocol" not in document.content:
         protocol = 1
@@ -196,7 +100,7 @@ def _protocol(document: _Document) -> int:
     return protocol
 
 
-def _entries(document: _Document) -> tuple[Entry, ...]:
+def _entries(document: Document) -> tuple[Entry, ...]:
     """The grid with its controls, seed by seed so that whole seeds complete first, then the extra runs."""
     shared = document.mapping(("recipe",), RECIPE_KEYS, ("dataset",))
     whole = _recipe(document, ("recipe",), shared, strength=8, seed=0)  # its mistakes are the recipe's, not the grid's
@@ -217,12 +121,12 @@ def _entries(document: _Document) -> tuple[Entry, ...]:
     seen: dict[str, tuple] = {}
     for entry, place in listed:
         if entry.run in seen:
-            raise document.error(place, f"lists the run {entry.run} twice, here and as {_words(seen[entry.run])}")
+            raise document.error(place, f"lists the run {entry.run} twice, here and as {words_of(seen[entry.run])}")
         seen[entry.run] = place
     return tuple(entry for entry, _ in listed)
 
 
-def _controls(document: _Document, epochs: int, strengths: list, seeds: list) -> tuple[list[int], list[int]]:
+def _controls(document: Document, epochs: int, strengths: list, seeds: list) -> tuple[list[int], list[int]]:
     """Epochs of the controls and the seeds that have them: a list of epochs, or epochs and seed."""
     if "controls" not in document.content:
         return [], []
@@ -240,7 +144,7 @@ def _controls(document: _Document, epochs: int, strengths: list, seeds: list) ->
     return sorted(document.numbers(place, True, 1, epochs)), controlled
 
 
-def _weights(document: _Document, entries: tuple[Entry, ...]) -> frozenset[str]:
+def _weights(document: Document, entries: tuple[Entry, ...]) -> frozenset[str]:
     """Runs that publish weights: those of the given strengths and seeds, else all of the grid's first seed."""
     grid = [entry for entry in entries if not entry.variant]
     first = document.get(("grid", "seed"))[0]
@@ -260,7 +164,7 @@ def _weights(document: _Document, entries: tuple[Entry, ...]) -> frozenset[str]:
     return frozenset(e.run for e in grid if e.recipe.strength in strengths and e.recipe.seed in seeds)
 
 
-def _extra(document: _Document, place: tuple, shared: dict) -> Entry:
+def _extra(document: Document, place: tuple, shared: dict) -> Entry:
     required = ("strength", "seed", "variant")
     values = document.mapping(place, (*required, *RECIPE_KEYS), required)
     strength = document.number((*place, "strength"), False, 0, 255)
@@ -278,7 +182,7 @@ def _extra(document: _Document, place: tuple, shared: dict) -> Entry:
     return Entry(_recipe(document, place, shared | changed, strength=strength, seed=seed), variant)
 
 
-def _recipe(document: _Document, place: tuple, values: dict, *, strength: float, seed: int) -> Recipe:
+def _recipe(document: Document, place: tuple, values: dict, *, strength: float, seed: int) -> Recipe:
     fields = {key: value for key, value in values.items() if key not in ("step", "step_ratio")}
     for key in ("step", "step_ratio"):
         if key in document.get(place):
@@ -297,13 +201,13 @@ def _recipe(document: _Document, place: tuple, values: dict, *, strength: float,
         raise document.error(where, f"cannot be: {str(error).rstrip('.')}") from None
 
 
-def _keep_epochs(document: _Document, epochs: int) -> tuple[int, ...]:
+def _keep_epochs(document: Document, epochs: int) -> tuple[int, ...]:
     if "keep_epochs" not in document.content:
         return ()
     return tuple(sorted(document.numbers(("keep_epochs",), True, 1, epochs)))
 
 
-def _settings(document: _Document) -> Settings:
+def _settings(document: Document) -> Settings:
     names = [field.name for field in dataclasses.fields(Settings)]
     values = document.mapping(("measure",), names) if "measure" in document.content else {}
     try:
@@ -314,7 +218,7 @@ def _settings(document: _Document) -> Settings:
         raise document.error(place, f"cannot be: {str(error).rstrip('.')}") from None
 
 
-def _claims(document: _Document) -> dict[str, float]:
+def _claims(document: Document) -> dict[str, float]:
     """The strengths and radii that the claims compare at; `effect` must be trained, and so must 0."""
     if "claims" not in document.content:
         return {}

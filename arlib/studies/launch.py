@@ -7,36 +7,34 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
 
 import torch
 
-from arlib import records
+from arlib import places
 from arlib.errors import InputError
-
-if TYPE_CHECKING:
-    from arlib.studies import Study
+from arlib.studies.run import Work
+from arlib.studies.shelf import Shelf
 
 log = logging.getLogger(__name__)
 SHARE = "ARLIB_GPU_SHARE"  # of its GPU's memory, as a worker process finds it in its environment
 LEAST = 2.0  # GiB of GPU memory that a worker needs: the libraries' own, and a small network's
 
 
-def start_workers(
-    study: "Study", jobs: int, *, deadline: float | None, device: str, wait: bool, afresh: bool,
-    mode: str = "auto", precision: str = "float32",
-) -> None:  # fmt: skip
-    """Start `jobs` worker processes on the study, each with its share of the machine, and wait for them."""
+def start_workers(study: Shelf, jobs: int, how: Work, device: str) -> None:
+    """Start `jobs` worker processes on the study, each with its share of the machine, and wait for them.
+
+    device: as the user gave it, since with "auto" several GPUs are shared out.
+    """
     shares = memory_shares(jobs, device)
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = min(max(1, available // jobs), int(os.environ.get("OMP_NUM_THREADS") or available))
-    paths = [str(records.PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(places.PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(paths)} | shares
     command = [sys.executable, "-m", "arlib", "study", "run", str(study.path), "--store", str(study.places.store)]
-    command += ["--no-progress", "--mix", "--mode", mode, "--precision", precision]
-    command += ["--no-wait"] * (not wait) + ["--afresh"] * afresh
-    if deadline is not None:
-        command += ["--time-budget", f"{max(1.0, deadline - time.monotonic()):.0f}s"]
+    command += ["--no-progress", "--mix", "--mode", how.machine.mode, "--precision", how.machine.precision]
+    command += ["--no-wait"] * (not how.wait) + ["--afresh"] * how.afresh
+    if how.deadline is not None:
+        command += ["--time-budget", f"{max(1.0, how.deadline - time.monotonic()):.0f}s"]
     started = [
         subprocess.Popen([*command, "--device", _device_of(worker, device)], env=environment) for worker in range(jobs)
     ]

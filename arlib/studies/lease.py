@@ -1,8 +1,8 @@
-"""Who works on what: claims by which any number of processes on one file system share the runs of a study.
+"""Who works on what: leases by which any number of processes on one file system share the runs of a study.
 
-A claim is a small file naming host, process and its start time; its modification time is the
+A lease is a small file naming host, process and its start time; its modification time is the
 heartbeat. It is void when its process is dead on this host or the heartbeat is older than five
-minutes. A worker that lost its claim (a laptop that slept, say) notices and stops: the run is
+minutes. A worker that lost its lease (a laptop that slept, say) notices and stops: the run is
 somebody else's now.
 """
 
@@ -22,15 +22,15 @@ from filelock import FileLock, Timeout
 from arlib import files, processes
 
 HEARTBEAT = 30.0  # seconds between two signs of life
-STALE = 300.0  # seconds without one after which a claim is void
+STALE = 300.0  # seconds without one after which a lease is void
 LOST = getattr(signal, "SIGUSR1", signal.SIGINT)  # tells the main thread; Ctrl-C is ignored in `nohup … &`
 
 
-class Claim:
-    """A claim held by this process; use it as a context manager, which beats its heart and lets it go.
+class Lease:
+    """A lease held by this process; use it as a context manager, which beats its heart and lets it go.
 
     `lost` turns True, and the main thread gets a KeyboardInterrupt, when another worker has taken the
-    claim because this one's heartbeat had stopped.
+    lease because this one's heartbeat had stopped.
     """
 
     def __init__(self, path: Path, token: str):
@@ -38,7 +38,7 @@ class Claim:
         self._done, self._guard = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat {path.stem}", daemon=True)
 
-    def __enter__(self) -> "Claim":
+    def __enter__(self) -> "Lease":
         self._former = _listen()
         self._thread.start()
         return self
@@ -53,7 +53,7 @@ class Claim:
                 self.path.unlink(missing_ok=True)
 
     def holds(self) -> bool:
-        """Whether the claim file is still ours."""
+        """Whether the lease file is still ours."""
         return (read(self.path) or {}).get("token") == self.token
 
     def _beat(self) -> None:
@@ -81,35 +81,35 @@ def _listen():
     return signal.signal(LOST, signal.default_int_handler)
 
 
-def take(folder: Path, run: str) -> Claim | None:
-    """Claim a run for this process; None while another worker holds a valid claim on it."""
+def take(folder: Path, run: str) -> Lease | None:
+    """Take a run for this process; None while another worker holds a valid lease on it."""
     folder.mkdir(parents=True, exist_ok=True)
     path, token = folder / f"{run}.json", uuid.uuid4().hex[:8]
     with _lock(folder) as locked:
         if path.exists() and not void(path):
             return None
-        claim = {"host": _host(), "pid": os.getpid(), "started": processes.started(os.getpid()), "token": token}
-        files.write_json(path, claim)
-    if not locked:  # no locks on this file system: the last writer of a crowd holds the claim
+        holder = {"host": _host(), "pid": os.getpid(), "started": processes.started(os.getpid()), "token": token}
+        files.write_json(path, holder)
+    if not locked:  # no locks on this file system: the last writer of a crowd holds the lease
         time.sleep(1.0)
-    held = Claim(path, token)
+    held = Lease(path, token)
     return held if locked or held.holds() else None
 
 
 def read(path: Path) -> dict | None:
-    """What a claim says; None if there is none or it cannot be read."""
+    """What a lease says; None if there is none or it cannot be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        holder = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return holder if isinstance(holder, dict) else None
 
 
 def void(path: Path) -> str:
-    """Why nobody works under this claim; empty while somebody does."""
-    claim = read(path)
-    if claim and claim.get("host") == _host() and processes.started(claim["pid"]) != claim["started"]:
-        return f"process {claim['pid']} is dead"
+    """Why nobody works under this lease; empty while somebody does."""
+    holder = read(path)
+    if holder and holder.get("host") == _host() and processes.started(holder["pid"]) != holder["started"]:
+        return f"process {holder['pid']} is dead"
     try:
         age = _now(path.parent) - path.stat().st_mtime
     except FileNotFoundError:
@@ -119,7 +119,7 @@ def void(path: Path) -> str:
 
 @contextlib.contextmanager
 def _lock(folder: Path):
-    """Serialise the taking and letting go of claims; yields False where the file system has no locks."""
+    """Serialise the taking and letting go of leases; yields False where the file system has no locks."""
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=60)
@@ -133,7 +133,7 @@ def _lock(folder: Path):
 
 
 def _now(folder: Path) -> float:
-    """The time by the clock that stamps the claims: on a shared file system, the server's."""
+    """The time by the clock that stamps the leases: on a shared file system, the server's."""
     path = folder / f".now-{os.getpid()}-{threading.get_ident()}"
     path.touch()
     now = path.stat().st_mtime
