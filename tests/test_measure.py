@@ -1,7 +1,7 @@
 import json
 import math
 from dataclasses import replace
-from functools import partial
+from functools import wraps
 
 import numpy as np
 import pytest
@@ -10,7 +10,8 @@ import torch
 from arlib import confidence, data, margins, measure, smoothness, spectra, training
 from arlib.errors import InputError, RecordError
 from arlib.measure import attacked, quantities
-from arlib.measure.run import plan
+from arlib.measure.job import UndeclaredSetting, reads
+from arlib.measure.run import Part, plan
 
 SMALL = measure.Settings(
     radius_scale=4, feature_images=80, adversarial_images=12, jacobian_images=4, flip_radii=(2, 4), flip_images_main=40,
@@ -143,11 +144,8 @@ def test_measuring_again_gives_the_same_and_finished_parts_are_not_measured_agai
     again, their = measure.measure(folder, RECIPE, SMALL, device="cpu", progress=False)
     assert again.equals(rows)
     assert all(np.array_equal(their[key], arrays[key]) for key in arrays)
-    again = lambda *_, **__: pytest.fail("measured again")
-    for name in ("outputs", "along", "spectra_of_layers", "initialisation"):
-        monkeypatch.setattr(quantities, name, again)
-    for name in ("flips", "instance_margins", "robust_errors"):
-        monkeypatch.setattr(attacked, name, again)
+    fail = lambda part: pytest.fail(f"{part.name} is measured again")
+    monkeypatch.setattr("arlib.measure.run.plan", lambda *asked: [watched(part, fail) for part in plan(*asked)])
     kept, _ = measure.measure(folder, RECIPE, SMALL, device="cpu", progress=False, part_folder=parts)
     assert kept.equals(rows)
     assert kept.attrs["seconds"] == rows.attrs["seconds"]
@@ -163,17 +161,27 @@ def test_an_interrupted_measurement_goes_on(folder, tmp_path, monkeypatch):
     assert calls == ["outputs", "features", "features", "robust", "along"]
 
 
+def watched(part, watch):
+    """The same part; `watch` is called with it before it is computed."""
+
+    @wraps(part.compute)  # with what it declares
+    def compute(*given, **options):
+        watch(part)
+        return part.compute(*given, **options)
+
+    return replace(part, compute=compute)
+
+
 def recorded(asked, calls):
     """A short plan of real parts; the first call of the second one is interrupted."""
 
-    def compute(part, job):
+    def watch(part):
         calls.append(part.name)
         if calls == ["outputs", "features"]:  # interrupted there
             raise KeyboardInterrupt
-        return part.compute(job)
 
     names = {"last": ("outputs", "features"), "best": ("robust",), "initial": ()}.get(asked[0], ("along",))
-    return [replace(part, compute=partial(compute, part)) for part in plan(*asked) if part.name in names]
+    return [watched(part, watch) for part in plan(*asked) if part.name in names]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
@@ -197,16 +205,27 @@ def test_a_part_is_measured_again_only_if_a_setting_it_uses_changed(folder, tmp_
     calls, names = [], ("features", "jacobian")
 
     def some(*asked):
-        log = lambda job, part: calls.append(part.name) or part.compute(job)
-        return [
-            replace(p, compute=partial(log, part=p)) for p in plan(*asked) if asked[0] == "last" and p.name in names
-        ]
+        log = lambda part: calls.append(part.name)
+        return [watched(part, log) for part in plan(*asked) if asked[0] == "last" and part.name in names]
 
     monkeypatch.setattr("arlib.measure.run.plan", some)
     for settings in (SMALL, SMALL, replace(SMALL, jacobian_images=5), replace(SMALL, feature_images=90)):
         kept, _ = measure.measure(folder, RECIPE, settings, device="cpu", progress=False, part_folder=tmp_path)
     assert calls == ["features", "jacobian", "jacobian", "features", "jacobian"]
     assert set(kept[kept["statistic"] == "feature_change"]["n"]) == {90}
+
+
+def test_a_part_cannot_read_a_setting_that_it_does_not_declare(folder, tmp_path, monkeypatch):
+    @reads("flip_images")
+    def careless(job):
+        assert job.settings.flip_images == SMALL.flip_images and job.settings.seed == SMALL.seed
+        return job.settings.flip_draws
+
+    monkeypatch.setattr("arlib.measure.run.plan", lambda *asked: [Part("careless", careless)])
+    with pytest.raises(UndeclaredSetting, match="'careless' reads the setting 'flip_draws'; declare it"):
+        measure.measure(folder, RECIPE, SMALL, device="cpu", progress=False, part_folder=tmp_path)
+    with pytest.raises(InputError, match=r"setting is 'flip_imagez'.*Did you mean 'flip_images"):
+        reads("flip_imagez")
 
 
 KINDS = ("last", "best", "epoch-1", "initial")
@@ -216,7 +235,7 @@ def test_every_setting_decides_some_part():
     """Changing any setting changes what some part uses or which parts there are, so none goes unnoticed."""
     base = replace(measure.Settings(), cross_images=10, strong_images_seed0=300, accept_images=20, bound_images=50)
     recipes = [replace(RECIPE, eps=eps, seed=seed) for eps in (0, 8 / 255) for seed in (0, 1)]
-    describe = lambda s: [(p.name, p.uses) for r in recipes for w in KINDS for p in plan(w, r, s)]
+    describe = lambda s: [(p.name, p.uses(s)) for r in recipes for w in KINDS for p in plan(w, r, s)]
     other = {"accept_radii": (2.0,)} | {
         "flip_radii": (1.0, 2.0, 4.0, 8.0),
         "cross_strengths": (4.0,),
@@ -281,12 +300,12 @@ def test_statistics_re_estimated_on_images_are_those_of_the_images():
 )
 def test_settings_name_what_is_wrong(values, message):
     with pytest.raises(InputError, match=message):
-        measure.settings_from(values)
+        measure.Settings.from_dict(values)
 
 
 def test_settings_survive_their_own_mapping():
-    settings = measure.settings_from({"flip_radii": [1, 4, 8], "zeros": True, "feature_images": None})
-    assert measure.settings_from(settings.to_dict()) == settings
+    settings = measure.Settings.from_dict({"flip_radii": [1, 4, 8], "zeros": True, "feature_images": None})
+    assert measure.Settings.from_dict(settings.to_dict()) == settings
     assert json.loads(json.dumps(settings.to_dict())) == settings.to_dict()
     assert measure.Settings(radius_scale=4).name("pgd", 4) == "pgd@16"
 

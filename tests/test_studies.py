@@ -150,7 +150,7 @@ MISTAKES = [
     ("titel: x\n", "titel", "line 17", "Did you mean 'title'"),
     ("grid:\n  strength: [0, 32]\n  seed: [0, 1]", "grid", "line 13", "mapping", "grid: 3"),
     ("  epochs: 3", "recipe.epoch", "line 10", "Did you mean 'epochs'", "  epoch: 3"),
-    ("  epochs: 3", "recipe.epochs", "line 10", "it must be a int", "  epochs: three"),
+    ("  epochs: 3", "recipe.epochs", "line 10", "it must be a whole number", "  epochs: three"),
     ("  epochs: 3", "recipe.epochs", "line 10", "at least 1", "  epochs: 0"),
     ("  model: resnet8", "recipe.model", "line 7", "Did you mean 'resnet8'", "  model: resent8"),
     ("[0, 32]", "grid.strength[1]", "line 14", "at least 0 and below 255", "[0, -4]"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from arlib.errors import InputError, one_of
+from arlib.fields import Range, check
 
 
 class _Loader(yaml.SafeLoader):
@@ -77,23 +78,24 @@ class Document:
             raise self.error(place, f"is {value!r}; it must be {wanted}")
         return value
 
-    def numbers(self, place: tuple, whole: bool, low: float, high: float) -> list:
-        """A list of different numbers with low <= number < high."""
+    def numbers(self, place: tuple, kind: type, rule: Range) -> list:
+        """A list of different numbers, each within the rule."""
         values = self.typed(place, list)
         for index, value in enumerate(values):
-            self.number((*place, index), whole, low, high)
+            self.number((*place, index), kind, rule)
             if value in values[:index]:
                 raise self.error((*place, index), f"is {value!r} for the second time")
         if not values:
             raise self.error(place, "is empty; give at least one number")
         return values
 
-    def number(self, place: tuple, whole: bool, low: float, high: float) -> float:
-        value = self.get(place)
-        good = isinstance(value, int) or (isinstance(value, float) and not whole)
-        if not good or isinstance(value, bool) or not low <= value < high:
-            kind = "a whole number" if whole else "a number"
-            raise self.error(place, f"is {value!r}; it must be {kind}, at least {low:g} and below {high:g}")
+    def number(self, place: tuple, kind: type, rule: Range) -> float:
+        """A number within the rule, as it stands in the file."""
+        value, name = self.get(place), words_of(place)
+        try:
+            check(name, value, kind, rule)
+        except InputError as error:
+            raise self.error(place, str(error).removeprefix(f"{name} ").rstrip(".")) from None
         return value
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arlib.errors import InputError
+from arlib.fields import SEED, Range
 from arlib.measure import Settings
 from arlib.studies.document import Document, words_of
 from arlib.training import Recipe
@@ -21,6 +22,8 @@ CONTROL = "control-"  # and its number of epochs: the variant of a control
 # A study file speaks of strengths (255·eps), so these fields of a recipe are set through others.
 _HIDDEN = ("eps", "step_size", "seed")
 RECIPE_KEYS = (*(f.name for f in dataclasses.fields(Recipe) if f.name not in _HIDDEN), "step", "step_ratio")
+STRENGTH = Range(0, 255, below=True, note="an AR strength, 255·ε")
+RADIUS = Range(0, 255, above=True, note="an AR strength, 255·ε")
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
@@ -105,8 +108,8 @@ def _entries(document: Document) -> tuple[Entry, ...]:
     shared = document.mapping(("recipe",), RECIPE_KEYS, ("dataset",))
     whole = _recipe(document, ("recipe",), shared, strength=8, seed=0)  # its mistakes are the recipe's, not the grid's
     document.mapping(("grid",), ("strength", "seed"), ("strength", "seed"))
-    strengths = document.numbers(("grid", "strength"), False, 0, 255)
-    seeds = document.numbers(("grid", "seed"), True, 0, 2**31)
+    strengths = document.numbers(("grid", "strength"), float, STRENGTH)
+    seeds = document.numbers(("grid", "seed"), int, SEED)
     shorter, controlled = _controls(document, whole.epochs, strengths, seeds)
     listed: list[tuple[Entry, tuple]] = []
     for seed in seeds:
@@ -134,14 +137,14 @@ def _controls(document: Document, epochs: int, strengths: list, seeds: list) -> 
     if isinstance(document.get(place), dict):
         document.mapping(place, ("epochs", "seed"), ("epochs",))
         if "seed" in document.get(place):
-            controlled = document.numbers((*place, "seed"), True, 0, 2**31)
+            controlled = document.numbers((*place, "seed"), int, SEED)
         place = (*place, "epochs")
     if unknown := [seed for seed in controlled if seed not in seeds]:
         allowed = ", ".join(map(str, seeds))
         raise document.error(("controls", "seed"), f"has {unknown[0]}, a seed that the grid lacks; it has {allowed}")
     if 0 not in strengths:
         raise document.error(("controls",), "need the strength 0 in the grid: they are compared with those runs")
-    return sorted(document.numbers(place, True, 1, epochs)), controlled
+    return sorted(document.numbers(place, int, Range(1, epochs, below=True))), controlled
 
 
 def _weights(document: Document, entries: tuple[Entry, ...]) -> frozenset[str]:
@@ -151,10 +154,10 @@ def _weights(document: Document, entries: tuple[Entry, ...]) -> frozenset[str]:
     if "weights" not in document.content:
         return frozenset(entry.run for entry in entries if entry.recipe.seed == 0 and not entry.control)
     document.mapping(("weights",), ("strength", "seed"), ("strength",))
-    strengths = document.numbers(("weights", "strength"), False, 0, 255)
+    strengths = document.numbers(("weights", "strength"), float, STRENGTH)
     seeds = [first]
     if "seed" in document.get(("weights",)):
-        seeds = document.numbers(("weights", "seed"), True, 0, 2**31)
+        seeds = document.numbers(("weights", "seed"), int, SEED)
     for name, values in (("strength", strengths), ("seed", seeds)):
         known = document.get(("grid", name))
         for index, value in enumerate(values):
@@ -167,8 +170,8 @@ def _weights(document: Document, entries: tuple[Entry, ...]) -> frozenset[str]:
 def _extra(document: Document, place: tuple, shared: dict) -> Entry:
     required = ("strength", "seed", "variant")
     values = document.mapping(place, (*required, *RECIPE_KEYS), required)
-    strength = document.number((*place, "strength"), False, 0, 255)
-    seed = document.number((*place, "seed"), True, 0, 2**31)
+    strength = document.number((*place, "strength"), float, STRENGTH)
+    seed = document.number((*place, "seed"), int, SEED)
     variant = values["variant"]
     if not isinstance(variant, str) or not _SLUG.fullmatch(variant):
         raise document.error((*place, "variant"), f"is {variant!r}; allowed: small letters, digits and dashes")
@@ -186,7 +189,7 @@ def _recipe(document: Document, place: tuple, values: dict, *, strength: float, 
     fields = {key: value for key, value in values.items() if key not in ("step", "step_ratio")}
     for key in ("step", "step_ratio"):
         if key in document.get(place):
-            document.number((*place, key), False, 1e-6, 255)
+            document.number((*place, key), float, RADIUS)
     if "step" in values and "step_ratio" in values:
         raise document.error((*place, "step"), "and step_ratio are both given; keep one")
     if "step" in values and strength:
@@ -196,15 +199,14 @@ def _recipe(document: Document, place: tuple, values: dict, *, strength: float, 
     try:
         return Recipe.from_dict(fields | {"eps": strength / 255, "seed": seed})
     except InputError as error:
-        key = str(error).split()[0]
-        where = (*place, key) if key in values else place
+        where = (*place, error.field) if error.field in values else place
         raise document.error(where, f"cannot be: {str(error).rstrip('.')}") from None
 
 
 def _keep_epochs(document: Document, epochs: int) -> tuple[int, ...]:
     if "keep_epochs" not in document.content:
         return ()
-    return tuple(sorted(document.numbers(("keep_epochs",), True, 1, epochs)))
+    return tuple(sorted(document.numbers(("keep_epochs",), int, Range(1, epochs, below=True))))
 
 
 def _settings(document: Document) -> Settings:
@@ -213,8 +215,7 @@ def _settings(document: Document) -> Settings:
     try:
         return Settings.from_dict(values)
     except InputError as error:
-        key = str(error).split()[0]
-        place = ("measure", key) if key in values else ("measure",)
+        place = ("measure", error.field) if error.field in values else ("measure",)
         raise document.error(place, f"cannot be: {str(error).rstrip('.')}") from None
 
 
@@ -225,7 +226,7 @@ def _claims(document: Document) -> dict[str, float]:
     values = document.mapping(("claims",), CLAIMS, CLAIMS)
     strengths = document.get(("grid", "strength"))
     for key in CLAIMS:
-        document.number(("claims", key), False, 1e-6, 255)
+        document.number(("claims", key), float, RADIUS)
     if values["effect"] not in strengths or 0 not in strengths:
         allowed = ", ".join(f"{s:g}" for s in strengths if s)
         message = f"is {values['effect']!r}; it must be a strength of the grid ({allowed}), and so must 0"
