@@ -11,10 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from arlib.errors import InputError, one_of
-from arlib.sources import source
-
-DEPTHS = (8, 20, 32, 44, 56, 110)
-NAMES = tuple(f"resnet{depth}" for depth in DEPTHS)
+from arlib.sources import DEPTHS, NETWORKS, source
 
 
 class Normalize(nn.Module):
@@ -119,7 +116,7 @@ def resnet(depth: int, classes: int = 10, width: int = 16, in_channels: int = 3,
 
 def build(name: str, dataset: str, width: int = 16) -> ResNet:
     """The network `name` ("resnet20", …) for a data set ("cifar10", …), with its normalisation and classes."""
-    one_of("model", name, NAMES)
+    one_of("model", name, NETWORKS)
     of = source(dataset)
     depth = int(name.removeprefix("resnet"))
     return resnet(depth, of.classes, width, of.shape[0], of.mean, of.std)

@@ -1,4 +1,4 @@
-"""What is known of each data set before it is read: one `Source` each. Everything else asks it.
+"""What a recipe can name, without reading or building it: data sets, one `Source` each, and our networks.
 
 To add a data set that torchvision has, add its row here; for one of another shape of files, also a
 reader in `data`.
@@ -72,6 +72,8 @@ SOURCES = {
     )
 }
 NAMES = tuple(SOURCES)
+DEPTHS = (8, 20, 32, 44, 56, 110)
+NETWORKS = tuple(f"resnet{depth}" for depth in DEPTHS)
 
 
 def source(name: str) -> Source:

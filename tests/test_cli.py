@@ -7,7 +7,7 @@ import time
 import pytest
 from test_studies import ROOT, TINY, a_study, fake, run
 
-from arlib import cli, data, files, records, studies
+from arlib import cli, data, fields, files, records, studies, training
 from arlib.errors import InputError
 from arlib.processes import kill
 
@@ -232,3 +232,17 @@ def test_a_full_disk_is_one_line_and_finished_runs_stay(tmp_path, monkeypatch):
     assert process.stderr.splitlines()[-1].startswith("arlib: ") and "kept" in process.stderr.splitlines()[-1]
     assert [e.run for e in study.missing()] == [e.run for e in study.entries[1:]] and len(study.records()) == 1
     assert not list(study.leases_folder.glob("*.json"))
+
+
+def test_every_field_of_a_recipe_is_an_option_with_its_own_help(monkeypatch, capsys):
+    _, out, _ = arlib(monkeypatch, capsys, "train", "--help")
+    said = " ".join(out.split())
+    for name, text in fields.docs(training.Recipe).items():
+        if name not in ("dataset", "eps", "step_size"):
+            assert f"--{name.replace('_', '-')} <" in said, name
+            assert text.split(";")[0].split(":")[0].replace("-", "") in said.replace("- ", "").replace("-", ""), name
+
+
+def test_help_needs_no_torch():
+    code = "import sys, arlib.cli.program; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

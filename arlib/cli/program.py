@@ -12,15 +12,16 @@ import typer
 from arlib.cli.compare import run_compare
 from arlib.cli.options import Name, Store, as_interrupt, seconds, stop
 from arlib.cli.study import study_app
-from arlib.cli.train import train_one
+from arlib.cli.train import train_one, with_fields
 from arlib.errors import InputError, RecordError, TrainingStopped
+from arlib.sources import NAMES
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="What adversarial robustness does to a neural network, measured: studies, chapters, data, verdicts.",
 )  # fmt: skip
 app.add_typer(study_app, name="study")
-app.command("train")(train_one)
+app.command("train")(with_fields(train_one))
 app.command("compare")(run_compare)
 
 
@@ -77,7 +78,7 @@ def run_batch(
 
 @app.command("data")
 def show_data(
-    name: Annotated[str, typer.Argument(help="digits, cifar10 or cifar100.")],
+    name: Annotated[str, typer.Argument(help=f"{', '.join(NAMES)}.")],
     download: Annotated[bool, typer.Option("--download", help="Fetch the files if they are missing.")] = False,
     root: Annotated[
         Path | None, typer.Option(help="Folder of the files; default: $ARLIB_DATA, else data/.", resolve_path=True)

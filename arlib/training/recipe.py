@@ -5,7 +5,7 @@ import json
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated
 
-from arlib import models, sources
+from arlib import sources
 from arlib.errors import InputError, one_of
 from arlib.fields import COUNT, FROM_0, POSITIVE, SEED, Choice, Range, check_all
 
@@ -31,7 +31,7 @@ class Recipe:
 
     dataset: Annotated[str, Choice(sources.NAMES)]
     """digits, cifar10 or cifar100."""
-    model: Annotated[str, Choice(models.NAMES)] = "resnet20"
+    model: Annotated[str, Choice(sources.NETWORKS)] = "resnet20"
     """resnet8, 20, 32, 44, 56 or 110."""
     width: Annotated[int, COUNT] = 16
     """Channels of the first stage."""
