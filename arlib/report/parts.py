@@ -55,6 +55,7 @@ class Subject:
     x: Tensor
     y: Tensor
     settings: "Settings"
+    classes: int = 0
     known_by: list = field(default_factory=list)
     """What tells this model and these images from others, in a file of finished parts."""
     rows: list[dict] = field(default_factory=list)
@@ -161,9 +162,7 @@ def robustness(subject: Subject, logits) -> None:
     """Accuracy under the strong attack at several radii; targeted margins where there are fewer than 4 classes."""
     settings = subject.settings
     x, y = subject.x[: settings.robust_images], subject.y[: settings.robust_images]
-    with torch.no_grad(), engine.frozen(subject.model) as f:
-        classes = attacks.steps.forward_of(f, logits)(x[:2]).shape[1]
-    names = ("apgd-ce", "apgd-t" if classes > 3 else "apgd-margin-t")
+    names = ("apgd-ce", "apgd-t" if subject.classes > 3 else "apgd-margin-t")
     found = attacks.evaluate(subject.model, x, y, eps=settings.eps, attacks=names, logits=logits, seed=settings.seed)
     table = found.table[found.table["attack"] == "worst case"]
     for row in table.itertuples():
