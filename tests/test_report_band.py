@@ -81,7 +81,7 @@ def test_another_radius_or_other_layers_have_no_band(images):
     assert not other.of("feature_change") and not other.of("flip_pgd", "5/255") and other.of("error")
     wide = arlib.compare({"a": net(), "b": net(4)}, *images, **DIGITS, **FEW).band
     assert not wide.of("sv_std") and wide.of("feature_change")  # the same blocks, of other width
-    deep = arlib.compare({"a": net(size=14)}, *images, **DIGITS, **FEW).band
+    deep = arlib.compare({"a": net(size=20)}, *images, **DIGITS, **FEW).band
     assert not deep.of("feature_change") and not deep.of("sv_std") and deep.of("max_softmax")
 
 

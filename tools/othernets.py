@@ -37,9 +37,10 @@ class Family:
     source: Source
     dataset: str
     base: str
+    base_training: str
     robust: tuple[str, ...]
     training: str
-    """How the robust ones were trained, as far as their source says."""
+    """How the robust ones were trained; both as far as their source says."""
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
@@ -59,31 +60,31 @@ _CIFAR_SCALE = {
 
 FAMILIES = {
     "mlp_b": Family(
-        "fully connected, 2 hidden layers", _SALMAN, "mnist", "salman_NOR_MLP_B",
+        "fully connected, 2 hidden layers", _SALMAN, "mnist", "salman_NOR_MLP_B", "natural",
         ("salman_ADV_MLP_B_0.03", "salman_ADV_MLP_B_0.05", "salman_ADV_MLP_B_0.1"), _STATED,
     ),
     **{
         f"cnn_{size}": Family(
-            f"2 convolutions, {size}", _SALMAN, "mnist", f"salman_mnist_cnn_{size}_NOR",
+            f"2 convolutions, {size}", _SALMAN, "mnist", f"salman_mnist_cnn_{size}_NOR", "natural",
             (f"salman_mnist_cnn_{size}_ADV",), "PGD, radius not stated",
         )
         for size in ("small", "wide_1", "wide_2")
     },
     "convsmall": Family(
-        "2 convolutions, no padding", _ADA, "mnist", "mnist_convsmall_Point",
+        "2 convolutions, no padding", _ADA, "mnist", "mnist_convsmall_Point", "natural",
         ("mnist_convsmall_PGDK",), "PGD, radius not stated",
     ),
     "resnet4b": Family(
-        "residual, 9 convolutions, no batch norm", _ADA, "cifar10", "ada_resnet4b_standard",
+        "residual, 9 convolutions, no batch norm", _ADA, "cifar10", "ada_resnet4b_standard", "natural",
         ("ada_resnet4b_fgsm", "ada_resnet4b_pgd"), "FGSM; PGD-7 at 8/255",
     ),
     "cnn_a_adv": Family(
-        "2 convolutions", _SDP, "cifar10", "sdp_cnn_a_adv",
-        ("sdp_cnn_a_adv4",), "adversarial both, the second one stronger", **_CIFAR_SCALE,
+        "2 convolutions", _SDP, "cifar10", "sdp_cnn_a_adv", "adversarial",
+        ("sdp_cnn_a_adv4",), "adversarial, stronger", **_CIFAR_SCALE,
     ),
     "cnn_a_mix": Family(
-        "2 convolutions", _SDP, "cifar10", "sdp_cnn_a_mix",
-        ("sdp_cnn_a_mix4",), "natural and adversarial both, the second one stronger", **_CIFAR_SCALE,
+        "2 convolutions", _SDP, "cifar10", "sdp_cnn_a_mix", "natural and adversarial",
+        ("sdp_cnn_a_mix4",), "natural and adversarial, stronger", **_CIFAR_SCALE,
     ),
 }  # fmt: skip
 DATASETS = ("mnist", "cifar10")

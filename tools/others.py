@@ -56,7 +56,7 @@ def measured(name: str, nets: Path, work: Path | None = None) -> dict:
         if family.dataset == "cifar10":  # whose training images are there
             kept.append(gap(model, family, nets, wrong_in_test=_value(rows, "error")))
         networks.append({"name": one, "sha256": files.sha256(nets / f"{one}.npz"), "rows": kept})
-    about = {key: getattr(family, key) for key in ("title", "dataset", "base", "training")}
+    about = {key: getattr(family, key) for key in ("title", "dataset", "base", "base_training", "training")}
     return about | {
         "family": name, "robust": list(family.robust), "source": asdict(family.source), "settings": found.settings,
         "doubts": list(found.doubts), "left_out": list(found.left_out), "networks": networks,
