@@ -78,6 +78,8 @@ def of_study(study) -> pd.DataFrame:
 
     sure: whether the networks of every seed go the same way; of layers always True.
     """
+    if study.records().empty:
+        return pd.DataFrame(columns=_COLUMNS)
     table = recorded.in_terms_of_a_comparison(study.records())
     weak, strong = 0.0, float(study.claims["effect"])
     radius = {"feature_change": "feature", "feature_gain": "feature", "flip_pgd": "flip_pgd"}
@@ -97,6 +99,11 @@ def of_study(study) -> pd.DataFrame:
         about |= {"images": f"{wide.index.unique('seed').size} seeds", "book": True}
         rows.append(about | (_of_layers(wide, weak, strong) if shown.layered else _of_seeds(wide, weak, strong)))
     return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def together(studies: Sequence) -> pd.DataFrame:
+    """`of_others`, then `of_study` of each of these studies; `NotMeasured` if the first is not recorded."""
+    return pd.concat([of_others(), *map(of_study, studies)], ignore_index=True)
 
 
 def table(frame: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
@@ -197,7 +204,10 @@ def _distances(study) -> pd.DataFrame:
     from arlib.figures.distances import shared_margins
     from arlib.figures.images import collect
 
-    _, found = shared_margins(collect(study))
+    try:
+        _, found = shared_margins(collect(study))
+    except NotMeasured:
+        return pd.DataFrame(columns=["strength", "seed", "layer", "value"])
     return found["instance"].rename("value").reset_index().assign(layer="")
 
 
