@@ -76,7 +76,7 @@ FAMILIES = {
     ),
     "resnet4b": Family(
         "residual, 9 convolutions, no batch norm", _ADA, "cifar10", "ada_resnet4b_standard", "natural",
-        ("ada_resnet4b_fgsm", "ada_resnet4b_pgd"), "FGSM; PGD-7 at 8/255",
+        ("ada_resnet4b_fgsm", "ada_resnet4b_pgd"), "as its name says; pgd: 7 steps at 8/255",
     ),
     "cnn_a_adv": Family(
         "2 convolutions", _SDP, "cifar10", "sdp_cnn_a_adv", "adversarial",

@@ -1,5 +1,6 @@
 """What was measured of networks that other people trained: `records/others/networks.json`, and its table of signs."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,8 @@ FOLDER, FILE = "others", "networks.json"
 def write(path: Path, families: Sequence[dict], **versions: str) -> None:
     """Write what `python -m tools.others` measured, with a checksum of the content."""
     content = {"format": FORMAT, "versions": versions, "families": list(families)}
-    files.write_json(path, content | {"checksum": files.checksum(content)})
+    text = json.dumps(content | {"checksum": files.checksum(content)}, separators=(",", ":"), allow_nan=False)
+    files.write_text(path, text.replace('{"name":', '\n{"name":') + "\n")  # a line a network, for who compares two
 
 
 def read(path: Path | None = None) -> dict:
