@@ -108,6 +108,11 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise RecordError(f"{path} is damaged: {error}. Delete its folder to have it computed again.") from error
 
 
+def checksum(content: dict) -> str:
+    """SHA-256 of plain content as canonical JSON, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
 def sha256(path: Path) -> str:
     with open(path, "rb") as stored:
         return hashlib.file_digest(stored, "sha256").hexdigest()

@@ -6,7 +6,6 @@ rows), `arrays.npz` (quantiles of spectra, per-image margins) and, for seed 0, `
 in the store (`runs/`, writable) and published into `records/`, which nothing else writes.
 """
 
-import hashlib
 import io
 import json
 import math
@@ -171,8 +170,7 @@ def _content(folder: Path) -> dict:
 
 
 def _checksum(content: dict) -> str:
-    rest = {key: value for key, value in content.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    return files.checksum({key: value for key, value in content.items() if key != "checksum"})
 
 
 def _text(content: dict) -> str:

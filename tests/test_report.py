@@ -31,7 +31,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def found(images):
-    return arlib.compare({"narrow": net(4), "<b>wide</b>": net(6, 1)}, *images, **FEW)
+    return arlib.compare({"narrow": net(4), "<b>wide</b>": net(6, 1)}, *images, band=None, **FEW)
 
 
 def value(found, model, quantity, setting="", layer=""):

@@ -5,7 +5,7 @@ import textwrap
 import numpy as np
 
 from arlib.errors import NotMeasured
-from arlib.figures.style import NEUTRAL, panels, picture
+from arlib.figures.style import NEUTRAL, colour, panels, picture
 
 _PAINTS = ("#0F5FAF", "#DB7A1C", "#1E8C6E", "#A3123A", "#B97CE0", "#4A98CC")
 
@@ -20,7 +20,10 @@ def _widen(ax, largest: float) -> None:
 
 @picture
 def compared(comparison):
-    """Each quantity of a comparison in a panel, a dot a model, with the interval over images where there is one."""
+    """Each quantity of a comparison in a panel, a dot a model, with the interval over images where there is one.
+
+    Shaded, where there are any: what the book's recorded networks span, in the colours of their strengths.
+    """
     whole = comparison.rows[comparison.rows["layer"] == ""]
     groups = list(whole.groupby(["quantity", "setting"], sort=False))
     if not groups:
@@ -29,7 +32,8 @@ def compared(comparison):
     models = list(comparison.models)
     figure, axes = panels(len(groups), columns=3, height=1.25 + 0.28 * len(models))
     axes[0].set_ylabel("model")
-    for ax, (_, part), label in zip(axes, groups, labels, strict=True):
+    for ax, (key, part), label in zip(axes, groups, labels, strict=True):
+        _shade(ax, comparison.band, *key)
         for place, model in enumerate(models):
             row = part[part["model"] == model]
             if len(row):
@@ -45,4 +49,11 @@ def compared(comparison):
     said = "; ".join(
         f"{name}: " + ", ".join(f"{model} {row[model]}" for model in models) for name, row in table.iterrows()
     )
-    return figure, f"{len(groups)} quantities of {', '.join(models)}. {said}."
+    shaded = "" if comparison.band is None else f" {comparison.band.about}"
+    return figure, f"{len(groups)} quantities of {', '.join(models)}. {said}.{shaded}"
+
+
+def _shade(ax, band, quantity: str, setting: str) -> None:
+    """What recorded networks span; a line where that is too narrow for an area."""
+    for strength, (low, high) in ({} if band is None else band.of(quantity, setting)).items():
+        ax.axvspan(low, high, color=colour(strength), alpha=0.18, lw=2)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from arlib import attacks, engine, files
 from arlib.attacks.checks import check
 from arlib.errors import InputError, RecordError
+from arlib.report import cost, recorded
 from arlib.report.parts import PARTS, QUANTITIES, Settings, Subject
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,9 @@ class Comparison:
         the 95 % interval over images where there is one. A single model of each kind has no seeds: intervals
         are about images, and say nothing of how another training would have come out.
     doubts: what should not be trusted, by model and part. left_out: parts that were not measured, and why.
+    seconds, megabytes: by "model/part", how long it took, and by how much it raised the most memory that the process
+        had held so far (None where the system does not tell); of resumed parts, what they took when they were measured.
+    band: what the book's recorded networks span, where there are any on such images.
     """
 
     rows: pd.DataFrame
@@ -42,10 +46,16 @@ class Comparison:
     doubts: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    megabytes: dict[str, float | None] = field(default_factory=dict)
+    band: recorded.Band | None = None
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a quantity, a column a model, as text with intervals; n and what the paper expects beside it."""
+        """One row a quantity, a column a model, as text with intervals; n and what the paper expects beside it.
+
+        Where there is a band, two columns more: what the recorded networks span, trained in the ordinary way and
+        adversarially.
+        """
         whole = self.rows[self.rows["layer"] == ""]
         lines = {}
         for (quantity, setting), part in whole.groupby(["quantity", "setting"], sort=False):
@@ -56,10 +66,16 @@ class Comparison:
             row |= {model: _text(found.loc[model], declared.percent) if model in found.index else "not measured"
                     for model in self.models}  # fmt: skip
             lines[name] = row | {"n": ", ".join(sorted({str(n) for n in part["n"]}))}
+            lines[name] |= _spans(self.band, quantity, setting, declared.percent)
         return pd.DataFrame.from_dict(lines, orient="index").rename_axis("quantity")
 
+    @property
+    def cost(self) -> pd.DataFrame:
+        """What each part took: seconds of each model, and megabytes by which the most memory held grew in all."""
+        return cost.table(self.models, self.seconds, self.megabytes)
+
     def figure(self):
-        """Each quantity in a panel of its own, a dot a model with its interval."""
+        """Each quantity in a panel of its own, a dot a model with its interval, the band shaded."""
         from arlib.figures import compared
 
         return compared(self)
@@ -81,8 +97,10 @@ class Comparison:
 
     def to_dict(self) -> dict:
         """Everything, in plain types; numbers that are not finite are None."""
-        said = asdict(self) | {"rows": self.rows.astype(object).where(self.rows.notna(), None).to_dict("records")}
-        return {"format": FORMAT} | said
+        plain = asdict(replace(self, band=None))
+        rows = self.rows.astype(object).where(self.rows.notna(), None).to_dict("records")
+        band = None if self.band is None else self.band.to_dict()
+        return {"format": FORMAT} | plain | {"rows": rows, "band": band}
 
 
 def compare(
@@ -98,6 +116,7 @@ def compare(
     jacobian_images: int = 16,
     seed: int = 0,
     logits: Callable | None = None,
+    band: str | None = recorded.AUTO,
     time_budget: float | None = None,
     resume: str | Path | None = None,
     progress: bool = True,
@@ -120,6 +139,8 @@ def compare(
         layers: names of modules whose changes are looked at, the same in every model; by default each one's own.
         robust_images, instance_images, jacobian_images: the first so many images for what is expensive.
         logits: where they are in what the models return, see `engine.logits_of`.
+        band: the study whose recorded networks are shown beside yours; "auto": the largest one on images of this shape
+            and so many classes; None: none.
         time_budget: seconds; a part that would probably not fit any more is left out, and named.
         resume: a .json file for finished parts; the same call goes on from it.
 
@@ -134,8 +155,9 @@ def compare(
         eps=radii, radius=radius, layers=None if layers is None else tuple(layers), seed=seed, **numbers
     )
     subjects = [_subject(name, model, x, y, settings, logits) for name, model in models.items()]
+    study = recorded.chosen(band, tuple(subjects[0].x.shape[1:]), subjects[0].classes)
     known = _Known(None if resume is None else Path(resume))
-    begun, rows, doubts, left_out, seconds = time.monotonic(), [], [], [], {}
+    begun, rows, doubts, left_out, seconds, megabytes = time.monotonic(), [], [], [], {}, {}
     with tqdm(total=len(PARTS) * len(subjects), disable=not progress, desc="compare") as bar:
         for part in PARTS:
             longest = 0.0
@@ -151,10 +173,14 @@ def compare(
                     doubts += [f"{subject.name}, {part}: {doubt}" for doubt in found["doubts"]]
                     left_out += [f"{part} of {subject.name}: {found['refused']}"] if found["refused"] else []
                     seconds[f"{subject.name}/{part}"] = found["seconds"]
+                    megabytes[f"{subject.name}/{part}"] = found.get("megabytes")
                     longest = max(longest, found["seconds"])
                 bar.update()
     frame = _with_shared_margins(pd.DataFrame(rows), list(models))
-    return Comparison(frame, tuple(models), asdict(settings), tuple(dict.fromkeys(doubts)), tuple(left_out), seconds)
+    return Comparison(
+        frame, tuple(models), asdict(settings), tuple(dict.fromkeys(doubts)), tuple(left_out), seconds, megabytes,
+        recorded.band_of(study, settings, frame),
+    )  # fmt: skip
 
 
 def _subject(name: str, model, x, y, settings: Settings, logits) -> Subject:
@@ -164,18 +190,18 @@ def _subject(name: str, model, x, y, settings: Settings, logits) -> Subject:
         forward = attacks.steps.forward_of(f, logits)
         check(model, forward, x, y, eps=settings.eps[-1])
         with torch.no_grad():
-            answers = forward(x[:4]).double().flatten().tolist()
+            answers = forward(x[:4]).double()
     state = model.state_dict().values() if isinstance(model, nn.Module) else ()
     tensors = [value for value in state if isinstance(value, Tensor)]
     # By its tensors and, since Python numbers count too, by some answers.
-    known_by = [engine.digest(x, y, *tensors), [round(value, 2) for value in answers]]
-    return Subject(name, model, x, y, settings, known_by)
+    known_by = [engine.digest(x, y, *tensors), [round(value, 2) for value in answers.flatten().tolist()]]
+    return Subject(name, model, x, y, settings, answers.shape[1], known_by)
 
 
 def _measured(part: str, subject: Subject, logits) -> dict:
     """One part of one model; what cannot be measured of it is said, and the others go on."""
     fresh = replace(subject, rows=[])
-    begun, refused = time.monotonic(), ""
+    begun, peak, refused = time.monotonic(), cost.peak(subject.x.device), ""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
@@ -183,7 +209,9 @@ def _measured(part: str, subject: Subject, logits) -> dict:
         except InputError as error:
             refused = str(error)
     doubts = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
-    return {"rows": fresh.rows, "doubts": doubts, "refused": refused, "seconds": round(time.monotonic() - begun, 2)}
+    grown = None if peak is None else round(cost.peak(subject.x.device) - peak, 1)
+    took = {"seconds": round(time.monotonic() - begun, 2), "megabytes": grown}
+    return {"rows": fresh.rows, "doubts": doubts, "refused": refused} | took
 
 
 class _Known:
@@ -238,8 +266,21 @@ def _with_shared_margins(rows: pd.DataFrame, models: list[str]) -> pd.DataFrame:
     return rows.reindex(columns=COLUMNS)
 
 
+def _spans(band: recorded.Band | None, quantity: str, setting: str, percent: bool) -> dict[str, str]:
+    """What the recorded networks span, a column a strength; nothing without a band."""
+    if band is None:
+        return {}
+    spans, form = band.of(quantity, setting), _form(percent)
+    said = {s: " to ".join(map(form, spans[s])).replace("-", "−") if s in spans else "–" for s in band.strengths}
+    return {f"recorded, strength {strength:g}": text for strength, text in said.items()}
+
+
+def _form(percent: bool) -> Callable[[float], str]:
+    return (lambda v: f"{100 * v:.1f} %") if percent else "{:.3g}".format
+
+
 def _text(row: pd.Series, percent: bool) -> str:
-    form = (lambda v: f"{100 * v:.1f} %") if percent else "{:.3g}".format
+    form = _form(percent)
     said = form(row["value"])
     if row["low"] == row["low"]:
         said += f" [{form(row['low'])}, {form(row['high'])}]"

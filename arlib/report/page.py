@@ -22,6 +22,8 @@ def page(comparison) -> str:
         figure=base64.b64encode(figure._repr_png_()).decode(),
         alt=figure.alt,
         table=comparison.table,
+        band=comparison.band,
+        cost=comparison.cost,
         doubts=comparison.doubts,
         left_out=comparison.left_out,
         settings=settings,

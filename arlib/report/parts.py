@@ -1,6 +1,7 @@
 """What is measured of each model: one function a part, rows (claim, quantity, setting, layer, n, value, low, high)."""
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from arlib import attacks, confidence, engine, margins, smoothness, spectra
+from arlib.smoothness import layers as inner
 
 BATCH = 250
 
@@ -55,6 +57,7 @@ class Subject:
     x: Tensor
     y: Tensor
     settings: "Settings"
+    classes: int = 0
     known_by: list = field(default_factory=list)
     """What tells this model and these images from others, in a file of finished parts."""
     rows: list[dict] = field(default_factory=list)
@@ -111,8 +114,8 @@ def features(subject: Subject, logits) -> None:
     """Random feature changes of the layers, and each layer's gain."""
     settings = subject.settings
     x = subject.x[: settings.feature_images]
-    options = {"radius": settings.radius, "generator": subject.generator(), "layers": settings.layers}
-    frame = smoothness.feature_change(subject.model, x, **_listed(options))
+    options = {"radius": settings.radius, "generator": subject.generator(), "layers": _watched(subject)}
+    frame = smoothness.feature_change(subject.model, x, **options)
     for row in frame.itertuples():
         subject.add("feature_change", row.change, row.n, layer=row.layer)
         if row.gain == row.gain:
@@ -150,8 +153,7 @@ def jacobians(subject: Subject, logits) -> None:
     """How uniform each layer's Jacobian is at the images."""
     settings = subject.settings
     x = subject.x[: settings.jacobian_images]
-    options = {"generator": subject.generator(), "layers": settings.layers}
-    frame = smoothness.jacobian(subject.model, x, **_listed(options))
+    frame = smoothness.jacobian(subject.model, x, generator=subject.generator(), layers=_watched(subject))
     for row in frame.itertuples():
         subject.add("jacobian_uniformity", row.uniformity_median, row.n, layer=row.layer)
     subject.add("jacobian_uniformity", frame["uniformity_median"].median(), len(x))
@@ -161,9 +163,7 @@ def robustness(subject: Subject, logits) -> None:
     """Accuracy under the strong attack at several radii; targeted margins where there are fewer than 4 classes."""
     settings = subject.settings
     x, y = subject.x[: settings.robust_images], subject.y[: settings.robust_images]
-    with torch.no_grad(), engine.frozen(subject.model) as f:
-        classes = attacks.steps.forward_of(f, logits)(x[:2]).shape[1]
-    names = ("apgd-ce", "apgd-t" if classes > 3 else "apgd-margin-t")
+    names = ("apgd-ce", "apgd-t" if subject.classes > 3 else "apgd-margin-t")
     found = attacks.evaluate(subject.model, x, y, eps=settings.eps, attacks=names, logits=logits, seed=settings.seed)
     table = found.table[found.table["attack"] == "worst case"]
     for row in table.itertuples():
@@ -191,9 +191,20 @@ PARTS: dict[str, Callable[[Subject, Callable | None], None]] = {
 }
 
 
-def _listed(options: dict) -> dict:
-    layers = options.pop("layers")
-    return options | {"layers": None if layers is None else list(layers)}
+def _watched(subject: Subject) -> list[str] | None:
+    """The layers whose outputs are looked at: those asked for, else all that have a row an image; others are named."""
+    if subject.settings.layers is not None:
+        return list(subject.settings.layers)
+    layers = inner.layer_names(subject.model)
+    others = inner.with_other_rows(subject.model, subject.x[:3], layers)
+    if others:
+        some = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
+        warnings.warn(
+            f"{len(others)} of {len(layers)} layers are left out, whose outputs are not one row an image: {some}.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return [name for name in layers if name not in others]
 
 
 def _mean(values: Tensor) -> tuple[float, int, float, float]:

@@ -116,6 +116,7 @@ def _random_distances(model, x: Tensor, radius: float, layers, generator, batch_
     moments, rows = _Moments(len(layers)), []
     for part in x.split(batch_size):
         clean, moved = f(part), f(signs(part, radius, generator))
+        inner.check_rows(layers, clean, len(part))
         moments.add(clean)
         rows.append(torch.stack([parts.norms(b - a, "l2") for a, b in zip(clean, moved, strict=True)], 1))
     own = dict(zip(layers, moments.normalisers(), strict=True)) if len(x) > 1 else {}  # one image: theirs is needed

@@ -33,6 +33,23 @@ def _is_layer(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear) and type(module) is not unused
 
 
+def with_other_rows(model: nn.Module, x: Tensor, layers: list[str]) -> list[str]:
+    """Those of the layers whose output does not have one row an image: windows of attention, say, or positions."""
+    with torch.no_grad():
+        outputs = prepare(model, layers)(x)
+    return [name for name, h in zip(layers, outputs, strict=True) if not h.ndim or len(h) != len(x)]
+
+
+def check_rows(layers: list[str], outputs: tuple[Tensor, ...], n: int) -> None:
+    """Raise `InputError` naming the layers whose outputs do not have n rows, one an image."""
+    others = [f"{name} {tuple(h.shape)}" for name, h in zip(layers, outputs, strict=True) if len(h) != n]
+    if others:
+        raise InputError(
+            f"of {n} images the outputs of these layers do not have {n} rows, one an image: {', '.join(others[:3])}"
+            f"{' …' if len(others) > 3 else ''}. Give layers=, without those."
+        )
+
+
 def prepare(model: nn.Module, layers: list[str]) -> engine.Prepared:
     """A prepared network x -> tuple of the layers' outputs at their first call, in the order given.
 

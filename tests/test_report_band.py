@@ -1,0 +1,140 @@
+"""The reference band is what the recorded networks span, and stands only where the quantity is the same one."""
+
+import json
+
+import pytest
+import torch
+
+import arlib
+from arlib import data, models, places, studies
+from arlib.errors import InputError, NotMeasured
+from arlib.report import cost, recorded
+
+FEW = {"robust_images": 10, "instance_images": 4, "jacobian_images": 2, "progress": False}
+DIGITS = {"eps": [16 / 255, 32 / 255], "radius": 16 / 255}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return data.load("digits", device="cpu").test[:40]
+
+
+def net(width=8, size=8):
+    torch.manual_seed(0)
+    return models.resnet(size, width=width, in_channels=1).eval()
+
+
+@pytest.fixture(scope="module")
+def found(images):
+    return arlib.compare({"mine": net()}, *images, **DIGITS, **FEW)
+
+
+def recorded_values(statistic, setting="", strength=0.0):
+    """Read from the record files themselves, by another way than the band's."""
+    values = []
+    for folder in sorted((places.places().records[0] / "digits").iterdir()):
+        record = records.read(folder)
+        if round(255 * record.recipe.get("eps", 0), 3) == strength:
+            rows = record.rows[(record.rows["checkpoint"] == "last") & (record.rows["split"].isin(["test", ""]))]
+            rows = rows[(rows["statistic"] == statistic) & (rows["setting"] == setting)]
+            if statistic == "sv_std":
+                rows = rows[rows["layer"].str.fullmatch(r"blocks\.\d+\.conv\d+")]
+            values.append(rows["value"].median())
+    return values
+
+
+@pytest.mark.parametrize(
+    "quantity, setting, statistic, where",
+    [
+        ("error", "", "error", ""),
+        ("median_abs_margin", "", "median_abs_margin", ""),
+        ("flip_pgd", "16/255", "flip_rate", "pgd@16"),
+        ("feature_change", "", "feature_change", "random@16"),
+        ("sv_std", "", "sv_std", "circular"),
+    ],
+)
+def test_the_band_is_from_the_least_to_the_largest_recorded_network(found, quantity, setting, statistic, where):
+    assert found.band.study == "digits" and found.band.networks == (3, 3) and found.band.strengths == (0, 32)
+    for strength, (low, high) in found.band.of(quantity, setting).items():
+        values = recorded_values(statistic, where, strength)
+        assert len(values) == 3 and low < high
+        assert (low, high) == (pytest.approx(min(values), rel=1e-6), pytest.approx(max(values), rel=1e-6))
+    assert len(found.band.of(quantity, setting)) == 2
+
+
+def test_robust_accuracy_is_one_minus_the_recorded_error(found):
+    values = recorded_values("robust_error", "apgd-ce+t@32", 32.0)
+    low, high = found.band.of("robust_accuracy", "32/255")[32.0]
+    assert (low, high) == (pytest.approx(1 - max(values)), pytest.approx(1 - min(values)))
+    assert not found.band.of("robust_accuracy", "16/255")  # the records took it at 32/255 only
+
+
+def test_what_the_records_lack_or_took_otherwise_has_no_band(found):
+    for quantity in ("ece", "instance_margin", "jacobian_uniformity"):
+        assert not found.band.of(quantity)
+    assert found.table.loc["expected calibration error", "recorded, strength 32"] == "–"
+    assert " to " in found.table.loc["natural error", "recorded, strength 0"]
+
+
+def test_another_radius_or_other_layers_have_no_band(images):
+    other = arlib.compare({"mine": net()}, *images, eps=[32 / 255], radius=5 / 255, **FEW).band
+    assert not other.of("feature_change") and not other.of("flip_pgd", "5/255") and other.of("error")
+    wide = arlib.compare({"a": net(), "b": net(4)}, *images, **DIGITS, **FEW).band
+    assert not wide.of("sv_std") and wide.of("feature_change")  # the same blocks, of other width
+    deep = arlib.compare({"a": net(size=20)}, *images, **DIGITS, **FEW).band
+    assert not deep.of("feature_change") and not deep.of("sv_std") and deep.of("max_softmax")
+
+
+def test_images_like_no_study_have_no_band():
+    assert recorded.fitting((1, 9, 9), 10) is None and recorded.fitting((1, 8, 8), 7) is None
+    assert recorded.fitting((1, 8, 8), 10) == "digits"
+    assert recorded.fitting((3, 32, 32), 10).startswith("cifar10-")
+
+
+def test_the_band_is_in_the_page_the_figure_and_the_file(found, tmp_path):
+    page = found.save(tmp_path / "report.html").read_text()
+    assert "recorded, strength 32" in page and "study digits" in page and "What it took" in page
+    assert found.band.about in found.figure().alt
+    said = json.loads(found.save(tmp_path / "all.json").read_text())
+    assert said["band"]["study"] == "digits" and len(said["band"]["rows"]) == len(found.band.rows)
+    shaded = [len(ax.patches) for ax in found.figure().axes]
+    assert sum(shaded) == len(found.band.rows)
+
+
+@pytest.mark.parametrize("band, error, said", [
+    ("digit", InputError, "Did you mean 'digits'"), (3, InputError, "band is 3"),
+])  # fmt: skip
+def test_a_band_that_is_no_study_is_refused(images, band, error, said, monkeypatch):
+    calls = []
+    monkeypatch.setattr("arlib.report.comparison.PARTS", {"one": lambda *_: calls.append(1)})
+    with pytest.raises(error, match=said):
+        arlib.compare({"mine": net()}, *images, band=band, **FEW)
+    assert not calls
+
+
+def test_a_study_without_networks_is_refused():
+    empty = next(n for n in studies.names(recorded._NO_STORE) if not recorded._published(n).finished())
+    with pytest.raises(NotMeasured, match="no networks at AR strength"):
+        recorded.chosen(empty, (3, 32, 32), 10)
+
+
+def test_every_part_says_its_seconds_and_memory(found):
+    assert found.seconds.keys() == found.megabytes.keys()
+    assert all(value >= 0 for value in found.megabytes.values())
+    table = found.cost
+    assert list(table.columns) == ["mine", "memory"] and list(table.index) == [k.split("/")[1] for k in found.seconds]
+    assert table.loc["outputs", "mine"] == f"{found.seconds['mine/outputs']:.1f} s"
+
+
+def test_the_peak_rises_by_what_is_held():
+    before = cost.peak(torch.device("cpu"))
+    held = torch.ones(300 * 2**18)  # 300 MB
+    assert cost.peak(torch.device("cpu")) >= before and held.sum() > 0
+    with_it = cost.peak(torch.device("cpu"))
+    more = [torch.ones(300 * 2**18) for _ in range(2)]
+    assert 500 < cost.peak(torch.device("cpu")) - with_it < 700 and len(more) == 2
+
+
+def test_costs_of_models_whose_names_hold_slashes():
+    table = cost.table(["a/b", "c"], {"a/b/outputs": 1.0, "c/outputs": 2.0}, {"a/b/outputs": 1.5, "c/outputs": None})
+    assert table.loc["outputs"].tolist() == ["1.0 s", "2.0 s", "+1.5 MB"]
