@@ -73,7 +73,7 @@ def test_parameters_are_annotated_explained_and_pass_their_check(name):
     (at,) = tagged(chapter, "parameters")
     lines = [line for line in source(chapter["cells"][at]).splitlines() if line and not line.startswith("#")]
     assert [line for line in lines if not re.fullmatch(r"\w+: [\w\[\], |]+ = .+  # \S.+", line)] == []
-    declared = parameters(name)["__annotations__"]
+    declared = parameters(name)["_checked"]
     assert {"study", "device", "store"} <= set(declared)
 
 
@@ -87,8 +87,28 @@ def test_bad_parameters_stop_the_chapter(name, injected):
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
+def test_a_chapter_notices_each_line_that_is_deleted(name):
+    """In a kernel where it ran before, no parameter keeps the value of its deleted line."""
+    chapter = read(name)
+    (at,) = tagged(chapter, "parameters")
+    lines = source(chapter["cells"][at]).splitlines()
+    check = next(source(c) for c in chapter["cells"][at + 1 :] if c["cell_type"] == "code").splitlines()[0]
+    namespace = parameters(name)
+    for line in lines:
+        deleted = line.split(":")[0]
+        exec("\n".join(other for other in lines if other != line), namespace)
+        try:
+            exec(check, namespace)
+            assert namespace[deleted] == notebook.DEFAULTS[deleted]
+        except InputError as error:
+            assert f"{deleted} has no line" in str(error) and deleted not in namespace
+        exec("\n".join(lines), namespace)
+        exec(check, namespace)
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
 def test_numbers_are_no_text_and_radii_not_negative(name):
-    for parameter, kind in parameters(name)["__annotations__"].items():
+    for parameter, kind in parameters(name)["_checked"].items():
         if kind in (int, float):
             with pytest.raises(InputError):
                 parameters(name, f"{parameter} = '8/255'")
