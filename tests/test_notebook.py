@@ -15,8 +15,8 @@ def parameters(**changed):
     """A chapter's globals after its parameters cell, as Jupyter leaves them, and after papermill's."""
     namespace = {"In": [""], "Out": {}, "_dh": [], "notebook": notebook, "exit": object()}
     exec(
-        'study: str = "digits"\ndevice: str = "cpu"\nstore: str = ""\neps: float = 0.03\nepochs: int = 2\nrun_missing: bool = False\n'
-        "strengths: list[float] = [0, 4, 8]\nlimit: int | None = None",
+        'study: str = "digits"\ndevice: str = "cpu"\nstore: str = ""\neps: float = 0.03\nepochs: int = 2\n'
+        "run_missing: bool = False\nstrengths: list[float] = [0, 4, 8]\nlimit: int | None = None",
         namespace,
     )
     return namespace | changed
