@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Callable, Collection
 
+from arlib import client
 from arlib.errors import InputError, NotMeasured, one_of
 
 # `python -m tools.stamp ADDRESS` writes the repository's address between the quotes, in every chapter.
@@ -28,7 +29,8 @@ except ImportError:
         raise SystemExit(f"arlib could not be installed from {{_source}}; pip's message stands above.")
     importlib.invalidate_caches()
     sys.modules.pop("arlib", None)
-    from arlib import notebook\
+    from arlib import notebook
+notebook.introduce("{page}")\
 """
 
 Rule = Callable[[str, object, dict], None]
@@ -41,9 +43,18 @@ class ChapterStopped(InputError):
         return [f"{type(self).__name__}: {self}"]
 
 
-def setup_cell(address: str = "") -> str:
-    """The setup cell of all chapters, with the repository's address (https://…; "" before there is one)."""
-    return SETUP_CELL.format(source=f"git+{address}" if address else "")
+def setup_cell(address: str = "", page: str = "") -> str:
+    """The setup cell of a chapter: the repository's address and that of the rendered page, "" before there is one."""
+    return SETUP_CELL.format(source=f"git+{address}" if address else "", page=page)
+
+
+def introduce(page: str = "") -> None:
+    """In a notebook client: a line with what the chapter found, once it has, and its page; captions below figures.
+
+    Does nothing while the book is built, or where a chapter is executed by nbval or papermill.
+    """
+    if client.attended():
+        client.HERE.introduce(page)
 
 
 def check(namespace: dict, **rules: object) -> None:
@@ -157,10 +168,13 @@ def expect(what: str, value: float, low: float, high: float, *, unit: str = "", 
 
 
 def glue(name: str, value: object) -> None:
-    """Keep a value for the chapter's prose, where `{glue:text}` prints it; does nothing where no book is built."""
+    """Keep a value for the chapter's prose, where `{glue:text}` prints it; a client shows it in its own way."""
+    if client.attended():
+        client.HERE.glue(name, getattr(value, "data", str(value)))
+        return
     try:
         import myst_nb
-    except ModuleNotFoundError:  # on Colab
+    except ModuleNotFoundError:  # executed where no book is built
         return
     myst_nb.glue(name, value, display=False)
 

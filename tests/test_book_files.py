@@ -53,7 +53,16 @@ def test_chapter_begins_with_setup_parameters_check(name):
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_setup_cell_is_the_common_one(name):
     (cell,) = stamp.setup_cells(read(name))
-    assert source(cell) == notebook.setup_cell(stamp.repository(ROOT)), "run: python -m tools.stamp"
+    assert source(cell) == stamp.setup_cell(ROOT, name), "run: python -m tools.stamp"
+
+
+def test_the_package_has_the_captions_of_all_figures():
+    assert stamp.restamp(write=False) == [], "run: python -m tools.stamp"
+    for name in CHAPTERS:
+        for cell in read(name)["cells"]:
+            if cell["metadata"].get("mystnb"):  # a client prints the caption below what the cell returns
+                kinds = {out["output_type"] for out in cell["outputs"] if "image/png" in out.get("data", {})}
+                assert kinds == {"execute_result"}, cell["id"]
 
 
 def parameters(name: str, injected: str = "") -> dict:
@@ -131,6 +140,7 @@ def test_notebook_is_tidy(name):
         assert set(cell["metadata"]) <= {"tags", "mystnb"}, f"cell {cell['id']}: execution times and the like"
         for output in cell.get("outputs", []):
             assert output["output_type"] != "error", f"cell {cell['id']} stored an error"
+            assert not [kind for kind in output.get("data", {}) if "widget" in kind], f"cell {cell['id']}: a dead widget"
             assert "image/svg+xml" not in output.get("data", {}) and "application/pdf" not in output.get("data", {})
 
 
@@ -141,6 +151,17 @@ def test_chapter_is_executed_and_its_figures_are_described(name):
     for cell in code:
         if any("image/png" in output.get("data", {}) for output in cell["outputs"]):
             assert cell["metadata"].get("mystnb", {}).get("image", {}).get("alt"), f"cell {cell['id']}: alt text"
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_exercises_fold_in_every_client(name):
+    """`<details>` is Markdown everywhere; a cell opens no more than it closes, since clients render each alone."""
+    for cell in read(name)["cells"]:
+        text = source(cell)
+        if cell["cell_type"] == "markdown":
+            assert "{exercise" not in text and "{solution" not in text
+            folded = re.findall(r"<details>\n<summary>[^<\n]+</summary>\n\n(?:(?!<details>).)+?\n\n</details>", text, re.S)
+            assert len(folded) == text.count("<details>") == text.count("</details>"), cell["id"]
 
 
 def test_no_unsafe_loading():
