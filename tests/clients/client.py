@@ -10,7 +10,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from environment import ROOT, python
+from environment import python
 
 # Lab asks for news and updates, which nobody here can answer.
 QUIET = {"fetchNews": "false", "checkForUpdates": False}
@@ -40,9 +40,10 @@ class Server:
         self.home, self.work = home, home / "work"
         self.work.mkdir(parents=True)
         kernelspec(home / "path", interpreter, **kernel)
-        settings = home / "settings" / "@jupyterlab" / "apputils-extension"
-        settings.mkdir(parents=True)
-        (settings / "notification.jupyterlab-settings").write_text(json.dumps(QUIET))
+        if application == "jupyterlab":
+            settings = home / "settings" / "@jupyterlab" / "apputils-extension"
+            settings.mkdir(parents=True)
+            (settings / "notification.jupyterlab-settings").write_text(json.dumps(QUIET))
         self.token, port = secrets.token_hex(16), free_port()
         self.url = f"http://127.0.0.1:{port}"
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "JUPYTER", "IPYTHON"))}
@@ -101,17 +102,21 @@ class Lab:
     # What the client itself logs as errors, and the reason.
     allowed: tuple[str, ...] = ()
 
-    def __init__(self, server: Server, browser, chapter: str):
-        self.server, self.name = server, f"{chapter}.ipynb"
-        shutil.copy(ROOT / "book" / self.name, server.work)
+    def __init__(self, server: Server, browser, notebook: Path):
+        self.server, self.name = server, notebook.name
+        shutil.copy(notebook, server.work)
         self.complaints: list[str] = []
         self.page = browser.new_page(viewport={"width": 1400, "height": 1000})
         self.page.set_default_timeout(60_000)  # ms: a machine that also trains is slow
-        self.page.on("console", lambda said: self._said(said.text) if said.type == "error" else None)
+        self.page.on("console", self._logged)
         self.page.on("pageerror", lambda error: self._said(f"error: {error}"))
         self.page.goto(f"{server.url}{self.path}{self.name}?token={server.token}", wait_until="load")
         self.page.wait_for_selector(self.cell)
         self._until(lambda: self.states() == ["idle"], 120)
+
+    def _logged(self, message) -> None:
+        if message.type == "error":
+            self._said(f"{message.text} ({message.location['url']})")
 
     def _said(self, text: str) -> None:
         if not any(own in text for own in self.allowed):
