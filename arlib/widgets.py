@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from arlib import client
 from arlib.errors import InputError
 
 # Where the script does not run (GitHub, a notebook not yet trusted) all frames stand below each other, each with
@@ -111,6 +112,13 @@ def other_major_version() -> str:
     return ""
 
 
+def _refused() -> str:
+    return (
+        f"The client could not show the controls of ipywidgets {importlib.metadata.version('ipywidgets')}: "
+        f"its own part of ipywidgets is missing or of another major version. Install the two together."
+    )
+
+
 def _major(package: str) -> int:
     try:
         return int(importlib.metadata.version(package).split(".")[0])
@@ -121,6 +129,7 @@ def _major(package: str) -> int:
 @functools.cache
 def _live_class() -> type:
     """Made at first use: a page that is only built needs no ipywidgets."""
+    from IPython.display import HTML as Page
     from IPython.display import display
     from IPython.utils.capture import capture_output
     from ipywidgets import HTML, FloatProgress, interactive
@@ -140,6 +149,9 @@ def _live_class() -> type:
             if said := other_major_version():
                 print(said)
             display(self.bundle(), raw=True)
+            if client.attended():  # a front end that cannot make the controls closes their connection
+                note = display(Page(""), display_id=True)
+                self.comm.on_close(lambda _: note.update(Page(self.instead(_refused()))))
 
         def bundle(self) -> dict[str, object]:
             """The view and what stands for it, by media type; the client shows the richest it knows."""
@@ -147,11 +159,16 @@ def _live_class() -> type:
             about = f" Without them: {self.static.alt}" if self.static is not None else ""
             data = {"application/vnd.jupyter.widget-view+json": view, "text/plain": NO_WIDGETS + about}
             if "google.colab" not in sys.modules:  # which always has widgets; its order of preference is not known
-                data["text/html"] = f"<p>{NO_WIDGETS}</p>"
-                if self.static is not None:
-                    image = f'<img src="{_address(_png(self.static, 100))}" alt="{html.escape(self.static.alt)}">'
-                    data["text/html"] += f"\n{image}"
+                data["text/html"] = self.instead(NO_WIDGETS)
             return data
+
+        def instead(self, said: str) -> str:
+            """The sentence and the static figure, as HTML."""
+            sentence = f"<p>{html.escape(said)}</p>"
+            if self.static is None:
+                return sentence
+            image = f'<img src="{_address(_png(self.static, 100))}" alt="{html.escape(self.static.alt)}">'
+            return f"{sentence}\n{image}"
 
         def update(self, *_):
             """Compute with the controls' present values, and show the result in the output area."""

@@ -140,7 +140,9 @@ def test_notebook_is_tidy(name):
         assert set(cell["metadata"]) <= {"tags", "mystnb"}, f"cell {cell['id']}: execution times and the like"
         for output in cell.get("outputs", []):
             assert output["output_type"] != "error", f"cell {cell['id']} stored an error"
-            assert not [kind for kind in output.get("data", {}) if "widget" in kind], f"cell {cell['id']}: a dead widget"
+            assert not [kind for kind in output.get("data", {}) if "widget" in kind], (
+                f"cell {cell['id']}: a dead widget"
+            )
             assert "image/svg+xml" not in output.get("data", {}) and "application/pdf" not in output.get("data", {})
 
 
@@ -160,7 +162,9 @@ def test_exercises_fold_in_every_client(name):
         text = source(cell)
         if cell["cell_type"] == "markdown":
             assert "{exercise" not in text and "{solution" not in text
-            folded = re.findall(r"<details>\n<summary>[^<\n]+</summary>\n\n(?:(?!<details>).)+?\n\n</details>", text, re.S)
+            folded = re.findall(
+                r"<details>\n<summary>[^<\n]+</summary>\n\n(?:(?!<details>).)+?\n\n</details>", text, re.S
+            )
             assert len(folded) == text.count("<details>") == text.count("</details>"), cell["id"]
 
 
