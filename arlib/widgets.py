@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from arlib import client
 from arlib.errors import InputError
 
 # Where the script does not run (GitHub, a notebook not yet trusted) all frames stand below each other, each with
@@ -148,10 +147,9 @@ def _live_class() -> type:
             """The view, or for a client that has none the static figure; ipywidgets 7 and 8 both ask here first."""
             if said := other_major_version():
                 print(said)
-            display(self.bundle(), raw=True)
-            if client.attended():  # a front end that cannot make the controls closes their connection
-                note = display(Page(""), display_id=True)
-                self.comm.on_close(lambda _: note.update(Page(self.instead(_refused()))))
+            shown = display(self.bundle(), raw=True, display_id=True)
+            # A front end that cannot make the controls closes their connection.
+            self.comm.on_close(lambda _: shown.update(Page(self.instead(_refused()))))
 
         def bundle(self) -> dict[str, object]:
             """The view and what stands for it, by media type; the client shows the richest it knows."""
