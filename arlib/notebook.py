@@ -5,12 +5,14 @@ assignments (`study: str = "digits"  # help`), and `notebook.check(globals())`. 
 in a cell between the two, whatever their name or type: so the check is what a batch run relies on.
 """
 
+import difflib
 import os
 import platform
 import types
 import typing
 from collections.abc import Callable, Collection
 
+from arlib import client
 from arlib.errors import InputError, NotMeasured, one_of
 
 # `python -m tools.stamp ADDRESS` writes the repository's address between the quotes, in every chapter.
@@ -27,7 +29,8 @@ except ImportError:
         raise SystemExit(f"arlib could not be installed from {{_source}}; pip's message stands above.")
     importlib.invalidate_caches()
     sys.modules.pop("arlib", None)
-    from arlib import notebook\
+    from arlib import notebook
+notebook.introduce("{page}")\
 """
 
 Rule = Callable[[str, object, dict], None]
@@ -40,9 +43,18 @@ class ChapterStopped(InputError):
         return [f"{type(self).__name__}: {self}"]
 
 
-def setup_cell(address: str = "") -> str:
-    """The setup cell of all chapters, with the repository's address (https://…; "" before there is one)."""
-    return SETUP_CELL.format(source=f"git+{address}" if address else "")
+def setup_cell(address: str = "", page: str = "") -> str:
+    """The setup cell of a chapter: the repository's address and that of the rendered page, "" before there is one."""
+    return SETUP_CELL.format(source=f"git+{address}" if address else "", page=page)
+
+
+def introduce(page: str = "") -> None:
+    """In a notebook client: a line with what the chapter found, once it has, and its page; captions below figures.
+
+    Does nothing while the book is built, or where a chapter is executed by nbval or papermill.
+    """
+    if client.attended():
+        client.HERE.introduce(page)
 
 
 def check(namespace: dict, **rules: object) -> None:
@@ -54,11 +66,15 @@ def check(namespace: dict, **rules: object) -> None:
 
     Raises `ChapterStopped` (an `InputError`) with one message for an unknown name, a wrong type or a value
     out of range. The offending name is removed again, so that a corrected cell can be rerun in the same kernel.
+    A line that was deleted from the cell means the default (`device`, `store`, `run_missing`) or such a message;
+    the value it had in this kernel is forgotten.
     """
     known = RULES | {name: _declared(rule) for name, rule in rules.items()}
-    declared = dict(namespace.get("__annotations__", {}))
+    annotated = namespace.setdefault("__annotations__", {})
+    declared = _declared_now(namespace, annotated)
     try:
         _check_names(namespace, declared, known)
+        _fill_in(namespace, declared, rules)
         for name, kind in declared.items():
             if name not in namespace:
                 raise InputError(f"{name} is declared in the parameters cell but has no value.")
@@ -67,7 +83,8 @@ def check(namespace: dict, **rules: object) -> None:
             known[name](name, namespace[name], namespace)
     except InputError as error:
         raise ChapterStopped(str(error)) from None
-    namespace["_checked"] = True
+    namespace["_checked"] = dict(declared)
+    annotated.clear()  # what stands there at the next check is what the cell has then
 
 
 def study(name: str, store: str = ""):
@@ -151,10 +168,13 @@ def expect(what: str, value: float, low: float, high: float, *, unit: str = "", 
 
 
 def glue(name: str, value: object) -> None:
-    """Keep a value for the chapter's prose, where `{glue:text}` prints it; does nothing where no book is built."""
+    """Keep a value for the chapter's prose, where `{glue:text}` prints it; a client shows it in its own way."""
+    if client.attended():
+        client.HERE.glue(name, getattr(value, "data", str(value)))
+        return
     try:
         import myst_nb
-    except ModuleNotFoundError:  # on Colab
+    except ModuleNotFoundError:  # executed where no book is built
         return
     myst_nb.glue(name, value, display=False)
 
@@ -171,13 +191,28 @@ def stamp() -> None:
     print(f"Environment: arlib {arlib.__version__}, {versions}, {where}, {torch.get_num_threads()} threads")
 
 
+def _declared_now(namespace: dict, annotated: dict) -> dict:
+    """Name -> type of the parameters as their cell stands now; what it had at the last check and lacks now goes."""
+    before = namespace.get("_checked", {})
+    if not before.keys() & annotated.keys():  # the cell was not run again since
+        return dict(before or annotated)
+    for name in before.keys() - annotated.keys():
+        namespace.pop(name, None)
+    return dict(annotated)
+
+
 def _check_names(namespace: dict, declared: dict, known: dict) -> None:
-    """Unknown names, at the first check only: later the kernel also holds what the chapter computed."""
+    """Unknown names; without annotation at the first check only: later the kernel also holds what was computed."""
     for name in declared:
         if name not in known:
-            del namespace["__annotations__"][name]
+            namespace["__annotations__"].pop(name, None)
             namespace.pop(name, None)
-            raise InputError(f"{name} is not a parameter arlib knows; declare it: notebook.check(globals(), {name}=…).")
+            close = difflib.get_close_matches(name, known.keys() - declared.keys(), n=1)
+            hint = f"Did you mean {close[0]!r}? " if close else ""
+            raise InputError(
+                f"{name} is not a parameter of this chapter. {hint}A new one is declared where it is checked: "
+                f"notebook.check(globals(), {name}=…)."
+            )
     if "_checked" in namespace:
         return
     for name in [n for n, value in namespace.items() if _is_parameter(n, value) and n not in declared]:
@@ -185,11 +220,23 @@ def _check_names(namespace: dict, declared: dict, known: dict) -> None:
         one_of("parameter", name, tuple(declared))
 
 
+def _fill_in(namespace: dict, declared: dict, rules: dict) -> None:
+    """Give what has no line in the parameters cell its default, or say that the chapter cannot do without it."""
+    for name in ("study", *DEFAULTS, *rules):
+        if name in declared:
+            continue
+        if name not in DEFAULTS:
+            raise InputError(f"{name} has no line in the parameters cell; put it back as the chapter had it.")
+        declared[name], namespace[name] = type(DEFAULTS[name]), DEFAULTS[name]
+        print(f"{name} has no line in the parameters cell: {DEFAULTS[name]!r} is used.")
+
+
 def _is_parameter(name: str, value: object) -> bool:
     """Whether a global could have been injected: plain data under a public name, and not IPython's own."""
     return not name.startswith("_") and name not in ("In", "Out") and isinstance(value, _PLAIN)
 
 
+DEFAULTS = {"device": "auto", "store": "", "run_missing": False}  # a chapter's own are in its parameters cell
 _PLAIN = (str, int, float, list, dict, type(None))
 _KINDS = {str: "text", int: "a whole number", float: "a number", bool: "True or False", type(None): "None"}
 

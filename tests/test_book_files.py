@@ -53,7 +53,16 @@ def test_chapter_begins_with_setup_parameters_check(name):
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_setup_cell_is_the_common_one(name):
     (cell,) = stamp.setup_cells(read(name))
-    assert source(cell) == notebook.setup_cell(stamp.repository(ROOT)), "run: python -m tools.stamp"
+    assert source(cell) == stamp.setup_cell(ROOT, name), "run: python -m tools.stamp"
+
+
+def test_the_package_has_the_captions_of_all_figures():
+    assert stamp.restamp(write=False) == [], "run: python -m tools.stamp"
+    for name in CHAPTERS:
+        for cell in read(name)["cells"]:
+            if cell["metadata"].get("mystnb"):  # a client prints the caption below what the cell returns
+                kinds = {out["output_type"] for out in cell["outputs"] if "image/png" in out.get("data", {})}
+                assert kinds == {"execute_result"}, cell["id"]
 
 
 def parameters(name: str, injected: str = "") -> dict:
@@ -73,7 +82,7 @@ def test_parameters_are_annotated_explained_and_pass_their_check(name):
     (at,) = tagged(chapter, "parameters")
     lines = [line for line in source(chapter["cells"][at]).splitlines() if line and not line.startswith("#")]
     assert [line for line in lines if not re.fullmatch(r"\w+: [\w\[\], |]+ = .+  # \S.+", line)] == []
-    declared = parameters(name)["__annotations__"]
+    declared = parameters(name)["_checked"]
     assert {"study", "device", "store"} <= set(declared)
 
 
@@ -87,8 +96,28 @@ def test_bad_parameters_stop_the_chapter(name, injected):
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
+def test_a_chapter_notices_each_line_that_is_deleted(name):
+    """In a kernel where it ran before, no parameter keeps the value of its deleted line."""
+    chapter = read(name)
+    (at,) = tagged(chapter, "parameters")
+    lines = source(chapter["cells"][at]).splitlines()
+    check = next(source(c) for c in chapter["cells"][at + 1 :] if c["cell_type"] == "code").splitlines()[0]
+    namespace = parameters(name)
+    for line in lines:
+        deleted = line.split(":")[0]
+        exec("\n".join(other for other in lines if other != line), namespace)
+        try:
+            exec(check, namespace)
+            assert namespace[deleted] == notebook.DEFAULTS[deleted]
+        except InputError as error:
+            assert f"{deleted} has no line" in str(error) and deleted not in namespace
+        exec("\n".join(lines), namespace)
+        exec(check, namespace)
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
 def test_numbers_are_no_text_and_radii_not_negative(name):
-    for parameter, kind in parameters(name)["__annotations__"].items():
+    for parameter, kind in parameters(name)["_checked"].items():
         if kind in (int, float):
             with pytest.raises(InputError):
                 parameters(name, f"{parameter} = '8/255'")
@@ -111,6 +140,9 @@ def test_notebook_is_tidy(name):
         assert set(cell["metadata"]) <= {"tags", "mystnb"}, f"cell {cell['id']}: execution times and the like"
         for output in cell.get("outputs", []):
             assert output["output_type"] != "error", f"cell {cell['id']} stored an error"
+            assert not [kind for kind in output.get("data", {}) if "widget" in kind], (
+                f"cell {cell['id']}: a dead widget"
+            )
             assert "image/svg+xml" not in output.get("data", {}) and "application/pdf" not in output.get("data", {})
 
 
@@ -121,6 +153,19 @@ def test_chapter_is_executed_and_its_figures_are_described(name):
     for cell in code:
         if any("image/png" in output.get("data", {}) for output in cell["outputs"]):
             assert cell["metadata"].get("mystnb", {}).get("image", {}).get("alt"), f"cell {cell['id']}: alt text"
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_exercises_fold_in_every_client(name):
+    """`<details>` is Markdown everywhere; a cell opens no more than it closes, since clients render each alone."""
+    for cell in read(name)["cells"]:
+        text = source(cell)
+        if cell["cell_type"] == "markdown":
+            assert "{exercise" not in text and "{solution" not in text
+            folded = re.findall(
+                r"<details>\n<summary>[^<\n]+</summary>\n\n(?:(?!<details>).)+?\n\n</details>", text, re.S
+            )
+            assert len(folded) == text.count("<details>") == text.count("</details>"), cell["id"]
 
 
 def test_no_unsafe_loading():

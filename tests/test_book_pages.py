@@ -185,6 +185,36 @@ def test_print_shows_every_frame_of_a_slider(browser):
                 assert not slider.query_selector("input").is_visible()
 
 
+def test_without_scripts_every_frame_of_a_slider_shows_with_its_caption(browser):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    for name in sliders():
+        page.goto((HTML / f"{name}.html").as_uri(), wait_until="load")
+        for slider in page.locator(".ar-slider").all():
+            frames = slider.locator("figure")
+            assert all(frame.is_visible() and frame.locator("figcaption").is_visible() for frame in frames.all())
+            assert frames.count() > 1 and not slider.locator("input").is_visible()
+    context.close()
+
+
+def test_solutions_are_folded_and_open(browser):
+    solved = [name for name in toc() if "<summary>Solution</summary>" in (HTML / f"{name}.html").read_text()]
+    assert solved
+    for name in solved:
+        with Visit(browser, name) as visit:
+            for solution in visit.page.locator("details:not([class])").all():
+                paragraph = solution.locator("p").first
+                assert not paragraph.is_visible()
+                solution.locator("summary").click()
+                assert paragraph.is_visible()
+            hidden = visit.page.locator("div.tag_hide-cell details.hide")
+            assert all(not cell.locator("pre").first.is_visible() for cell in hidden.all())
+            assert visit.page.evaluate(UNRENDERED) == [] and visit.complaints == []
+    with Visit(browser, "book/singular_values") as visit:
+        assert visit.page.locator("details:not([class]) mjx-container").count() > 10, "formulas are set in there, too"
+        assert visit.page.locator("div.tag_hide-cell details.hide").count() == 2
+
+
 def test_a_faulty_page_is_noticed(browser, tmp_path):
     """A test of the tests: each check sees the fault planted for it."""
     page = tmp_path / "faulty.html"

@@ -26,6 +26,8 @@ def project(tmp_path):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("1")
     cell = nbformat.v4.new_code_cell("stale", metadata={"tags": ["setup"], "execution": {"x": "2026"}})
+    view = {execute.VIEW: {"model_id": "0"}, "text/plain": "controls"}
+    cell.outputs = [nbformat.v4.new_output("display_data", view)]
     chapter = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell("x = 1")], metadata={"widgets": {}})
     (root / "book").mkdir()
     nbformat.write(chapter, root / "book" / "one.ipynb")
@@ -78,11 +80,11 @@ def test_a_failed_build_fails_again(monkeypatch, tmp_path):
 
 def test_stamp_writes_the_address_once_and_everywhere(project):
     assert stamp.repository(project) == ""
-    assert stamp.restamp(project, write=False) == ["one.ipynb"]
+    assert stamp.restamp(project, write=False) == ["one.ipynb", "captions.json"]
     for address in ("https://example.org/first/try", "https://example.org/a/b"):
         stamp.write_address(address, project)
         assert tomllib.loads((project / "pyproject.toml").read_text())["project"]["urls"] == {"Repository": address}
-    assert stamp.restamp(project) == ["one.ipynb"]
+    assert stamp.restamp(project) == ["one.ipynb", "captions.json"]
     (cell,) = stamp.setup_cells(json.loads((project / "book" / "one.ipynb").read_text()))
     assert "".join(cell["source"]) == notebook.setup_cell("https://example.org/a/b")
     assert stamp.restamp(project) == []
@@ -102,6 +104,7 @@ def test_tidy_drops_what_changes_from_run_to_run(project):
     chapter = json.loads(path.read_text())
     assert set(chapter["metadata"]) == {"kernelspec", "language_info"}
     assert chapter["cells"][0]["metadata"] == {"tags": ["setup"]}
+    assert set(chapter["cells"][0]["outputs"][0]["data"]) == {"text/plain"}
     assert not execute.write(path, execute.tidy(nbformat.read(path, as_version=4)))
 
 

@@ -1,3 +1,4 @@
+import copy
 import json
 import shutil
 from types import SimpleNamespace
@@ -14,8 +15,8 @@ def parameters(**changed):
     """A chapter's globals after its parameters cell, as Jupyter leaves them, and after papermill's."""
     namespace = {"In": [""], "Out": {}, "_dh": [], "notebook": notebook, "exit": object()}
     exec(
-        'device: str = "cpu"\nstore: str = ""\neps: float = 0.03\nepochs: int = 2\nrun_missing: bool = False\n'
-        "strengths: list[float] = [0, 4, 8]\nlimit: int | None = None",
+        'study: str = "digits"\ndevice: str = "cpu"\nstore: str = ""\neps: float = 0.03\nepochs: int = 2\n'
+        "run_missing: bool = False\nstrengths: list[float] = [0, 4, 8]\nlimit: int | None = None",
         namespace,
     )
     return namespace | changed
@@ -53,7 +54,7 @@ def test_parameters_of_the_right_kind_pass():
         ({"device": "gpu"}, "device is 'gpu'; allowed"),
         ({"store": "runs"}, "absolute path"),
         ({"store": __file__ + "/runs"}, "nothing can be written"),
-        ({"epoch": 3}, "parameter is 'epoch'; allowed: device, store, eps, epochs"),
+        ({"epoch": 3}, "parameter is 'epoch'; allowed: study, device, store, eps, epochs"),
     ],
 )
 def test_bad_parameters_are_one_message(changed, message):
@@ -104,6 +105,64 @@ def test_a_misspelt_declaration_is_found():
     check(namespace)
 
 
+def cell(*dropped, **renamed):
+    """The parameters cell as source, without some lines, with some names misspelt."""
+    lines = {
+        "study": 'study: str = "digits"', "device": 'device: str = "cpu"', "store": 'store: str = ""',
+        "run_missing": "run_missing: bool = True", "limit": "limit: int | None = None",
+    }  # fmt: skip
+    kept = [line.replace(name, renamed.get(name, name), 1) for name, line in lines.items() if name not in dropped]
+    return "\n".join(kept)
+
+
+@pytest.mark.parametrize("right, typo", [("study", "studdy"), ("run_missing", "run_mising"), ("limit", "limits")])
+@pytest.mark.parametrize("live", [False, True])
+def test_a_misspelt_declaration_gets_a_suggestion(right, typo, live):
+    namespace = {}
+    if live:  # a kernel in which the cell was run before
+        exec(cell(), namespace)
+        check(namespace)
+    exec(cell(**{right: typo}), namespace)
+    with pytest.raises(InputError, match=f"{typo} is not a parameter of this chapter. Did you mean '{right}'"):
+        check(namespace)
+    assert right not in namespace and typo not in namespace, "neither the typo nor the old value goes on"
+    exec(cell(), namespace)
+    check(namespace)
+    assert right in namespace
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_deleted_line_means_the_default_or_a_message(live, capsys):
+    namespace = {}
+    if live:
+        exec(cell(), namespace)
+        check(namespace)
+    for name, default in notebook.DEFAULTS.items():
+        exec(cell(name), namespace)
+        check(namespace)
+        assert namespace[name] == default
+        assert capsys.readouterr().out == f"{name} has no line in the parameters cell: {default!r} is used.\n"
+    for name in ("study", "limit"):
+        exec(cell(name), namespace)
+        for _ in range(2):  # the message stays until the line is back
+            with pytest.raises(InputError, match=f"{name} has no line in the parameters cell; put it back"):
+                check(namespace)
+            assert name not in namespace
+        exec(cell(), namespace)
+        check(namespace)
+        assert namespace["run_missing"] is True
+    assert capsys.readouterr().out == ""
+
+
+def test_the_check_alone_can_run_again_whatever_else_was_annotated_since():
+    namespace = {}
+    exec(cell(), namespace)
+    check(namespace)
+    exec("mine: int = 3", namespace)
+    check(namespace)
+    assert namespace["study"] == "digits" and namespace["mine"] == 3
+
+
 def test_a_declaration_without_value():
     namespace = parameters()
     exec("seed: int", namespace)
@@ -112,15 +171,16 @@ def test_a_declaration_without_value():
 
 
 def test_rules_a_chapter_declares():
-    namespace = {"__annotations__": {"layer": str, "width": int}, "layer": "stem", "width": 8}
+    namespace = {"__annotations__": {"study": str, "layer": str, "width": int}}
+    namespace |= {"study": "digits", "layer": "stem", "width": 8}
 
     def even(value):
         if value % 2:
             raise InputError("width must be even.")
 
-    notebook.check(dict(namespace), layer=["stem", "head"], width=even)
+    notebook.check(copy.deepcopy(namespace), layer=["stem", "head"], width=even)
     with pytest.raises(InputError, match="layer is 'stem'; allowed: head"):
-        notebook.check(dict(namespace), layer=["head"])
+        notebook.check(copy.deepcopy(namespace), layer=["head"])
     with pytest.raises(InputError, match="even"):
         notebook.check(namespace | {"width": 3}, layer=["stem"], width=even)
 

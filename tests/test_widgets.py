@@ -1,6 +1,7 @@
 import base64
 import io
 import re
+import sys
 import time
 
 import matplotlib
@@ -29,14 +30,15 @@ def slider(**options):
 
 def frames(markup):
     return re.findall(
-        r'<figure( hidden)?><img src="data:image/png;base64,([^"]+)" alt="([^"]+)"><figcaption>([^<]+)', markup
+        r'<figure( hidden)?><img src="data:image/png;base64,([^"]+)" alt="([^"]+)"[^>]*><figcaption>([^<]+)', markup
     )
 
 
-def test_each_value_has_its_frame_and_one_shows():
+def test_each_value_has_its_frame_and_no_frame_waits_for_the_script():
     markup = slider(start=1)
     shown = frames(markup)
-    assert [hidden == "" for hidden, *_ in shown] == [False, True, False]
+    assert [hidden == "" for hidden, *_ in shown] == [True, True, True]
+    assert '<div class="ar-bar" hidden>' in markup, "a bar that does not move is not shown"
     assert [caption for *_, caption in shown] == ["AR strength = 0", "AR strength = 4", "AR strength = 8"]
     assert all(alt == f"A line. {caption}" for _, _, alt, caption in shown)
     images = [Image.open(io.BytesIO(base64.b64decode(data))) for _, data, _, _ in shown]
@@ -48,7 +50,7 @@ def test_each_value_has_its_frame_and_one_shows():
 
 def test_nothing_is_fetched_and_all_frames_print():
     markup = slider()
-    assert "http" not in markup and "<script" not in markup
+    assert "http" not in markup and not re.search(r"<script\b[^>]+>", markup)
     assert re.search(r"@media print \{.*figure\[hidden\].*display: block", markup, re.S)
 
 
@@ -93,6 +95,49 @@ def test_live_computes_only_when_asked():
     assert not calls
     box.manual_button.click()
     assert calls == [4]
+
+
+def bundle(**options):
+    return widgets.live(lambda strength: None, strength=(0, 8, 4), **options).bundle()
+
+
+def test_a_client_without_widgets_gets_the_static_figure_and_one_sentence():
+    (figure,) = figures(1)
+    figure.alt = "A <line>."
+    data = bundle(static=figure)
+    assert set(data) == {"application/vnd.jupyter.widget-view+json", "text/html", "text/plain"}
+    sentence, image = data["text/html"].split("\n")
+    assert sentence == f"<p>{widgets.NO_WIDGETS}</p>"
+    assert re.fullmatch(r'<img src="data:image/png;base64,[^"]+" alt="A &lt;line&gt;\.">', image)
+    assert data["text/plain"] == f"{widgets.NO_WIDGETS} Without them: A <line>."
+    plain = bundle()
+    assert plain["text/html"] == f"<p>{widgets.NO_WIDGETS}</p>" and plain["text/plain"] == widgets.NO_WIDGETS
+    assert data == bundle(static=figure) | {key: data[key] for key in data if "view" in key}, "the same at each run"
+
+
+def test_colab_gets_nothing_it_could_prefer_to_the_widget(monkeypatch):
+    monkeypatch.setitem(sys.modules, "google.colab", object())
+    assert set(bundle()) == {"application/vnd.jupyter.widget-view+json", "text/plain"}
+
+
+@pytest.mark.parametrize(
+    "package, version, said",
+    [
+        ("jupyterlab_widgets", "1.1.11", "ipywidgets is 8, but jupyterlab_widgets is of ipywidgets 7"),
+        ("widgetsnbextension", "3.6.10", "ipywidgets is 8, but widgetsnbextension is of ipywidgets 7"),
+        ("jupyterlab_widgets", "3.0.1", ""),
+    ],
+)
+def test_a_front_end_of_another_major_version_is_said(tmp_path, monkeypatch, package, version, said):
+    assert widgets.other_major_version() == ""
+    installed = tmp_path / f"{package}-{version}.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    if said:
+        assert said in widgets.other_major_version() and "pip install --upgrade" in widgets.other_major_version()
+    else:
+        assert widgets.other_major_version() == ""
 
 
 CLICKED = """

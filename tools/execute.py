@@ -18,6 +18,7 @@ from arlib import files
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ("tags", "mystnb")
+VIEW = "application/vnd.jupyter.widget-view+json"  # of a widget that lived in a kernel which is gone
 
 
 def execute(path: Path) -> None:
@@ -44,6 +45,8 @@ def tidy(chapter: nbformat.NotebookNode) -> nbformat.NotebookNode:
     colab = {key: chapter.metadata[key] for key in ("accelerator", "colab") if key in chapter.metadata}
     chapter.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}} | colab)
     for cell in chapter.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop(VIEW, None)
         cell.metadata = nbformat.from_dict({key: cell.metadata[key] for key in KEPT if key in cell.metadata})
     return chapter
 
