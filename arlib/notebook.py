@@ -8,12 +8,12 @@ in a cell between the two, whatever their name or type: so the check is what a b
 import difflib
 import os
 import platform
-import types
-import typing
 from collections.abc import Callable, Collection
 
 from arlib import client
 from arlib.errors import InputError, NotMeasured, one_of
+from arlib.fields import COUNT, SEED, Range
+from arlib.fields import check as check_value
 
 # `python -m tools.stamp ADDRESS` writes the repository's address between the quotes, in every chapter.
 SETUP_CELL = """\
@@ -238,41 +238,23 @@ def _is_parameter(name: str, value: object) -> bool:
 
 DEFAULTS = {"device": "auto", "store": "", "run_missing": False}  # a chapter's own are in its parameters cell
 _PLAIN = (str, int, float, list, dict, type(None))
-_KINDS = {str: "text", int: "a whole number", float: "a number", bool: "True or False", type(None): "None"}
 
 
 def _check_type(name: str, value: object, kind: object) -> None:
-    if _fits(value, kind):
-        return
-    text = isinstance(value, str)
-    hint = f" (papermill passes an expression as text: give the number; a list as -y '{name}: [0, 8]')" if text else ""
-    raise InputError(f"{name} is {value!r}, but {_words(kind)} belongs there{hint}.")
+    try:
+        check_value(name, value, kind)
+    except InputError as error:
+        if not isinstance(value, str):
+            raise
+        hint = f"papermill passes an expression as text: give the number; a list as -y '{name}: [0, 8]'"
+        raise InputError(f"{str(error).rstrip('.')} ({hint}).", field=name) from None
 
 
-def _fits(value: object, kind: object) -> bool:
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        return any(_fits(value, k) for k in inner)
-    if origin in (list, tuple):
-        return isinstance(value, list | tuple) and all(_fits(v, inner[0]) for v in value)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, kind or type(None)) and (kind is not int or not isinstance(value, bool))
-
-
-def _words(kind: object) -> str:
-    inner = typing.get_args(kind)
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        return " or ".join(_words(k) for k in inner)
-    return f"a list of which each is {_words(inner[0])}" if inner else _KINDS.get(kind, str(kind))
-
-
-def _within(low: float, high: float, unit: str = "") -> Rule:
+def _within(bounds: Range) -> Rule:
     def rule(name: str, value: object, _: dict) -> None:
         for one in value if isinstance(value, list | tuple) else [value]:
-            if one is not None and not low <= one <= high:  # written so that NaN fails
-                allowed = f"at least {low:g}" if high == float("inf") else f"{low:g} to {high:g}"
-                raise InputError(f"{name} is {one!r}; allowed: {allowed}{unit}.")
+            if one is not None:
+                bounds.check(name, one)
 
     return rule
 
@@ -281,7 +263,7 @@ def _declared(rule: object) -> Rule:
     if callable(rule):
         return lambda name, value, _: rule(value)
     if isinstance(rule, tuple) and len(rule) == 2 and all(isinstance(end, int | float) for end in rule):
-        return _within(*rule)
+        return _within(Range(*rule))
     if isinstance(rule, Collection):
         return lambda name, value, _: one_of(name, value, rule)
     raise TypeError(f"a rule is (low, high), a collection of allowed values or a function, not {rule!r}")
@@ -308,17 +290,18 @@ def _writable_folder(name: str, value: object, _: dict) -> None:
         raise InputError(f"{name} is {str(value)!r}, where nothing can be written; give a folder of your own.")
 
 
-_RADIUS = _within(0, 1, " (an ℓ∞ radius in [0, 1] pixel units: AR strength 8 is 8/255 = 0.0314)")
-_STRENGTH = _within(0, 255, " (an AR strength, 255 times the radius)")
-_COUNT = _within(1, float("inf"))
+_RADIUS = _within(Range(0, 1, note="an ℓ∞ radius in [0, 1] pixel units: AR strength 8 is 8/255 = 0.0314"))
+_STRENGTH = _within(Range(0, 255, note="an AR strength, 255 times the radius"))
+_COUNT = _within(COUNT)
+_SEED = _within(SEED)
 RULES: dict[str, Rule] = {
     "store": _writable_folder,
     "study": _study_exists,
     "device": _device_exists,
     "run_missing": lambda *_: None,
-    "seed": _within(0, 2**31 - 1),
-    "seeds": _within(0, 2**31 - 1),
-    "lr": _within(0, 10),
+    "seed": _SEED,
+    "seeds": _SEED,
+    "lr": _within(Range(0, 10)),
     **dict.fromkeys(("eps", "radius", "step_size"), _RADIUS),
     **dict.fromkeys(("strength", "strengths", "radii"), _STRENGTH),
     **dict.fromkeys(("n", "images", "epochs", "steps", "restarts", "batch_size", "width"), _COUNT),

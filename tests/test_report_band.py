@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import arlib
-from arlib import data, models, places, studies
+from arlib import data, models, places, records, studies
 from arlib.errors import InputError, NotMeasured
 from arlib.report import cost, recorded
 

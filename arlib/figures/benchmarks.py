@@ -50,7 +50,7 @@ def growth(table: pd.DataFrame):
 def speeds(found: dict | None):
     """Rate of every contender of a benchmark, with the slowest and the fastest round; a panel a network.
 
-    found: as `benchmarked.benchmark` gives it; the first of its tables that holds rates is drawn. Raises
+    found: as `tables.benchmarks.benchmark` gives it; the first of its tables that holds rates is drawn. Raises
     `NotMeasured` if there is none.
     """
     table, (rate, low, high), who = _first_rates(found)

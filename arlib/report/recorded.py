@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from arlib import records
+from arlib import places
 from arlib.errors import InputError, NotMeasured
 from arlib.sources import source
 
@@ -159,7 +159,7 @@ def _ends(study) -> tuple[float, float]:
     return 0.0, float(study.claims["effect"])
 
 
-_NO_STORE = records.PACKAGE / "_no_store"  # is never made: only what is published counts
+_NO_STORE = places.PACKAGE / "_no_store"  # is never made: only what is published counts
 
 
 def _published(name: str):
