@@ -108,6 +108,18 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise RecordError(f"{path} is damaged: {error}. Delete its folder to have it computed again.") from error
 
 
+def read_described(path: Path, key: str) -> dict:
+    """The JSON object that a safetensors file carries under `key`; `RecordError` where it is missing or junk."""
+    text = read_metadata(path).get(key)
+    try:
+        described = json.loads(text or "null")
+    except json.JSONDecodeError:
+        described = None
+    if not isinstance(described, dict):
+        raise RecordError(f"{path} is no file of ours: its {key!r} is {str(text)[:60]!r}. Delete it, or restore it.")
+    return described
+
+
 def checksum(content: dict) -> str:
     """SHA-256 of plain content as canonical JSON, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()

@@ -24,6 +24,7 @@ from arlib.errors import InputError, RecordError
 
 FORMAT = 1
 LIMIT = 150_000  # bytes of a record without its weights
+WEIGHTS = ("last.safetensors", "best.safetensors")  # of a finished run
 WEIGHTS_LIMIT = 5_000_000  # bytes; larger networks publish no weights
 COLUMNS = ("checkpoint", "split", "statistic", "layer", "setting", "n", "value")
 # What is left out of a record that would be too large, in this order; every row of its table stays.
@@ -72,12 +73,14 @@ def write(
     folder: Path, *, run: str, recipe: dict, variant: str, provenance: dict, settings: dict,
     history: pd.DataFrame, rows: pd.DataFrame, arrays: dict[str, np.ndarray],
 ) -> None:  # fmt: skip
-    """Write `arrays.npz`, then `record.json`, into the folder of a run.
+    """Write `arrays.npz`, then `record.json`, into the folder of a run, which has its weights already.
 
     rows: a table with `COLUMNS`; arrays: name → array. A record that would pass 150 kB keeps a thinned
     `margin|train` and fewer quantiles, and says so in `left_out`; rows are always complete. Values are
     kept to 7 significant digits, quantiles as float16.
     """
+    if not (folder / WEIGHTS[0]).is_file():
+        raise RecordError(f"{folder / WEIGHTS[0]} is missing: a run is not finished without its weights.")
     layers, groups = _pack_rows(pd.DataFrame(rows))
     arrays, quantile_layers = _stack_quantiles(arrays)
     columns = pd.DataFrame(history)
@@ -88,7 +91,8 @@ def write(
     }  # fmt: skip
     arrays, content["left_out"] = _reduce(arrays, LIMIT - len(_text(content)) - 500)
     files.write_arrays(folder / "arrays.npz", arrays)
-    content["files"] = {"arrays.npz": files.sha256(folder / "arrays.npz")}
+    beside = [folder / name for name in ("arrays.npz", *WEIGHTS) if (folder / name).is_file()]
+    content["files"] = {path.name: files.sha256(path) for path in beside}
     files.write_text(folder / "record.json", _text(content))
 
 

@@ -45,8 +45,8 @@ def a_run(folder, rows=None, arrays=None, weights=None, **changes):
         "history": pd.DataFrame({"epoch": [1, 2], "val_error": [0.5, 0.25], "seconds": [1.0, np.nan]}),
     }  # fmt: skip
     arrays = some_arrays() if arrays is None else arrays
-    records.write(folder, rows=a_table() if rows is None else rows, arrays=arrays, **said | changes)
     files.write_tensors(folder / "last.safetensors", weights or models.resnet(8, width=4).state_dict())
+    records.write(folder, rows=a_table() if rows is None else rows, arrays=arrays, **said | changes)
     return folder
 
 
@@ -100,6 +100,8 @@ def test_damage_is_named_and_nothing_is_read(tmp_path):
         ("record.json", lambda b: b"[]", "is not a record"),
         ("arrays.npz", lambda b: b[:-20], "SHA-256"),
         ("arrays.npz", lambda b: b[:100] + bytes([b[100] ^ 1]) + b[101:], "SHA-256"),
+        ("last.safetensors", lambda b: b[:-9] + bytes([b[-9] ^ 4]) + b[-8:], "SHA-256"),
+        ("last.safetensors", lambda b: b[:-512] + bytes(512), "SHA-256"),
     ]:
         copy = tmp_path / "copy"
         shutil.copytree(whole, copy)
@@ -113,6 +115,20 @@ def test_damage_is_named_and_nothing_is_read(tmp_path):
     (whole / "arrays.npz").unlink()
     with pytest.raises(RecordError, match="missing"):
         records.read(whole)
+
+
+def test_a_run_without_its_weights_is_not_finished(tmp_path):
+    whole = a_run(tmp_path / RUN)
+    (whole / "last.safetensors").unlink()
+    with pytest.raises(RecordError, match=r"last\.safetensors is missing"):
+        records.read(whole)
+    (whole / "record.json").unlink()
+    with pytest.raises(RecordError, match="not finished without its weights"):
+        records.write(
+            whole, run=RUN, recipe={}, variant="", provenance={}, settings={},
+            history=pd.DataFrame({"epoch": [1]}), rows=a_table(), arrays=some_arrays(),
+        )  # fmt: skip
+    assert not records.is_finished(whole)
 
 
 def large_run(folder):

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -304,3 +305,27 @@ def test_training_on_the_first_images_only():
     assert torch.equal(split.pixels, digits.train.pixels[:100])
     with pytest.raises(InputError, match="train_images is 5000; digits has 1149"):
         train(small(train_images=5000))
+
+
+def test_weights_that_no_training_ends_with_are_named(tmp_path):
+    recipe, path = small(), tmp_path / "last.safetensors"
+    state = training.initial_model(recipe).state_dict()
+    described = {"recipe": json.dumps(recipe.to_dict())}
+    for broken, metadata, said in [
+        (
+            state | {"classifier.bias": torch.full((10,), torch.nan)},
+            described,
+            "classifier.bias has values that are not finite",
+        ),
+        (state | {"stem.weight": state["stem.weight"].int()}, described, "holds stem.weight as torch.int32"),
+        (state | {"classifier.bias": torch.zeros(9)}, described, "does not hold the weights of"),
+        (state, {}, "its 'recipe' is 'None'"),
+        (state, {"recipe": "{never closed"}, "its 'recipe' is '{never closed'"),
+        (state, {"recipe": "[1]"}, "its 'recipe' is"),
+    ]:
+        files.write_tensors(path, broken, metadata)
+        with pytest.raises(RecordError, match=said) as caught:
+            training.load_model(tmp_path)
+        assert str(path) in str(caught.value)
+    files.write_tensors(path, state, described)
+    assert training.load_model(tmp_path).stem.weight.equal(state["stem.weight"])

@@ -1,6 +1,5 @@
 """What is there of a study: finished runs, records, runs that were begun. Read only."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -132,7 +131,7 @@ class Shelf:
         for folder in reversed(self.left_behind(run)):
             path = folder / CHECKPOINT
             if path.exists():
-                return pd.DataFrame(json.loads(files.read_metadata(path)["arlib"])["history"])
+                return pd.DataFrame(files.read_described(path, "arlib")["history"])
         return None
 
     def left_behind(self, run: str) -> list[Path]:

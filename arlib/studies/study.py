@@ -1,6 +1,5 @@
 """Loading a study, computing what is missing of it, and publishing what is finished."""
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -122,7 +121,7 @@ class Study(Shelf):
         for folder in self.finished(afresh=afresh).values():
             return self.read(folder).provenance["precision"]
         for path in sorted(self.work_folder.glob(f"*/{training_files.CHECKPOINT}")):
-            if begun := json.loads(files.read_metadata(path)["arlib"]).get("precision"):
+            if begun := files.read_described(path, "arlib").get("precision"):
                 return begun
         recipe = max(self.recipes, key=lambda recipe: recipe.eps)
         dataset = data.load(recipe.dataset, device=machine.device)

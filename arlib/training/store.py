@@ -46,7 +46,7 @@ def read_checkpoint(folder: Path, recipe: Recipe) -> Checkpoint | None:
     path = folder / CHECKPOINT
     if not path.exists():
         return None
-    tensors, said = files.read_tensors(path), json.loads(files.read_metadata(path)["arlib"])
+    tensors, said = files.read_tensors(path), files.read_described(path, "arlib")
     if said["recipe"] != recipe.to_dict():
         raise InputError(
             f"{folder} holds the training of {said['recipe']}, not of {recipe.to_dict()}. Give another folder."
@@ -80,16 +80,24 @@ def load_model(folder: str | Path, which: str = "last", device: str | torch.devi
     """
     path = Path(folder) / f"{which}.safetensors"
     state = files.read_tensors(path)
-    return model_from(Recipe.from_dict(json.loads(files.read_metadata(path)["recipe"])), state, device, path)
+    return model_from(Recipe.from_dict(files.read_described(path, "recipe")), state, device, path)
 
 
 def model_from(recipe: Recipe, state: dict, device: str | torch.device = "cpu", path: object = "weights") -> nn.Module:
-    """The recipe's network with these weights (half precision is widened), in eval mode."""
+    """The recipe's network with these weights (half precision is widened), in eval mode.
+
+    Raises `RecordError`, naming `path`, for weights of another network and for such as no training ends with.
+    """
     model = models.build(recipe.model, recipe.dataset, recipe.width)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise RecordError(f"{path} does not hold the weights of {recipe.id}: {error}") from error
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() != state[name].is_floating_point():
+            raise RecordError(f"{path} holds {name} as {state[name].dtype}; weights are floating-point numbers.")
+        if value.is_floating_point() and not value.isfinite().all():
+            raise RecordError(f"{path} is damaged: {name} has values that are not finite. Compute the run again.")
     return model.to(device).eval()
 
 
