@@ -8,8 +8,6 @@ their own strides; a CPU, and a GPU if there is one. In the same run, in turns:
     fft + torch       the same through torch.fft and torch.linalg.svdvals
     half, svd         this library's blocks, SVD throughout: what `error` is taken against
     half, gram        the same blocks, eigenvalues of their Gram matrices throughout
-    half, jacobi      GPU only: the same blocks by the kernel of `benchmarks.jacobi`, if Triton is there; layers whose
-                      blocks are too large for it (above 64, or 128 on the longer side) by torch.linalg.svdvals
     ours              this library as it is, float64 and float32
     ours, table       `spectra.of`: the same with statistics and quantiles, layers found in the model
     ours, on the CPU  GPU only: the weights go to the CPU, their values come back
@@ -36,7 +34,7 @@ from arlib.spectra.geometry import geometry
 from arlib.spectra.squares import largest_bound
 from arlib.spectra.symbol import Symbol
 from arlib.spectra.together import each_cyclic
-from benchmarks import jacobi, memory, report
+from benchmarks import memory, report
 
 Layer = tuple[torch.Tensor, tuple[int, ...], tuple[int, ...]]
 """Weight, map, stride."""
@@ -66,16 +64,6 @@ def half(weight, size, stride, values=torch.linalg.svdvals):
 
 def half_gram(weight, size, stride):
     return half(weight, size, stride, lambda blocks: gram_values(gram(blocks)))
-
-
-def half_jacobi(weight, size, stride):
-    """Singular values by `jacobi.jacobi_values`, of layers that it takes; of others by torch.linalg.svdvals."""
-
-    def values(blocks):
-        taken = jacobi.fits(*blocks.shape[-2:], blocks.dtype)
-        return jacobi.jacobi_values(blocks) if taken else torch.linalg.svdvals(blocks)
-
-    return half(weight, size, stride, values)
 
 
 def power(weight, size, stride, steps=50):
@@ -133,15 +121,13 @@ FULL: dict[str, Method] = {
     "ours": ours, "ours, float32": ours_float32, "ours, table": table, "power, σ_max": each(power),
     "gram power, σ_max": each(gram_power),
 }  # fmt: skip
-JACOBI, ON_CPU = "half, jacobi", "ours, on the CPU"
-ON_GPU: dict[str, Method] = {JACOBI: each(half_jacobi), ON_CPU: ours_on_cpu}
+ON_CPU = "ours, on the CPU"
+ON_GPU: dict[str, Method] = {ON_CPU: ours_on_cpu}
 LARGE = (PUBLISHED, REFERENCE, "ours", ON_CPU)  # half a minute each would be too long for the others
 
 
 def runs(label: str, device: str) -> bool:
     """Whether a method has its place in a device's table."""
-    if label == JACOBI and not jacobi.triton:
-        return False
     return label not in ON_GPU if device == "cpu" else label != PUBLISHED
 
 

@@ -9,6 +9,7 @@ once at equal natural train error.
 share left = (AT − control at equal fit) / (AT − standard net), means over seeds, Fieller's interval.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ import pandas as pd
 
 from arlib.claims.declared import Claim, Config, Statistic
 from arlib.claims.evidence import SEEDS_NEEDED
-from arlib.claims.matched import BEYOND, EXPLAINED
+from arlib.claims.matched import BEYOND, EXPLAINED, interpolated
 from arlib.claims.second import PARTS, claims_of
 from arlib.claims.statistics import Ratio, fieller
 from arlib.claims.values import clean, collapsed, values
@@ -54,8 +55,15 @@ class Left:
         return BEYOND if self.share.low > 0.5 else PARTLY
 
 
-def shares_left(records: pd.DataFrame, config: Config | dict | None = None) -> pd.DataFrame:
-    """One row a decided claim of protocol 2 and AR strength > 0; empty if the study has no controls.
+def shares_left(
+    records: pd.DataFrame,
+    config: Config | dict | None = None,
+    *,
+    strengths: Collection[float] | None = None,
+) -> pd.DataFrame:
+    """One row per decided claim of protocol 2 and AR strength > 0; empty if the study has no controls.
+
+    strengths: only these; by default all that are recorded.
 
     Columns: claim, title, statistic, strength; for each axis (ce, error) the share left with low, high, the
     seeds it is of, and its reading; and the reading of both. `attrs["definition"]` says what they mean.
@@ -64,10 +72,11 @@ def shares_left(records: pd.DataFrame, config: Config | dict | None = None) -> p
     table = clean(records)
     table = table[~table["strength"].isin(collapsed(table, config)["strength"])]
     controls = controls_of(records)
-    rows = []
+    tables, rows = [table, *controls.values()] if controls else [], []
+    fits = {axis: [values(part, fit) for part in tables] for axis, fit in AXES.items()}
     for claim in claims_of(2).values() if controls else ():
         if claim.primary and claim.id not in PARTS:
-            rows += _rows(claim, config, table, controls)
+            rows += _rows(claim, config, tables, fits, strengths)
     out = pd.DataFrame(rows, columns=_COLUMNS)
     out.attrs["definition"] = DEFINITION
     return out
@@ -105,7 +114,9 @@ def curves(records: pd.DataFrame, config: Config | dict | None = None) -> pd.Dat
 
 def _points(claim: Claim, config: Config, table: pd.DataFrame, controls: dict[int, pd.DataFrame]) -> pd.DataFrame:
     statistic = claim.primary.at(config)
-    grid, curve = _grid_and_curve(statistic, AXES["ce"], table, controls)
+    tables = [table, *controls.values()]
+    frames, fits = ([_on_scale(part, wanted) for part in tables] for wanted in (statistic, AXES["ce"]))
+    grid, curve = _grid_and_curve(frames, fits)
     at = grid[grid.index.get_level_values("strength") > 0]
     both = pd.concat([curve.assign(kind="standard"), at.assign(kind="AT")]).reset_index()
     layers = [name for name in grid.columns if name != "fit"]
@@ -137,12 +148,19 @@ def _share_text(shares: pd.Series, axis: str) -> str:
     return f"{left} [{low}, {high}] left {name}"
 
 
-def _rows(claim: Claim, config: Config, table: pd.DataFrame, controls: dict[int, pd.DataFrame]) -> list[dict]:
+def _rows(
+    claim: Claim,
+    config: Config,
+    tables: list[pd.DataFrame],
+    fits: dict[str, list[pd.DataFrame]],
+    strengths: Collection[float] | None,
+) -> list[dict]:
     statistic = claim.primary.at(config)
-    by_axis = {axis: _grid_and_curve(statistic, fit, table, controls) for axis, fit in AXES.items()}
-    strengths = {s for grid, _ in by_axis.values() for s in grid.index.get_level_values("strength")} - {0.0}
+    frames = [_on_scale(part, statistic) for part in tables]
+    by_axis = {axis: _grid_and_curve(frames, fit) for axis, fit in fits.items()}
+    measured = {s for grid, _ in by_axis.values() for s in grid.index.get_level_values("strength")} - {0.0}
     rows = []
-    for strength in sorted(strengths):
+    for strength in sorted(measured if strengths is None else measured.intersection(strengths)):
         row = {"claim": claim.id, "title": claim.title, "statistic": statistic.label, "strength": strength}
         found = {axis: _left(grid, curve, strength) for axis, (grid, curve) in by_axis.items()}
         for axis, left in found.items():
@@ -152,18 +170,24 @@ def _rows(claim: Claim, config: Config, table: pd.DataFrame, controls: dict[int,
     return rows
 
 
-def _grid_and_curve(statistic: Statistic, fit: Statistic, table, controls) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The runs of the grid, and all standard nets from the shortest control on; rows (seed, strength)."""
-    grid = _with_fit(table, statistic, fit)
-    shorter = [_with_fit(part, statistic, fit) for part in controls.values()]
+def _grid_and_curve(frames: list[pd.DataFrame], fits: list[pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The runs of the grid, and all standard nets from the shortest control on; rows (seed, strength).
+
+    frames, fits: a statistic, and how well the training images are fitted, of the grid and of each control.
+    """
+    grid, *shorter = (_with_fit(frame, fit) for frame, fit in zip(frames, fits, strict=True))
     full = grid[grid.index.get_level_values("strength") == 0]
     return grid, pd.concat([*(part for part in shorter if len(part)), full])
 
 
-def _with_fit(table: pd.DataFrame, statistic: Statistic, fit: Statistic) -> pd.DataFrame:
-    """The statistic on its scale, a column a layer, and how well the training images are fitted in column "fit"."""
-    frame, fitted = values(table, statistic), values(table, fit)
-    frame = np.log(frame.where(frame > 0)) if statistic.log else frame
+def _on_scale(table: pd.DataFrame, statistic: Statistic) -> pd.DataFrame:
+    """The statistic as it is compared, a column per layer."""
+    frame = values(table, statistic)
+    return np.log(frame.where(frame > 0)) if statistic.log else frame
+
+
+def _with_fit(frame: pd.DataFrame, fitted: pd.DataFrame) -> pd.DataFrame:
+    """The same with how well the training images are fitted in column "fit"."""
     if frame.empty or fitted.empty:
         return pd.DataFrame(columns=["fit"], index=frame.index[:0])
     return frame.join(fitted[""].rename("fit"), how="inner")
@@ -181,14 +205,6 @@ def _left(grid: pd.DataFrame, curve: pd.DataFrame, strength: float) -> Left:
             effect.append(float((at.loc[seed, layers] - plain.loc[seed, layers]).median()))
     told = len(rest) >= SEEDS_NEEDED and np.isfinite([rest, effect]).all()
     return Left(fieller(rest, effect) if told else Ratio(), len(rest))
-
-
-def interpolated(curve: pd.DataFrame, fit: float, layers: list[str]) -> pd.Series | None:
-    """The standard nets of one seed at this fit, linear between neighbours; None where none is as little fitted."""
-    curve = curve.sort_values("fit")
-    if curve.empty or not curve["fit"].iloc[0] <= fit <= curve["fit"].iloc[-1]:
-        return None
-    return pd.Series({name: np.interp(fit, curve["fit"], curve[name]) for name in layers})
 
 
 def _together(readings: list[str]) -> str:

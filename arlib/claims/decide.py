@@ -45,7 +45,7 @@ def decide(records: pd.DataFrame, config: Config | dict | None = None) -> pd.Dat
     gone = collapsed(table, config)
     if config.protocol == 2:
         return _by_protocol_2(records, table, config, gone)
-    matched = matched_fit(table, config).set_index(["claim", "strength"])["reading"]
+    matched = matched_fit(table, config, strengths=[config.effect]).set_index(["claim", "strength"])["reading"]
     rows = []
     for claim in CLAIMS.values():
         reading = matched.get((claim.id, config.effect), "")
@@ -54,8 +54,8 @@ def decide(records: pd.DataFrame, config: Config | dict | None = None) -> pd.Dat
 
 
 def _by_protocol_2(records: pd.DataFrame, table: pd.DataFrame, config: Config, gone: pd.DataFrame) -> pd.DataFrame:
-    shares = shares_left(records, config)
-    shares = shares[shares["strength"] == config.effect].set_index("claim").drop(columns=["title", "statistic"])
+    shares = shares_left(records, config, strengths=[config.effect])
+    shares = shares.set_index("claim").drop(columns=["title", "statistic"])
     rows = {}
     for claim in claims_of(2).values():
         left = shares.reindex([claim.id]).iloc[0]

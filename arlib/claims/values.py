@@ -1,7 +1,7 @@
 """From the record table to numbers: one statistic of every run, and which runs collapsed."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import pandas as pd
 
@@ -25,12 +25,14 @@ def clean(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def values(table: pd.DataFrame, statistic: Statistic, checkpoint: str | None = None) -> pd.DataFrame:
-    """One statistic of every run: rows (seed, strength), a column a layer (or one, "")."""
-    rows = table[
-        (table["statistic"] == statistic.name)
-        & (table["checkpoint"] == (checkpoint or statistic.checkpoint))
-        & (table["setting"] == statistic.setting)
-    ]
+    """One statistic of every run: rows (seed, strength), a column per layer (or one, "")."""
+    return along(table, statistic, [checkpoint or statistic.checkpoint]).droplevel("checkpoint")
+
+
+def along(table: pd.DataFrame, statistic: Statistic, checkpoints: Collection[str]) -> pd.DataFrame:
+    """One statistic of every run at some checkpoints: rows (checkpoint, seed, strength), columns as in `values`."""
+    rows = table[table["statistic"] == statistic.name]  # few are left: the other comparisons cost nothing then
+    rows = rows[(rows["setting"] == statistic.setting) & rows["checkpoint"].isin(checkpoints)]
     if statistic.layers == CONVOLUTIONS:
         rows = rows[rows["layer"].isin(counted(table))]
     wide = _pivot(rows, statistic.split)
@@ -50,7 +52,7 @@ def counted(table: pd.DataFrame) -> list[str]:
 
 def _pivot(rows: pd.DataFrame, split: str) -> pd.DataFrame:
     rows = rows[rows["split"] == split]
-    key = ["seed", "strength", "layer"]
+    key = ["checkpoint", "seed", "strength", "layer"]
     twice = rows[rows.duplicated(key)]
     if len(twice):
         first = twice.iloc[0]
