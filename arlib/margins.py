@@ -82,6 +82,16 @@ def instance(
 
     Returns: (n,) distances in the units of the pixels, dtype of x; 0 for wrong predictions.
     Raises: `InputError` for unusable images, labels or settings.
+
+    A linear network whose boundary is ¼ away in every pixel; the second image is wrong:
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    >>> net[1].weight.data = torch.tensor([[1.0] * 4, [-1.0] * 4])
+    >>> net[1].bias.data = torch.tensor([-1.0, 1.0])
+    >>> x, y = torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 1])
+    >>> instance(net, x, y).round(decimals=3).tolist()
+    [0.25, 0.0]
     """
     found = []
     with parts.opened(model, x, y, logits) as (f, forward, x, y):

@@ -1,12 +1,10 @@
 """Attacks of several libraries as functions of a batch, at equal settings.
 
     plain          PGD as most public codes have it: `loss.backward()`, which computes weight
-    gradients too torchattacks, foolbox, art
-                   those libraries' own attacks, called as their documentation does, on the network
-                   as it is
+                   gradients too torchattacks, foolbox, art those libraries' own attacks, called as
+                   their documentation does, on the network as it is
     ours           this library's: "bare" is one call of `attacks.…` on the network as it is; a mode
-    of
-                   `engine.prepare` ("folded", "compiled", …) is a network prepared beforehand
+                   of `engine.prepare` ("folded", "compiled", …) is a network prepared beforehand
 
 Each maker returns a function (x, y) -> adversarial images, all on the subject's device.
 """

@@ -3,12 +3,10 @@
 In one process, on the same weights, images and settings:
 
     speed        PGD-20 (ℓ∞, step ε/4) on batches of 128, ResNet-20 and ResNet-56, 32 px: this
-    library bare, prepared,
-                 compiled, against torchattacks, foolbox, adversarial-robustness-toolbox and a plain
-                 loop
+                 library bare, prepared, compiled, against torchattacks, foolbox,
+                 adversarial-robustness-toolbox and a plain loop
     evaluation   PGD-50×10, APGD-CE, targeted APGD-DLR, Square, and the three last as one
-    evaluation: robust
-                 accuracy, the images on which a peer and ours differ, seconds
+                 evaluation: robust accuracy, the images on which a peer and ours differ, seconds
     agreement    our fast passes against the plain loop's: broken images, gradients at the same
     iterates
 

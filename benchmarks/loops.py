@@ -2,9 +2,8 @@
 each.
 
     public         adversarial training as most public codes have it: torch autograd to weights and
-    input inside
-                   the attack, a DataLoader that crops and flips image by image on the CPU,
-                   `.item()` every batch
+                   input inside the attack, a DataLoader that crops and flips image by image on the
+                   CPU, `.item()` every batch
     torchattacks   the same loop with that library's PGD inside
     art            the same loop with adversarial-robustness-toolbox's PGD inside
     ours …         this project's step, in one of its modes and precisions

@@ -5,8 +5,8 @@ All convolutions of ResNet-56 at 32 px and of torchvision's ResNet-18 at 224 px,
 operators with their own strides; a CPU, and a GPU if there is one. In the same run, in turns:
 
     fft + numpy       the published method (Sedghi, Gupta & Long 2019): FFT of the kernel, all n²
-    complex SVDs
-                      by numpy. It knows no stride: a strided layer is timed as one of stride 1
+                      complex SVDs by numpy. It knows no stride: a strided layer is timed as one of
+                      stride 1
     fft + torch       the same through torch.fft and torch.linalg.svdvals
     half, svd         this library's blocks, SVD throughout: what `error` is taken against
     half, gram        the same blocks, eigenvalues of their Gram matrices throughout

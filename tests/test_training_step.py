@@ -112,6 +112,23 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
     assert close(read("one-1"), gradients("standard", train=False, n=1))
 
 
+class Second(World):
+    """The second of two processes, without the first one: nothing is exchanged."""
+
+    def average(self, tensors):
+        pass
+
+
+def test_a_process_without_images_counts_none(monkeypatch):
+    monkeypatch.setattr("arlib.training.step.DistributedDataParallel", lambda model, **_: model)
+    recipe = training.Recipe(**(BASE | RECIPES["pgd"]))
+    step = Step(recipe, training.initial_model(recipe), engine.Machine(CPU, "folded"), Second(1, 2))
+    x, y = data.load("digits", device="cpu").train[:2]
+    sums = [step(x[:n], y[:n], torch.Generator().manual_seed(5), 0.0, 0.0) for n in (1, 2)]
+    assert [float(total) > 0 for total, _ in sums] == [False, True]
+    assert sums[0] == (0, 0)
+
+
 def test_parts_of_a_batch_cover_it_once():
     for n in (1, 2, 7, 8):
         parts = [World(rank, 3).part(n) for rank in range(3)]

@@ -34,11 +34,10 @@ class Evaluation:
     """What `evaluate` found.
 
     table: a row for the natural images (attack "none"), for each attack and for the "worst case" at
-    each
-        eps: eps, attack, attacks (the set that the row's number is of: compare numbers of equal
-        sets only), n, correct, accuracy, low, high (Wilson 95 %), accuracy_8bit (counting only
-        adversarial images that still are when their perturbation is rounded to multiples of 1/255
-        inside the ball).
+        each eps: eps, attack, attacks (the set that the row's number is of: compare numbers of
+        equal sets only), n, correct, accuracy, low, high (Wilson 95 %), accuracy_8bit (counting
+        only adversarial images that still are when their perturbation is rounded to multiples of
+        1/255 inside the ball).
     eps: radii, ascending. robust: (len(eps), n) bool, classified right whatever was tried. natural:
     (n,) bool.
     state: for resuming. warnings: why the numbers should not be trusted, if so.
@@ -91,6 +90,16 @@ def evaluate(
     Returns: an `Evaluation`; its warnings are also emitted as `TrustWarning`.
     Raises: `InputError` as `pgd`; for an unknown attack or one the model has too few classes for;
         for a state that belongs to another evaluation.
+
+    A linear network whose boundary is ¼ away in every pixel:
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)).eval()
+    >>> net[1].weight.data = torch.tensor([[1.0] * 4, [-1.0] * 4])
+    >>> net[1].bias.data = torch.tensor([-1.0, 1.0])
+    >>> x, y = torch.full((3, 1, 2, 2), 0.5), torch.tensor([0, 0, 1])
+    >>> evaluate(net, x, y, eps=[0.24, 0.26], attacks=["pgd-10"]).robust.tolist()
+    [[True, True, False], [False, False, False]]
     """
     radii = tuple(sorted({float(e) for e in np.atleast_1d(np.asarray(radius(eps, None)))}))
     job = _Job(radii, _ordered(attacks), norm, seed, independent, tuple(map(float, clip)))

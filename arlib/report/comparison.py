@@ -32,15 +32,14 @@ class Comparison:
     """What `compare` measured.
 
     rows: one number each (`COLUMNS`); layer "" is the network as a whole, or the median over its
-    layers; low, high
-        the 95 % interval over images where there is one. A single model of each kind has no seeds:
-        intervals are about images, and say nothing of how another training would have come out.
+        layers; low, high the 95 % interval over images where there is one. A single model of each
+        kind has no seeds: intervals are about images, and say nothing of how another training would
+        have come out.
     doubts: what should not be trusted, by model and part. left_out: parts that were not measured,
     and why.
     seconds, megabytes: by "model/part", how long it took, and by how much it raised the most memory
-    that the process
-        had held so far (None where the system does not tell); of resumed parts, what they took when
-        they were measured.
+        that the process had held so far (None where the system does not tell); of resumed parts,
+        what they took when they were measured.
     band: what the book's recorded networks span, where there are any on such images.
     """
 

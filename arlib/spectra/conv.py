@@ -51,8 +51,7 @@ def singular_values(
 
     Raises:
         InputError: weights that are complex, quantised or not finite; a geometry that does not fit;
-        a
-            dense matrix above the limit.
+            a dense matrix above the limit.
     """
     with one_core() as threads:
         weight = checked(weight, dtype)

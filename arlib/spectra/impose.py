@@ -60,8 +60,7 @@ def impose(
             its own operator became with `singular_values` or `estimate`.
         target: what is wanted, by kind:
             "quantiles": evenly spaced quantiles (q ≥ 2), from min to max, or a whole spectrum in
-            any
-                order; each singular value takes the target's at its own rank.
+                any order; each singular value takes the target's at its own rank.
             "frobenius": the wanted √(Σσ²/N), by scaling alone (exact).
             "spread": the wanted std/mean; values move away from or towards their mean, Σσ² stays.
         steps: most alternating projections; they end when the residual falls by less than

@@ -61,24 +61,27 @@ class Step:
     def __call__(
         self, x: Tensor, y: Tensor, generator: torch.Generator, lr: float, epochs_done: float
     ) -> tuple[Tensor, Tensor]:
-        """One step on a batch x (n, c, h, w), y (n,); returns our part's summed loss and number of
-        mistakes.
+        """One step on a batch x (n, c, h, w), y (n,): our part's summed loss and number of errors.
+
+        A process without images of the batch returns zeros: what it worked on is another's.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         eps = objectives.radius(self.recipe, epochs_done)
         start = objectives.draws(x, self.recipe, eps, generator)
         mine, weight = self.world.part(len(x))
+        counted = weight > 0
         x, y, start = x[mine], y[mine], None if start is None else start[mine]
         # captured work reads them from the device, so that they may change
         if self.machine.graphed:
             eps, weight = (torch.full((), value, device=self.device) for value in (eps, weight))
-        loss_and_mistakes = self._gradients_in_memory(x, y, start, eps, weight)
-        if loss_and_mistakes is None:
+        outcome = self._gradients_in_memory(x, y, start, eps, weight)
+        if outcome is None:
             self._stop_for_memory(x, y)
         self.optimizer.step()
         self.world.average(self.model.buffers())
-        return loss_and_mistakes
+        loss, mistakes = outcome
+        return (loss, mistakes) if counted else (torch.zeros_like(loss), torch.zeros_like(mistakes))
 
     def _gradients_in_memory(self, *batch) -> tuple[Tensor, Tensor] | None:
         """`_gradients`, or None out of memory; the error is gone then, and the tensors its
