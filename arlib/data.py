@@ -4,7 +4,6 @@
 classes, whose files are checked by md5, and are downloaded only when asked to.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +11,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from arlib import engine
-from arlib.errors import InputError, one_of
+from arlib import engine, places
+from arlib.errors import InputError
+from arlib.sources import Source, source
 
-NAMES = ("digits", "cifar10", "cifar100")
-VALIDATION_PER_CLASS = {"cifar10": 500, "cifar100": 50}
 DIGITS_SPLIT_SEED = 0
 
 
@@ -59,19 +57,22 @@ class Dataset:
     shape: tuple[int, int, int]
 
 
-def load(name: str, root: str | Path | None = None, download: bool = False, device: str = "auto") -> Dataset:
+def load(
+    name: str, root: str | Path | None = None, download: bool = False, device: str = "auto"
+) -> Dataset:
     """Load a data set onto `device`.
 
     name: "digits" (8×8, embedded), "cifar10" or "cifar100" (32×32). root: the folder that holds
     torchvision's files; by default `ARLIB_DATA`, else the checkout's `data/`. download: fetch the
     files there if they are missing. The split is fixed: validation is 20 % of the digits' training
-    part, 500 (50) images a class of CIFAR-10 (-100).
+    part, 500 (50) images per class of CIFAR-10 (-100).
 
     Raises `InputError` for an unknown name, missing files without `download`, or a missing device.
     """
-    one_of("dataset", name, NAMES)
-    where = engine.device(device)
-    pixels, labels, classes, levels = _digits() if name == "digits" else _cifar(name, root, download)
+    chosen, where = source(name), engine.device(device)
+    pixels, labels, classes, levels = (
+        _cifar(chosen, root, download) if chosen.torchvision else _digits()
+    )
     parts = [
         Split(torch.from_numpy(p).to(where), torch.from_numpy(y).to(where), levels)
         for p, y in zip(pixels, labels, strict=True)
@@ -79,34 +80,21 @@ def load(name: str, root: str | Path | None = None, download: bool = False, devi
     return Dataset(name, *parts, classes=tuple(classes), shape=tuple(pixels[0].shape[1:]))
 
 
-def data_root(root: str | Path | None = None) -> Path:
-    """Where downloaded data sets lie: argument, `ARLIB_DATA`, the checkout's `data/`, else ~/.cache/arlib."""
-    if root is not None:
-        return Path(root)
-    if os.environ.get("ARLIB_DATA"):
-        return Path(os.environ["ARLIB_DATA"])
-    checkout = Path(__file__).resolve().parents[1]
-    if (checkout / "pyproject.toml").exists():
-        return checkout / "data"
-    return Path.home() / ".cache" / "arlib"
-
-
-def augmentation(name: str) -> str:
-    """The augmentation a data set is trained with unless a recipe says otherwise."""
-    return "none" if name == "digits" else "crop-flip"
-
-
 def augment(x: torch.Tensor, generator: torch.Generator, padding: int = 4) -> torch.Tensor:
     """Random crop after zero padding, and horizontal flip, each image its own. x: (n, c, h, w)."""
     n, _, height, width = x.shape
-    draw = lambda high: torch.randint(high, (n,), generator=generator, device=generator.device).to(x.device)
+    draw = lambda high: torch.randint(high, (n,), generator=generator, device=generator.device).to(
+        x.device
+    )
     top, left, flip = draw(2 * padding + 1), draw(2 * padding + 1), draw(2).bool()
     rows = top[:, None] + torch.arange(height, device=x.device)  # (n, h)
     columns = torch.arange(width, device=x.device).expand(n, width)
     columns = left[:, None] + torch.where(flip[:, None], columns.flip(1), columns)  # (n, w)
     padded = F.pad(x, (padding,) * 4)
     image = torch.arange(n, device=x.device)
-    return padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(
+        0, 3, 1, 2
+    )
 
 
 def _digits():
@@ -125,22 +113,23 @@ def _digits():
     return (x_train, x_val, x_test), (y_train, y_val, y_test), [str(d) for d in range(10)], 16
 
 
-def _cifar(name: str, root: str | Path | None, download: bool):
+def _cifar(chosen: Source, root: str | Path | None, download: bool):
     from torchvision import datasets
 
-    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    folder = data_root(root)
+    kind = getattr(datasets, chosen.torchvision)
+    folder = places.data_root(root)
     try:
         train, test = (kind(folder, train=part, download=download) for part in (True, False))
     except RuntimeError as error:
         raise InputError(
-            f"{name} was not found whole in {folder} ({error}). Download it once with "
-            f"data.load({name!r}, download=True), or set ARLIB_DATA to the folder that has it."
+            f"{chosen.name} was not found whole in {folder} ({error}). Download it once with "
+            f"data.load({chosen.name!r}, download=True), or set ARLIB_DATA to the folder that has "
+            "it."
         ) from error
     x, y = _planar(train.data), np.asarray(train.targets, dtype=np.int64)
-    chosen = _last_of_each_class(y, VALIDATION_PER_CLASS[name])
-    pixels = (x[~chosen], x[chosen], _planar(test.data))
-    return pixels, (y[~chosen], y[chosen], np.asarray(test.targets, dtype=np.int64)), train.classes, 255
+    held = _last_of_each_class(y, chosen.val // chosen.classes)
+    pixels = (x[~held], x[held], _planar(test.data))
+    return pixels, (y[~held], y[held], np.asarray(test.targets, dtype=np.int64)), train.classes, 255
 
 
 def _planar(images: np.ndarray) -> np.ndarray:

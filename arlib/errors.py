@@ -5,7 +5,14 @@ from collections.abc import Collection
 
 
 class InputError(ValueError):
-    """Something the caller gave cannot be used; nothing has been started."""
+    """Something the caller gave cannot be used; nothing has been started.
+
+    field: the name of what cannot be used, where it has one.
+    """
+
+    def __init__(self, message: str = "", field: str = ""):
+        super().__init__(message)
+        self.field = field
 
 
 class NotMeasured(InputError):
@@ -26,4 +33,6 @@ def one_of(name: str, value: object, allowed: Collection) -> None:
         return
     close = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise InputError(f"{name} is {value!r}; allowed: {', '.join(map(str, allowed))}.{hint}")
+    raise InputError(
+        f"{name} is {value!r}; allowed: {', '.join(map(str, allowed))}.{hint}", field=name
+    )

@@ -5,25 +5,13 @@ so that an image in [0, 1] goes in and every attack radius is in pixel units.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from arlib.errors import InputError, one_of
-
-if TYPE_CHECKING:
-    from arlib.data import Dataset
-
-DEPTHS = (8, 20, 32, 44, 56, 110)
-NAMES = tuple(f"resnet{depth}" for depth in DEPTHS)
-# Mean and standard deviation of the training images, per channel.
-NORMALISATION = {
-    "digits": ((0.3053,), (0.3760,)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-}
+from arlib.sources import DEPTHS, NETWORKS, source
 
 
 class Normalize(nn.Module):
@@ -39,9 +27,11 @@ class Normalize(nn.Module):
 
 
 def with_normalization(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
-    """A network on pixels in [0, 1] from one on normalised images: (x − mean) / std a channel comes first.
+    """A network on pixels in [0, 1] from one on normalised images: (x − mean) / std a channel comes
+    first.
 
-    The model itself is inside, not a copy. Every radius is then in pixel units, the same for all channels.
+    The model itself is inside, not a copy. Every radius is then in pixel units, the same for all
+    channels.
 
     >>> import torch
     >>> net = with_normalization(torch.nn.Flatten(), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -54,7 +44,9 @@ def with_normalization(model: nn.Module, mean: Sequence[float], std: Sequence[fl
     if len(mean) != len(std) or not mean or min(std) <= 0:
         raise InputError(f"mean is {mean} and std {std}; give one of each a channel, std above 0.")
     first = next(model.parameters(), torch.zeros(()))
-    return nn.Sequential(Normalize(mean, std).to(first.device, first.dtype), model).train(model.training)
+    return nn.Sequential(Normalize(mean, std).to(first.device, first.dtype), model).train(
+        model.training
+    )
 
 
 class Shortcut(nn.Module):
@@ -66,7 +58,9 @@ class Shortcut(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         before = self.extra // 2
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.extra - before))
+        return F.pad(
+            x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.extra - before)
+        )
 
 
 class Block(nn.Module):
@@ -87,7 +81,9 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """normalize → stem → three stages of blocks (width, 2·width, 4·width channels) → pool → classifier."""
+    """normalize → stem → three stages of blocks (width, 2·width, 4·width channels) → pool →
+    classifier.
+    """
 
     def __init__(self, depth: int, classes: int, width: int, in_channels: int, mean, std):
         super().__init__()
@@ -111,7 +107,9 @@ class ResNet(nn.Module):
         return self.classifier(self.blocks(x).mean((2, 3)))  # (n, classes)
 
 
-def resnet(depth: int, classes: int = 10, width: int = 16, in_channels: int = 3, mean=None, std=None) -> ResNet:
+def resnet(
+    depth: int, classes: int = 10, width: int = 16, in_channels: int = 3, mean=None, std=None
+) -> ResNet:
     """A CIFAR ResNet of `depth` layers (8, 20, 32, 44, 56 or 110) on images in [0, 1].
 
     mean, std: per-channel normalisation; by default none (0 and 1). Initial weights come from
@@ -122,15 +120,20 @@ def resnet(depth: int, classes: int = 10, width: int = 16, in_channels: int = 3,
         raise InputError(f"width is {width} and classes {classes}; at least 1 and 2 are needed.")
     mean, std = mean or (0.0,) * in_channels, std or (1.0,) * in_channels
     if len(mean) != in_channels or len(std) != in_channels:
-        raise InputError(f"mean and std need one value for each of the {in_channels} channels: {mean}, {std}.")
+        raise InputError(
+            f"mean and std need one value for each of the {in_channels} channels: {mean}, {std}."
+        )
     return ResNet(depth, classes, width, in_channels, tuple(mean), tuple(std))
 
 
-def build(name: str, dataset: "Dataset", width: int = 16) -> ResNet:
-    """The network `name` ("resnet20", …) for a data set, with its normalisation and classes."""
-    one_of("model", name, NAMES)
-    mean, std = NORMALISATION[dataset.name]
-    return resnet(int(name.removeprefix("resnet")), len(dataset.classes), width, dataset.shape[0], mean, std)
+def build(name: str, dataset: str, width: int = 16) -> ResNet:
+    """The network `name` ("resnet20", …) for a data set ("cifar10", …), with its normalisation and
+    classes.
+    """
+    one_of("model", name, NETWORKS)
+    of = source(dataset)
+    depth = int(name.removeprefix("resnet"))
+    return resnet(depth, of.classes, width, of.shape[0], of.mean, of.std)
 
 
 def block_names(model: nn.Module) -> list[str]:

@@ -1,6 +1,7 @@
 """This project's training step as a contender, and every contender by its name.
 
-Names: "public", "torchattacks", "art", and "ours MODE PRECISION" ("ours folded float32", "ours graphed bfloat16").
+Names: "public", "torchattacks", "art", and "ours MODE PRECISION" ("ours folded float32", "ours
+graphed bfloat16").
 """
 
 import torch
@@ -9,14 +10,15 @@ from torch import Tensor
 from arlib import data, engine
 from arlib.errors import InputError
 from arlib.training import Recipe
-from arlib.training.distributed import World
 from arlib.training.step import Step
 from benchmarks import loops
 from benchmarks.loops import Missing, Setting
 
 
 class DeviceBatches:
-    """Batches without end from pictures that lie on the device as bytes, cropped and flipped there."""
+    """Batches without end from pictures that lie on the device as bytes, cropped and
+    flipped there.
+    """
 
     def __init__(self, setting: Setting):
         pixels, labels = loops.pictures(setting)
@@ -29,7 +31,9 @@ class DeviceBatches:
     def next(self) -> tuple[Tensor, Tensor]:
         """Images (b, 3, h, w) float32 in [0, 1] and labels (b,)."""
         if not self.order:
-            shuffled = torch.randperm(len(self.labels), generator=self.generator, device=self.setting.device)
+            shuffled = torch.randperm(
+                len(self.labels), generator=self.generator, device=self.setting.device
+            )
             whole = len(shuffled) // self.setting.batch * self.setting.batch
             self.order = list(shuffled[:whole].split(self.setting.batch))
         index = self.order.pop()
@@ -37,15 +41,22 @@ class DeviceBatches:
 
 
 class Ours:
-    """This project's own training step (`arlib.training.step`) on the benchmark's pictures, which lie on the device."""
+    """This project's own training step (`arlib.training.step`) on the benchmark's pictures, which
+    lie on the device.
+    """
 
     def __init__(self, setting: Setting, mode: str, precision: str):
-        mode, precision = engine.settle(mode, precision, torch.device(setting.device))
-        recipe = Recipe(dataset="cifar10", eps=setting.eps, steps=setting.steps, lr=setting.lr, seed=setting.seed)
+        machine = engine.settle(setting.device, mode, precision)
+        recipe = Recipe(
+            dataset="cifar10",
+            eps=setting.eps,
+            steps=setting.steps,
+            lr=setting.lr,
+            seed=setting.seed,
+        )
         self.batches, self.lr = DeviceBatches(setting), setting.lr
-        layout = torch.contiguous_format if mode == "plain" else torch.channels_last
-        self.model = loops.network(setting).to(setting.device, memory_format=layout).train()
-        self.update = Step(recipe, self.model, World(), mode, precision)
+        self.model = loops.network(setting).to(setting.device, memory_format=machine.layout).train()
+        self.update = Step(recipe, self.model, machine)
 
     def step(self) -> int:
         x, y = self.batches.next()
@@ -69,7 +80,7 @@ def modes(device: str) -> list[str]:
 
 def _runs(mode: str, device: str) -> bool:
     try:
-        engine.settle(mode, "float32", torch.device(device), strict=True)
+        engine.settle(device, mode, strict=True)
     except InputError:
         return False
     return True

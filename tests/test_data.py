@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from arlib import data
+from arlib import data, places, sources
 from arlib.errors import InputError
 
-CIFAR = data.data_root() / "cifar-10-batches-py"
+FOLDERS = {
+    "cifar10": places.data_root() / "cifar-10-batches-py",
+    "cifar100": places.data_root() / "cifar-100-python",
+}
+CIFAR = FOLDERS["cifar10"]
 needs_cifar10 = pytest.mark.skipif(not CIFAR.exists(), reason=f"CIFAR-10 is not in {CIFAR.parent}")
 
 
@@ -20,15 +24,20 @@ def test_digits_parts_are_fixed_disjoint_and_stratified():
     parts = [first.train, first.val, first.test]
     assert [len(p) for p in parts] == [1149, 288, 360]
     assert all(
-        torch.equal(a.pixels, b.pixels) for a, b in zip(parts, [second.train, second.val, second.test], strict=False)
+        torch.equal(a.pixels, b.pixels)
+        for a, b in zip(parts, [second.train, second.val, second.test], strict=False)
     )
     for part in parts:
         counts = torch.bincount(part.y, minlength=10) / len(part)
         assert counts.min() > 0.08 and counts.max() < 0.12
-    images = [hashlib.sha256(p.numpy().tobytes()).hexdigest() for part in parts for p in part.pixels]
+    images = [
+        hashlib.sha256(p.numpy().tobytes()).hexdigest() for part in parts for p in part.pixels
+    ]
     from sklearn.datasets import load_digits
 
-    everything = [hashlib.sha256(x.astype(np.uint8).tobytes()).hexdigest() for x in load_digits().images]
+    everything = [
+        hashlib.sha256(x.astype(np.uint8).tobytes()).hexdigest() for x in load_digits().images
+    ]
     assert sorted(images) == sorted(everything)
 
 
@@ -57,12 +66,27 @@ def test_missing_gpu_is_refused_before_reading():
         data.load("digits", device="cuda")
 
 
+@pytest.mark.parametrize("name", sources.NAMES)
+def test_what_is_known_of_a_data_set_is_what_is_read(name):
+    """Sizes, shape and classes exactly; mean and std to the four digits they are given with."""
+    if name != "digits" and not FOLDERS[name].exists():
+        pytest.skip(f"{name} is not in {places.data_root()}")
+    known, read = sources.source(name), data.load(name, device="cpu")
+    assert (known.train, known.val, known.test) == (len(read.train), len(read.val), len(read.test))
+    assert (known.classes, known.shape) == (len(read.classes), read.shape)
+    parts = [read.train, read.val, *([read.test] if name == "digits" else [])]
+    x = torch.cat([part.x for part in parts]).double()
+    dims = (0, 2, 3)
+    assert torch.allclose(x.mean(dims), torch.tensor(known.mean).double(), atol=6e-5)
+    assert torch.allclose(x.std(dims), torch.tensor(known.std).double(), atol=6e-5)
+
+
 @needs_cifar10
 def test_cifar10_split_and_pixels_are_torchvisions():
     from torchvision import datasets
 
     cifar = data.load("cifar10", device="cpu")
-    theirs = datasets.CIFAR10(data.data_root(), train=True)
+    theirs = datasets.CIFAR10(places.data_root(), train=True)
     assert [len(p) for p in (cifar.train, cifar.val, cifar.test)] == [45_000, 5_000, 10_000]
     assert torch.bincount(cifar.val.y).tolist() == [500] * 10
     labels = np.asarray(theirs.targets)
@@ -100,8 +124,11 @@ def test_augment_depends_on_its_generator_only():
 
 @pytest.fixture
 def tiny_cifar_server(tmp_path, monkeypatch):
-    """A loopback server with an archive in torchvision's layout, whose md5 is torchvision's expectation."""
-    import pickle  # only to write the archive as its authors did; nothing of the project reads pickles
+    """A loopback server with an archive in torchvision's layout, whose md5 is torchvision's
+    expectation.
+    """
+    # only to write the archive as its authors did; nothing of the project reads pickles
+    import pickle
 
     from torchvision import datasets
 
@@ -123,7 +150,9 @@ def tiny_cifar_server(tmp_path, monkeypatch):
     md5 = lambda content: hashlib.md5(content).hexdigest()
     kind = datasets.CIFAR10
     monkeypatch.setattr(kind, "tgz_md5", md5(archive.getvalue()))
-    monkeypatch.setattr(kind, "train_list", [[n, md5(files[n])] for n in files if n.startswith("data")])
+    monkeypatch.setattr(
+        kind, "train_list", [[n, md5(files[n])] for n in files if n.startswith("data")]
+    )
     monkeypatch.setattr(kind, "test_list", [["test_batch", md5(files["test_batch"])]])
     meta = {"filename": "batches.meta", "key": "label_names", "md5": md5(files["batches.meta"])}
     monkeypatch.setattr(kind, "meta", meta)
@@ -137,7 +166,9 @@ def tiny_cifar_server(tmp_path, monkeypatch):
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(kind, "url", f"http://127.0.0.1:{server.server_port}/cifar-10-python.tar.gz")
+    monkeypatch.setattr(
+        kind, "url", f"http://127.0.0.1:{server.server_port}/cifar-10-python.tar.gz"
+    )
     yield served
     server.shutdown()
     server.server_close()

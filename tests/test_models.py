@@ -3,6 +3,7 @@ import torch
 
 from arlib import data, models
 from arlib.errors import InputError
+from arlib.sources import source
 
 PARAMETERS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
 
@@ -24,7 +25,9 @@ def test_depth_counts_the_weight_layers_and_blocks():
 def test_map_sizes_and_channels_by_stage():
     model, shapes = models.resnet(8, width=4).eval(), []
     for name in models.block_names(model):
-        model.get_submodule(name).register_forward_hook(lambda m, i, out: shapes.append(tuple(out.shape[1:])))
+        model.get_submodule(name).register_forward_hook(
+            lambda m, i, out: shapes.append(tuple(out.shape[1:]))
+        )
     model(torch.rand(2, 3, 32, 32))
     assert shapes == [(4, 32, 32), (8, 16, 16), (16, 8, 8)]
 
@@ -39,10 +42,10 @@ def test_option_a_shortcut_subsamples_and_pads_with_zeros():
 
 def test_normalisation_is_the_first_layer_and_the_training_images_statistics():
     digits = data.load("digits", device="cpu")
-    mean, std = models.NORMALISATION["digits"]
+    mean, std = source("digits").mean, source("digits").std
     assert digits.train.x.mean().item() == pytest.approx(mean[0], abs=2e-3)
     assert digits.train.x.std().item() == pytest.approx(std[0], abs=2e-3)
-    model = models.build("resnet8", digits, width=2)
+    model = models.build("resnet8", "digits", width=2)
     out = next(model.children())(digits.train.x)
     assert abs(out.mean()) < 0.01 and abs(out.std() - 1) < 0.01
 
@@ -53,7 +56,7 @@ def test_normalisation_is_the_first_layer_and_the_training_images_statistics():
         (lambda: models.resnet(18), "depth is 18"),
         (lambda: models.resnet(8, width=0), "width is 0"),
         (lambda: models.resnet(8, in_channels=3, mean=(0.5,)), "one value for each"),
-        (lambda: models.build("resnet18", data.load("digits", device="cpu")), "Did you mean 'resnet"),
+        (lambda: models.build("resnet18", "digits"), "Did you mean 'resnet"),
     ],
 )
 def test_bad_networks_are_named(call, message):

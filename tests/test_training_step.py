@@ -1,4 +1,6 @@
-"""One step in its variants: micro-batches, processes, precision, memory; each against the plain one."""
+"""One step in its variants: micro-batches, processes, precision, memory; each against the plain
+one.
+"""
 
 import logging
 import subprocess
@@ -16,6 +18,7 @@ from arlib.training import objectives
 from arlib.training.distributed import World
 from arlib.training.step import Step
 
+CPU = torch.device("cpu")
 BASE = {"dataset": "digits", "model": "resnet8", "width": 4, "steps": 2, "eps": 32 / 255}
 RECIPES = {
     "standard": {"eps": 0.0},
@@ -27,12 +30,16 @@ RECIPES = {
 }
 
 
-def gradients(name: str, *, world: World | None = None, train: bool = True, n: int = 30, **options) -> dict:
-    """The weights' gradients (float64) after one step on the first n digits, with learning rate 0."""
+def gradients(
+    name: str, *, world: World | None = None, train: bool = True, n: int = 30, **options
+) -> dict:
+    """The weights' gradients (float64) after one step on the first n digits, with learning
+    rate 0.
+    """
     recipe = training.Recipe(**(BASE | RECIPES[name]))
     digits = data.load("digits", device="cpu")
-    model = training.initial_model(recipe, digits).double().train(train)
-    step = Step(recipe, model, world or World(), options.pop("mode", "folded"), "float32", **options)
+    model = training.initial_model(recipe).double().train(train)
+    step = Step(recipe, model, engine.Machine(CPU, options.pop("mode", "folded"), **options), world)
     generator = torch.Generator().manual_seed(5)
     step(digits.train[:n].x.double(), digits.train[:n].y, generator, 0.0, 0.0)
     return {name: p.grad.clone() for name, p in model.named_parameters()}
@@ -46,18 +53,23 @@ def close(a: dict, b: dict) -> bool:
 def test_micro_batches_change_no_gradient_where_batch_norm_is_in_eval_mode(name):
     whole = gradients(name, train=False)
     assert max(float(g.abs().max()) for g in whole.values()) > 1e-3
-    assert close(gradients(name, train=False, parts=4), whole)
+    assert close(gradients(name, train=False, micro_batches=4), whole)
 
 
 def test_in_train_mode_batch_norm_sees_each_micro_batch_by_itself():
     recipe = training.Recipe(**(BASE | RECIPES["standard"]))
     digits = data.load("digits", device="cpu")
-    model = training.initial_model(recipe, digits).double().train()
+    model = training.initial_model(recipe).double().train()
     x, y = digits.train[:30].x.double(), digits.train[:30].y
-    loss = sum(torch.nn.functional.cross_entropy(model(x[h]), y[h]) for h in (slice(15), slice(15, 30))) / 2
+    loss = (
+        sum(
+            torch.nn.functional.cross_entropy(model(x[h]), y[h]) for h in (slice(15), slice(15, 30))
+        )
+        / 2
+    )
     loss.backward()
     by_hand = {name: p.grad for name, p in model.named_parameters()}
-    assert close(gradients("standard", parts=2), by_hand)
+    assert close(gradients("standard", micro_batches=2), by_hand)
     assert not close(gradients("standard"), by_hand)
 
 
@@ -92,11 +104,29 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
     subprocess.run([*TORCHRUN, script], check=True, capture_output=True, timeout=240)
     read = lambda name: files.read_tensors(tmp_path / f"{name}.safetensors")
     for name in RECIPES:
-        for train, parts in ((False, 1), (True, 2)):  # in train mode: one whose batch norm sees the same halves
-            alone = gradients(name, train=train, n=31, parts=parts)
+        # in train mode: one whose batch norm sees the same halves
+        for train, parts in ((False, 1), (True, 2)):
+            alone = gradients(name, train=train, n=31, micro_batches=parts)
             for rank in (0, 1):
                 assert close(read(f"{name}-{train}-{rank}"), alone), (name, train)
     assert close(read("one-1"), gradients("standard", train=False, n=1))
+
+
+class Second(World):
+    """The second of two processes, without the first one: nothing is exchanged."""
+
+    def average(self, tensors):
+        pass
+
+
+def test_a_process_without_images_counts_none(monkeypatch):
+    monkeypatch.setattr("arlib.training.step.DistributedDataParallel", lambda model, **_: model)
+    recipe = training.Recipe(**(BASE | RECIPES["pgd"]))
+    step = Step(recipe, training.initial_model(recipe), engine.Machine(CPU, "folded"), Second(1, 2))
+    x, y = data.load("digits", device="cpu").train[:2]
+    sums = [step(x[:n], y[:n], torch.Generator().manual_seed(5), 0.0, 0.0) for n in (1, 2)]
+    assert [float(total) > 0 for total, _ in sums] == [False, True]
+    assert sums[0] == (0, 0)
 
 
 def test_parts_of_a_batch_cover_it_once():
@@ -115,7 +145,11 @@ class Scalars(TorchDispatchMode):
         self.seen = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.item):
+        if func.overloadpacket in (
+            torch.ops.aten._local_scalar_dense,
+            torch.ops.aten.nonzero,
+            torch.ops.aten.item,
+        ):
             self.seen.append(str(func))
         return func(*args, **(kwargs or {}))
 
@@ -124,8 +158,8 @@ class Scalars(TorchDispatchMode):
 def test_a_step_never_waits_for_the_device(name):
     recipe = training.Recipe(**(BASE | RECIPES[name]))
     digits = data.load("digits", device="cpu")
-    model = training.initial_model(recipe, digits).train()
-    step, (x, y) = Step(recipe, model, World(), "folded", "float32"), digits.train[:16]
+    model = training.initial_model(recipe).train()
+    step, (x, y) = Step(recipe, model, engine.Machine(CPU, "folded")), digits.train[:16]
     step.prepared.compare(x)
     with Scalars() as scalars:
         step(x, y, torch.Generator().manual_seed(0), 0.1, 0.0)
@@ -150,51 +184,56 @@ class Small:
 def step_in_small_memory(most: int, n: int = 30):
     recipe = training.Recipe(**BASE)
     digits = data.load("digits", device="cpu")
-    model = training.initial_model(recipe, digits).double().train()
-    step = Step(recipe, model, World(), "folded", "float32")
+    model = training.initial_model(recipe).double().train()
+    step = Step(recipe, model, engine.Machine(CPU, "folded"))
     Small(model, most)
-    step(digits.train[:n].x.double(), digits.train[:n].y, torch.Generator().manual_seed(5), 0.0, 0.0)
+    step(
+        digits.train[:n].x.double(), digits.train[:n].y, torch.Generator().manual_seed(5), 0.0, 0.0
+    )
     return {name: p.grad for name, p in model.named_parameters()}
 
 
-def test_out_of_memory_halves_the_micro_batch_once_and_keeps_the_batch(caplog):
-    with caplog.at_level(logging.WARNING):
-        found = step_in_small_memory(20)
-    assert "30 images at a time; the batch of 30 goes on in 2 parts" in caplog.text
-    assert close(found, gradients("pgd", parts=2))
-
-
 @pytest.mark.parametrize(
-    ("most", "said"), [(4, r"15 images at a time .*3 would: use micro_batches=10"), (0, "not even")]
+    ("most", "said"),
+    [
+        (20, r"30 images at a time .*15 would: use micro_batches=2"),
+        (4, "3 would: use micro_batches=10"),
+        (0, "not even one does"),
+    ],
 )
-def test_out_of_memory_again_stops_and_says_what_would_fit(most, said):
+def test_out_of_memory_stops_and_says_what_would_fit(most, said):
     with pytest.raises(TrainingStopped, match=said):
         step_in_small_memory(most)
 
 
 def test_what_a_device_lacks_falls_back_with_one_line_or_refuses_if_asked_strictly(caplog):
     cpu = torch.device("cpu")
-    assert engine.settle("auto", "float32", cpu) == ("folded", "float32")
+    assert engine.settle(cpu) == engine.Machine(cpu, "folded")
     with caplog.at_level(logging.WARNING):
-        assert engine.settle("graphed", "float32", cpu) == ("folded", "float32")
-        assert engine.settle("compiled+graphed", "float32", cpu)[0] in ("compiled", "folded")
+        assert engine.settle(cpu, "graphed") == engine.Machine(cpu, "folded")
+        assert engine.settle(cpu, "compiled+graphed").mode in ("compiled", "folded")
     assert "cpu has no CUDA graphs; folded is used" in caplog.text
-    with pytest.raises(InputError, match=r"mode is 'graphed', but cpu has no CUDA graphs\. Use 'folded'"):
-        engine.settle("graphed", "float32", cpu, strict=True)
+    with pytest.raises(
+        InputError, match=r"mode is 'graphed', but cpu has no CUDA graphs\. Use 'folded'"
+    ):
+        engine.settle(cpu, "graphed", strict=True)
     with pytest.raises(InputError, match=r"precision is 'float16'"):
-        engine.settle("auto", "float16", cpu)
+        engine.settle(cpu, precision="float16")
     with pytest.raises(InputError, match=r"mode is 'fast'"):
-        engine.settle("fast", "float32", cpu)
+        engine.settle(cpu, "fast")
 
 
 def test_bfloat16_is_only_inside_the_network():
     digits = data.load("digits", device="cpu")
     recipe = training.Recipe(**BASE)
-    model = training.initial_model(recipe, digits)
+    model = training.initial_model(recipe)
     prepared, exact = engine.prepare(model, dtype=torch.bfloat16), engine.prepare(model)
     x = digits.test[:20].x.clone().requires_grad_()
     logits = prepared(x)
-    assert prepared.module.stem.weight.dtype == torch.bfloat16 and model.stem.weight.dtype == torch.float32
+    assert (
+        prepared.module.stem.weight.dtype == torch.bfloat16
+        and model.stem.weight.dtype == torch.float32
+    )
     assert logits.dtype == torch.float32
     assert 1e-4 < (logits - exact(x)).abs().max() < 0.05 * logits.abs().max()
     gradient = torch.autograd.grad(logits.sum(), x)[0]
@@ -204,7 +243,14 @@ def test_bfloat16_is_only_inside_the_network():
 @pytest.mark.parametrize(("precision", "eps"), [("bfloat16", 0.0), ("bfloat16-attack", 32 / 255)])
 def test_training_in_bfloat16_learns_and_says_so_and_is_judged_in_float32(precision, eps, tmp_path):
     recipe = training.Recipe(
-        dataset="digits", model="resnet8", width=4, epochs=5, batch_size=64, eps=eps, steps=2, monitor_images=50
+        dataset="digits",
+        model="resnet8",
+        width=4,
+        epochs=5,
+        batch_size=64,
+        eps=eps,
+        steps=2,
+        monitor_images=50,
     )
     run = training.train(recipe, device="cpu", progress=False, precision=precision, folder=tmp_path)
     assert run.history.val_error.iloc[-1] < 0.3
@@ -221,8 +267,8 @@ def test_an_attack_in_bfloat16_leaves_the_weights_gradient_in_float32():
     recipe = training.Recipe(**BASE)
     found = {}
     for precision in ("float32", "bfloat16-attack"):
-        model = training.initial_model(recipe, digits).train()
-        step = Step(recipe, model, World(), "folded", precision)
+        model = training.initial_model(recipe).train()
+        step = Step(recipe, model, engine.Machine(CPU, "folded", precision))
         x, y = digits.train[:32]
         start = objectives.draws(x, recipe, recipe.eps, torch.Generator().manual_seed(0))
         crafted = step.craft(x, y, start, recipe.eps)
@@ -251,8 +297,9 @@ def test_on_a_gpu_every_mode_takes_the_plain_step(mode, name):
     def weights(mode):
         recipe = training.Recipe(**(BASE | RECIPES[name] | {"width": 8}))
         digits = data.load("digits", device="cuda")
-        model = training.initial_model(recipe, digits).cuda().train()
-        step, generator = Step(recipe, model, World(), mode, "float32"), torch.Generator("cuda").manual_seed(5)
+        model = training.initial_model(recipe).cuda().train()
+        step = Step(recipe, model, engine.Machine(torch.device("cuda"), mode))
+        generator = torch.Generator("cuda").manual_seed(5)
         for begin in (0, 32, 64, 96):  # the last one is smaller: it runs eagerly
             x, y = digits.train[begin : min(begin + 32, 110)]
             step(x, y, generator, 0.01, 0.0)
@@ -264,5 +311,7 @@ def test_on_a_gpu_every_mode_takes_the_plain_step(mode, name):
 
 def test_nothing_is_wrapped_around_a_recipe_without_weight_perturbation():
     recipe = training.Recipe(**BASE)
-    model = training.initial_model(recipe, data.load("digits", device="cpu"))
-    assert isinstance(Step(recipe, model, World(), "folded", "float32")._worst_weights([], 1.0), nullcontext)
+    model = training.initial_model(recipe)
+    assert isinstance(
+        Step(recipe, model, engine.Machine(CPU, "folded"))._worst_weights([], 1.0), nullcontext
+    )

@@ -1,7 +1,9 @@
-"""What one statistic says about one study: effect over seeds, trend over strengths, share of layers."""
+"""What one statistic says about one study: effect over seeds, trend over strengths, share of
+layers.
+"""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -39,7 +41,9 @@ class Evidence:
     floor: float = math.nan
     """Largest share of layers that moved together between two seeds of one strength."""
     noise: float = math.nan
-    """95th percentile of |median over layers of the difference| between two seeds of one strength."""
+    """95th percentile of |median over layers of the difference| between two seeds of one
+    strength.
+    """
     p: float = math.nan
     """Two-sided p of the t test that `effect` belongs to."""
     at_zero: float = math.nan
@@ -47,34 +51,50 @@ class Evidence:
     remarks: tuple[str, ...] = ()
 
 
-def gather(frame: pd.DataFrame, statistic: Statistic, config: Config, *, out: Collection[float] = ()) -> Evidence:
-    """Evidence from `frame` (rows (seed, strength), a column a layer); strengths in `out` are not used.
+def gather(
+    frame: pd.DataFrame, statistic: Statistic, config: Config, *, out: Collection[float] = ()
+) -> Evidence:
+    """Evidence from `frame` (rows (seed, strength), a column per layer); strengths in `out` are not
+    used.
 
     Seeds are those measured at 0 and at the effect strength; strengths those at which every one of
     these seeds is measured.
     """
-    frame = frame[~frame.index.get_level_values("strength").isin(out)]
+    frame = frame[~frame.index.get_level_values("strength").isin(list(out))]
     if statistic.log:
         frame = np.log(frame.where(frame > 0))
     layered = bool(statistic.layers)
     whole = frame.dropna(axis="columns") if layered else frame.dropna()
-    have = {s: set(group.index.get_level_values("seed")) for s, group in whole.groupby(level="strength")}
+    have: dict[float, set[int]] = {}
+    for seed, strength in whole.index:
+        have.setdefault(strength, set()).add(seed)
     seeds = sorted(have.get(0.0, set()) & have.get(config.effect, set()))
     if len(seeds) < SEEDS_NEEDED or whole.shape[1] == 0:
         return Evidence(problem=_problem(have, config, out), seeds=tuple(seeds))
     used = [s for s in sorted(have) if have[s] >= set(seeds)]
-    left = [f"AR strength {s:g} is left out: {_missing(set(seeds) - have[s])}." for s in sorted(set(have) - set(used))]
+    left = [
+        f"AR strength {s:g} is left out: {_missing(set(seeds) - have[s])}."
+        for s in sorted(set(have) - set(used))
+    ]
     if frame.shape[1] > whole.shape[1]:
-        left.append(f"{frame.shape[1] - whole.shape[1]} layers are left out: 0 or not measured in some run.")
-    grid = {s: whole.xs(s, level="strength").loc[seeds] for s in used}  # each (seeds, layers)
-    return _summary(grid, seeds, config.effect, log=statistic.log, layered=layered, remarks=tuple(left))
+        left.append(
+            f"{frame.shape[1] - whole.shape[1]} layers are left out: 0 or not measured in some run."
+        )
+    row = {run: place for place, run in enumerate(whole.index)}
+    numbers = whole.to_numpy(dtype=float)  # (runs, layers)
+    grid = {s: numbers[[row[seed, s] for seed in seeds]] for s in used}  # each (seeds, layers)
+    return _summary(
+        grid, seeds, config.effect, log=statistic.log, layered=layered, remarks=tuple(left)
+    )
 
 
-def _summary(grid: dict[float, pd.DataFrame], seeds: list[int], effect: float, *, log, layered, remarks) -> Evidence:
+def _summary(
+    grid: dict[float, np.ndarray], seeds: list[int], effect: float, *, log, layered, remarks
+) -> Evidence:
     first, last = min(s for s in grid if s > 0), max(grid)
     differences = _between(grid, 0.0, effect)
     trend = page_trend(_levels(grid))
-    typical = {s: grid[s].median(axis=1).mean() for s in (0.0, effect)}
+    typical = {s: np.median(grid[s], axis=1).mean() for s in (0.0, effect)}
     return Evidence(
         seeds=tuple(seeds),
         strengths=tuple(grid),
@@ -84,8 +104,8 @@ def _summary(grid: dict[float, pd.DataFrame], seeds: list[int], effect: float, *
         dose=t_interval(_between(grid, first, last)) if last > first else Interval(),
         trend_p=trend.p,
         trend=trend.sign,
-        shares=tuple((grid[effect] < grid[0.0]).mean(axis=1)) if layered else (),
-        larger=tuple((grid[effect] > grid[0.0]).mean(axis=1)) if layered else (),
+        shares=tuple((grid[effect] < grid[0.0]).mean(axis=1).tolist()) if layered else (),
+        larger=tuple((grid[effect] > grid[0.0]).mean(axis=1).tolist()) if layered else (),
         floor=noise_floor(grid.values()) if layered else math.nan,
         noise=noise_of_medians(grid.values()) if layered else math.nan,
         p=t_test(differences),
@@ -95,40 +115,42 @@ def _summary(grid: dict[float, pd.DataFrame], seeds: list[int], effect: float, *
     )
 
 
-def _between(grid: dict[float, pd.DataFrame], start: float, end: float) -> list[float]:
-    return (grid[end] - grid[start]).median(axis=1).tolist()
+def _between(grid: dict[float, np.ndarray], start: float, end: float) -> list[float]:
+    return np.median(grid[end] - grid[start], axis=1).tolist()
 
 
-def _levels(grid: dict[float, pd.DataFrame]) -> np.ndarray:
+def _levels(grid: dict[float, np.ndarray]) -> np.ndarray:
     """(seeds, strengths): median over layers of the deviation from the layer's mean over strengths.
 
-    Centred symmetrically, not on strength 0, so that strengths are exchangeable when nothing happens.
+    Centred symmetrically, not on strength 0, so that strengths are exchangeable when nothing
+    happens.
     """
     centre = sum(grid.values()) / len(grid)
-    return np.stack([(frame - centre).median(axis=1) for frame in grid.values()], axis=1)
+    return np.stack([np.median(values - centre, axis=1) for values in grid.values()], axis=1)
 
 
-def noise_floor(frames) -> float:
+def noise_floor(frames: Iterable) -> float:
     """Largest share of layers that is smaller in one seed than in another at the same strength.
 
-    frames: one a strength, (seeds, layers). Every pair of seeds counts in both orders.
+    frames: one per strength, (seeds, layers). Every pair of seeds counts in both orders.
     """
-    shares = [
-        max((frame.loc[a] < frame.loc[b]).mean(), (frame.loc[b] < frame.loc[a]).mean())
-        for frame in frames
-        for a, b in combinations(frame.index, 2)
-    ]
-    return float(max(shares))
+    moved = _between_seeds(frames)
+    return float(max((moved < 0).mean(axis=1).max(), (moved > 0).mean(axis=1).max()))
 
 
-def noise_of_medians(frames) -> float:
-    """95th percentile of |median over layers of the difference| over all pairs of seeds of one strength.
+def noise_of_medians(frames: Iterable) -> float:
+    """95th percentile of |median over layers of the difference| over all pairs of seeds of one
+    strength.
 
-    frames: one a strength, (seeds, layers), on the scale of the statistic. It stays small where all layers
-    of a network move together, which no share of layers can tell from an effect.
+    frames: one per strength, (seeds, layers), on the scale of the statistic. It stays small where
+    all layers of a network move together, which no share of layers can tell from an effect.
     """
-    medians = [abs((frame.loc[a] - frame.loc[b]).median()) for frame in frames for a, b in combinations(frame.index, 2)]
-    return float(np.quantile(medians, 0.95))
+    return float(np.quantile(abs(np.median(_between_seeds(frames), axis=1)), 0.95))
+
+
+def _between_seeds(frames: Iterable) -> np.ndarray:
+    """Differences between every two seeds of one strength, (pairs, layers)."""
+    return np.stack([a - b for frame in frames for a, b in combinations(np.asarray(frame), 2)])
 
 
 def _missing(seeds: set[int]) -> str:
@@ -147,4 +169,7 @@ def _problem(have: dict[float, set[int]], config: Config, out: Collection[float]
     gaps = {s: known - have.get(s, set()) for s in compared}
     found = [f"{_missing(gap)} at AR strength {s:g}" for s, gap in gaps.items() if gap]
     detail = "; ".join(found) or f"{len(known)} recorded"
-    return f"At least {SEEDS_NEEDED} seeds at AR strengths 0 and {config.effect:g} are needed: {detail}."
+    return (
+        f"At least {SEEDS_NEEDED} seeds at AR strengths 0 and {config.effect:g} are needed: "
+        f"{detail}."
+    )

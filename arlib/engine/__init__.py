@@ -6,16 +6,35 @@ convolution; with channels_last memory this is about 1.6 times as fast on a CPU.
 graphs and bfloat16 are further layers on the same code path, each asked for by name.
 """
 
-from arlib.engine.devices import AUTO, MODES, PRECISIONS, attack_dtype, autocast, device, fastest_kernels, settle
+from arlib.engine.devices import device, fastest_kernels
 from arlib.engine.folding import folded_weight
 from arlib.engine.found import left_as_found
 from arlib.engine.given import device_of, digest, dtype_of, images_and_labels, logits_of
 from arlib.engine.graphs import Captured
+from arlib.engine.machine import AUTO, MODES, PRECISIONS, Machine, settle
 from arlib.engine.memory import keep_memory
 from arlib.engine.prepared import Prepared, batchnorm_of, frozen, prepare, unwrapped
 
 __all__ = [
-    "AUTO", "MODES", "PRECISIONS", "Captured", "Prepared", "attack_dtype", "autocast", "batchnorm_of",
-    "device", "device_of", "digest", "dtype_of", "fastest_kernels", "folded_weight", "frozen", "images_and_labels",
-    "keep_memory", "left_as_found", "logits_of", "prepare", "settle", "unwrapped",
-]  # fmt: skip
+    "AUTO",
+    "MODES",
+    "PRECISIONS",
+    "Captured",
+    "Machine",
+    "Prepared",
+    "batchnorm_of",
+    "device",
+    "device_of",
+    "digest",
+    "dtype_of",
+    "fastest_kernels",
+    "folded_weight",
+    "frozen",
+    "images_and_labels",
+    "keep_memory",
+    "left_as_found",
+    "logits_of",
+    "prepare",
+    "settle",
+    "unwrapped",
+]

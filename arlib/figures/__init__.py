@@ -5,43 +5,44 @@ their mean. `records` is `Study.records()`, `arrays` what `collect(study)` retur
 known to pyplot, so there is nothing to close and nothing is shown twice.
 """
 
+from arlib.figures.attacks import ImageRow, ascent_paths, attack_ladder, image_grid, survival
 from arlib.figures.benchmarks import growth, speeds
 from arlib.figures.compared import compared
-from arlib.figures.distances import linear_margins, margin_against_distance, shared_margins, two_margins
-from arlib.figures.gaps import gap_by_scale, gap_curves
-from arlib.figures.images import (
-    collect,
+from arlib.figures.intro import four_effects
+from arlib.figures.margins import (
+    confidence,
+    linear_margins,
+    margin_against_distance,
     margin_distribution,
     margin_distributions,
+    margin_medians,
     margin_quantiles,
     reliability,
-    survival,
+    shared_margins,
+    two_margins,
 )
-from arlib.figures.layers import (
+from arlib.figures.regularization import cross_entropy, errors, gap_by_scale, gap_curves
+from arlib.figures.shared import collect
+from arlib.figures.singular_values import (
+    estimates,
+    operators,
+    readings,
+    spectra,
+    spread_per_layer,
+    symbol,
+)
+from arlib.figures.smoothing import (
+    change_by_radius,
     change_per_block,
     feature_change,
     feature_gain,
-    jacobian,
-    operators,
-    spectra,
-    spread_per_layer,
-)
-from arlib.figures.live import ImageRow, ascent_paths, image_grid
-from arlib.figures.maps import change_by_radius, estimates, ratio_by_band, readings, symbol
-from arlib.figures.nets import (
-    attack_ladder,
-    confidence,
-    cross_entropy,
-    errors,
     flip_rates,
-    four_effects,
-    margin_medians,
-    matched_fit,
-    robust_errors,
-    training_curves,
-    verdict_strip,
+    jacobian,
+    ratio_by_band,
 )
 from arlib.figures.style import Picture, alt, colour, marker
+from arlib.figures.training import robust_errors, training_curves
+from arlib.figures.verdicts import matched_fit, verdict_strip
 
 __all__ = [
     "ImageRow",

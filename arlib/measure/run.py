@@ -1,10 +1,11 @@
-"""Measuring one trained network: which parts there are, in which order, and what is already there."""
+"""Measuring one trained network: which parts there are, in which order, and what is already
+there.
+"""
 
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from arlib import data, files, training
 from arlib.errors import InputError
 from arlib.measure import attacked
 from arlib.measure import quantities as q
-from arlib.measure.job import COLUMNS, Found, Job
+from arlib.measure.job import ALWAYS, COLUMNS, Job, Outcome, Reading
 from arlib.measure.parts import Parts
 from arlib.measure.settings import Settings
 
@@ -26,11 +27,35 @@ INITIAL = "initial"  # the checkpoint before the first epoch
 
 @dataclass(frozen=True)
 class Part:
-    """One step of measuring a checkpoint, and the values of the settings it depends on."""
+    """One step of measuring a checkpoint, and what decides its numbers."""
 
     name: str
-    compute: Callable[[Job], Found]
-    uses: dict
+    compute: Callable[..., Outcome]
+    """Declares by `@reads` which settings it reads."""
+    given: dict = field(default_factory=dict)
+    """What it is called with: a radius, a number of images."""
+    rests_on: dict = field(default_factory=dict)
+    """Values that decided arrays of earlier parts which this one uses."""
+
+    def uses(self, settings: Settings) -> dict:
+        """The values that decide this part's numbers, by name: it is measured again when one of
+        them changes.
+        """
+        values = settings.to_dict()
+        always = [name for name in ALWAYS if name in values]
+        return (
+            {name: values[name] for name in (*always, *self.compute.reads)}
+            | self.given
+            | self.rests_on
+        )
+
+    def measure(self, job: Job) -> Outcome:
+        """Compute it; a setting that it reads and has not declared raises `UndeclaredSetting`."""
+        whole, job.settings = job.settings, Reading(job.settings, self.name, self.compute.reads)
+        try:
+            return self.compute(job, **self.given)
+        finally:
+            job.settings = whole
 
 
 def measure(
@@ -47,30 +72,34 @@ def measure(
     """Measure the checkpoints of a finished training.
 
     The last one in full; the validation-best one by its outputs and attacks; of a standard training
-    (eps = 0) also each epoch-N.safetensors by what the matched-fit control needs, and the network it
-    started from.
+    (eps = 0) also each epoch-N.safetensors by what the matched-fit control needs, and the network
+    it started from.
 
     Args:
         run_folder: holds last.safetensors, best.safetensors, epoch-N.safetensors.
         settings: by default `Settings()`.
-        part_folder: where finished parts are kept; a measurement interrupted there goes on. A part of
-            other weights, settings or recipe is measured again; a damaged one too, and the log names it.
+        part_folder: where finished parts are kept; a measurement interrupted there goes on. A part
+            of other weights, settings or recipe is measured again; a damaged one too, and the log
+            names it.
         control: only the last checkpoint, and only what it is compared in.
 
-    Returns: rows (checkpoint, split, statistic, layer, setting, n, value), with `rows.attrs["seconds"]`
-    (checkpoint/part → seconds) and `rows.attrs["warnings"]` (list of "checkpoint/part: message");
+    Returns: rows (checkpoint, split, statistic, layer, setting, n, value), with
+    `rows.attrs["seconds"]` (checkpoint/part → seconds) and `rows.attrs["warnings"]` (list of
+    "checkpoint/part: message");
     and arrays of the last checkpoint: quantiles|operator|layer, margin|train, margin|test,
-    correct|test, max_softmax|test, robust|test (under APGD-CE + T), instance_margin|test and |train, normaliser;
-    of the initialisation quantiles|operator@start|layer.
+    correct|test, max_softmax|test, robust|test (under APGD-CE + T), instance_margin|test and
+    |train, normaliser; of the initialisation quantiles|operator@start|layer.
 
     The same weights give the same numbers on the same machine with the same number of threads.
-    Raises `InputError` for a missing data set or device, `RecordError` for missing or damaged weights.
+    Raises `InputError` for a missing data set or device, `RecordError` for missing or damaged
+    weights.
     """
     settings, run_folder = settings or Settings(), Path(run_folder)
     dataset = data.load(recipe.dataset, data_root, device=device)
     if 0 < settings.bound_images < len(dataset.classes):
         raise InputError(
-            f"bound_images is {settings.bound_images}; {recipe.dataset} has {len(dataset.classes)} classes, and each "
+            f"bound_images is {settings.bound_images}; {recipe.dataset} has {len(dataset.classes)} "
+            "classes, and each "
             f"needs an image: give 0 or at least {len(dataset.classes)}."
         )
     names = ["last"] if control else _checkpoints(run_folder, recipe)
@@ -79,100 +108,100 @@ def measure(
         checkpoints[INITIAL] = f"initialisation by torch {torch.__version__}"
     trained = training.trained_split(recipe, dataset)
     total = sum(len(plan(which, recipe, settings, control)) for which in checkpoints)
-    done: dict[str, Found] = {}
+    done: dict[str, Outcome] = {}
     with tqdm(total=total, disable=not progress, desc=recipe.id) as bar:
         for which, weights in checkpoints.items():
             parts = Parts(part_folder and Path(part_folder) / which, weights, recipe)
-            same = which == "best" and weights == checkpoints["last"]  # the very file: not measured twice
-            job = Job(_model(run_folder, which, recipe, dataset), dataset, trained, recipe, settings)
+            # the very file: not measured twice
+            same = which == "best" and weights == checkpoints["last"]
+            job = Job(
+                _model(run_folder, which, recipe, dataset), dataset, trained, recipe, settings
+            )
             for part in plan(which, recipe, settings, control):
                 bar.set_postfix_str(f"{which} {part.name}")
                 known = done.get(f"last/{part.name}") if same and part.name != "strong" else None
                 done[f"{which}/{part.name}"] = known or _part(job, parts, part)
                 bar.update()
-    kept = [found for name, found in done.items() if name.partition("/")[0] in ("last", INITIAL)]
-    return _rows(done), {key: value for found in kept for key, value in found.arrays.items()}
+    kept = [
+        outcome for name, outcome in done.items() if name.partition("/")[0] in ("last", INITIAL)
+    ]
+    return _rows(done), {key: value for outcome in kept for key, value in outcome.arrays.items()}
 
 
-def plan(which: str, recipe: training.Recipe, settings: Settings, control: bool = False) -> list[Part]:
+def plan(
+    which: str, recipe: training.Recipe, settings: Settings, control: bool = False
+) -> list[Part]:
     """The parts of a checkpoint in order: later ones may use arrays of earlier ones."""
-    uses = partial(_uses, settings)
-    first = Part("outputs", q.outputs, uses())
-    robust = Part("robust", attacked.robust_errors, uses("robust_radius", "robust_images"))
-    features = Part("features", q.feature_changes, uses("feature_radius", "feature_images"))
-    jacobian = Part("jacobian", q.jacobians, uses("feature_images", "jacobian_images"))
-    start = Part("start", q.distances_from_start, uses())
+    outputs = Part("outputs", q.outputs)
+    robust = Part("robust", attacked.robust_errors)
+    start = Part("start", q.distances_from_start)
+    features = Part("features", q.feature_changes)
+    jacobian = Part("jacobian", q.jacobians)
     if which == INITIAL:
-        return [Part("initialisation", q.initialisation, uses("bn_images", "jacobian_images"))]
+        return [Part("initialisation", q.initialisation)]
     if which.startswith("epoch-"):
-        return [Part("along", q.along, uses("feature_radius", "along_images", "bn_images", *FLIPS, "flip_images_main"))]
+        return [Part("along", q.along)]
     if which == "best":
-        strong = [_strong(settings, settings.strong_images_best)] if settings.strong_images_best else []
-        return [first, robust, *strong]
+        images = settings.strong_images_best
+        return [outputs, robust, *([_strong(images)] if images else [])]
     if control:
-        spectra = Part("spectra", q.spectra_to_compare, uses("bn_images"))
-        return [first, start, spectra, features, jacobian, _flips(settings, settings.flip_main, only_main=True)]
+        spectra = Part("spectra", q.spectra_to_compare)
+        flips = Part("flips", attacked.deciding_flips, {"radius": settings.flip_main})
+        return [outputs, start, spectra, features, jacobian, flips]
     return [
-        first,
+        outputs,
         start,
-        Part("spectra", q.spectra_of_layers, uses("bn_images", "zeros")),
+        Part("spectra", q.spectra_of_layers),
         features,
-        Part("adversarial", q.adversarial_changes, uses("feature_radius", "feature_images", "adversarial_images")),
+        Part("adversarial", q.adversarial_changes),
         jacobian,
         robust,
-        *(_flips(settings, strength) for strength in settings.flip_radii),
+        *(_flips(settings, radius) for radius in settings.flip_radii),
         *_of_boundaries(recipe, settings),
     ]
 
 
 def _of_boundaries(recipe: training.Recipe, settings: Settings) -> list[Part]:
     """Strong attacks, and distances to the boundary, which are checked against them."""
-    uses, images = partial(_uses, settings), settings.strong(recipe.seed)
-    parts, instance = [_strong(settings, images)], uses("robust_radius", "instance_images", "instance_steps")
-    instance |= {"strong": images}
+    images = settings.strong(recipe.seed)
+    checked = {"strong": images}
+    parts = [_strong(images)]
     if settings.accept_images:
-        accept = uses("accept_radii", "accept_images")
-        parts.append(Part("accept", attacked.strong_errors, accept))
-        instance |= accept
-    parts.append(Part("instance", attacked.instance_margins, instance))
+        parts.append(Part("accept", attacked.strong_errors))
+        parts.append(Part("instance", attacked.accepted_instance_margins, rests_on=checked))
+    else:
+        parts.append(Part("instance", attacked.instance_margins, rests_on=checked))
     if settings.bound_images:
-        parts.append(Part("bound", attacked.training_margins, uses("bound_images")))
+        parts.append(Part("bound", attacked.training_margins))
     if settings.cross_images and recipe.seed == 0 and recipe.strength in settings.cross_strengths:
-        crossed = uses("robust_radius", "cross_images") | {"strong": images}
-        parts.append(Part("cross", attacked.cross_checks, crossed))
+        parts.append(Part("cross", attacked.cross_checks, rests_on=checked))
     return parts
 
 
-FLIPS = ("flip_main", "flip_draws")
+def _flips(settings: Settings, radius: float) -> Part:
+    compute = attacked.flips_on_more if radius == settings.flip_main else attacked.flips
+    return Part(settings.name("flips", radius), compute, {"radius": radius})
 
 
-def _flips(settings: Settings, strength: float, *, only_main: bool = False) -> Part:
-    images = "flip_images_main" if strength == settings.flip_main else "flip_images"
-    uses = _uses(settings, "flip_draws", images) | {"radius": strength}
-    if only_main:
-        return Part("flips", attacked.main_flips, uses)
-    return Part(settings.name("flips", strength), partial(attacked.flips, strength=strength), uses)
-
-
-def _strong(settings: Settings, images: int) -> Part:
-    uses = _uses(settings, "robust_radius") | {"images": images}
-    return Part("strong", partial(attacked.strong_error, images=images), uses)
-
-
-def _uses(settings: Settings, *names: str) -> dict:
-    """The settings that decide a part's numbers: those every part has, and the ones named."""
-    return {name: settings.to_dict()[name] for name in ("seed", "batch_size", "radius_scale", *names)}
+def _strong(images: int) -> Part:
+    return Part("strong", attacked.strong_error, {"images": images})
 
 
 def _checkpoints(run_folder: Path, recipe: training.Recipe) -> list[str]:
     kept = run_folder.glob("epoch-*.safetensors") if recipe.eps == 0 else ()
-    return ["last", "best", *sorted((path.stem for path in kept), key=lambda name: int(name.removeprefix("epoch-")))]
+    return [
+        "last",
+        "best",
+        *sorted((path.stem for path in kept), key=lambda name: int(name.removeprefix("epoch-"))),
+    ]
 
 
-def _model(run_folder: Path, which: str, recipe: training.Recipe, dataset: data.Dataset) -> nn.Module:
+def _model(
+    run_folder: Path, which: str, recipe: training.Recipe, dataset: data.Dataset
+) -> nn.Module:
     where = dataset.test.y.device
     if which == INITIAL:
-        return training.initial_model(recipe, dataset).to(where).eval()
+        return training.initial_model(recipe).to(where).eval()
     return training.load_model(run_folder, which, where)
 
 
@@ -183,24 +212,31 @@ def _weights(run_folder: Path, which: str) -> Path:
     return path
 
 
-def _part(job: Job, parts: Parts, part: Part) -> Found:
+def _part(job: Job, parts: Parts, part: Part) -> Outcome:
     """The part from disk, or computed and put there; warnings of the science are kept with it."""
-    found = parts.load(part.name, part.uses)
-    if found is None:
+    uses = part.uses(job.settings)
+    outcome = parts.load(part.name, uses)
+    if outcome is None:
         begun = time.monotonic()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            found = part.compute(job)
-        found.warnings += [str(warning.message) for warning in caught]
-        found.seconds = round(time.monotonic() - begun, 3)
-        parts.save(part.name, part.uses, found)
-    job.arrays |= found.arrays
-    return found
+            outcome = part.measure(job)
+        outcome.warnings += [str(warning.message) for warning in caught]
+        outcome.seconds = round(time.monotonic() - begun, 3)
+        parts.save(part.name, uses, outcome)
+    job.arrays |= outcome.arrays
+    return outcome
 
 
-def _rows(done: dict[str, Found]) -> pd.DataFrame:
-    rows = [{"checkpoint": name.partition("/")[0]} | row for name, found in done.items() for row in found.rows]
+def _rows(done: dict[str, Outcome]) -> pd.DataFrame:
+    rows = [
+        {"checkpoint": name.partition("/")[0]} | row
+        for name, outcome in done.items()
+        for row in outcome.rows
+    ]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    frame.attrs["seconds"] = {name: found.seconds for name, found in done.items()}
-    frame.attrs["warnings"] = [f"{name}: {message}" for name, found in done.items() for message in found.warnings]
+    frame.attrs["seconds"] = {name: outcome.seconds for name, outcome in done.items()}
+    frame.attrs["warnings"] = [
+        f"{name}: {message}" for name, outcome in done.items() for message in outcome.warnings
+    ]
     return frame

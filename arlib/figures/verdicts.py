@@ -1,0 +1,138 @@
+"""All claims and studies: the verdicts, and each claim against how well the networks fit."""
+
+from collections.abc import Mapping
+from textwrap import fill
+
+import numpy as np
+import pandas as pd
+from matplotlib.lines import Line2D
+
+from arlib.claims import PARTS, claims_of
+from arlib.figures.style import (
+    GREY,
+    NEUTRAL,
+    colour,
+    legend,
+    marker,
+    panels,
+    picture,
+    strengths_of,
+)
+
+_VERDICTS = {
+    "supported": "#BFDDF2",
+    "supported, scale only": "#DDEBF5",
+    "features only": "#DDEBF5",
+    "raw weights only": "#DDEBF5",
+    "no gap to regularise": "#E9EBEE",
+    "–": "#FFFFFF",
+    "contradicted": "#F6C9A3",
+    "mixed": "#E4D3F2",
+    "undecided": "#E9EBEE",
+    "not measured": "#FFFFFF",
+}
+
+
+@picture
+def matched_fit(points: pd.DataFrame, claim: str | None = None):
+    """Statistics against natural train cross-entropy: standard nets that are less trained, AT nets
+    at their end.
+
+    points: `claims.trajectories(records, config)`; claim: C2 to C7, or by protocol 2 also C1 and
+    parts of claims (of a whole claim all its parts), by default all in small multiples.
+    """
+    points = (
+        points if claim is None else points[points["claim"].isin((claim, *PARTS.get(claim, ())))]
+    )
+    strengths, shown = strengths_of(points), sorted(points["claim"].unique())
+    less = points.attrs.get("standard", "along training")
+    figure, axes = panels(len(shown), columns=3, height=2.9)
+    for ax, name in zip(axes, shown, strict=True):
+        part = points[points["claim"] == name]
+        if part["train_ce"].max() > 30 * part["train_ce"].min() > 0:
+            ax.set_xscale("log")
+        for _, path in part[part["kind"] == "standard"].groupby("seed"):
+            ax.plot(
+                path["train_ce"],
+                path["value"],
+                color=colour(0),
+                linewidth=1,
+                marker="o",
+                markersize=3,
+            )
+        for strength, nets in part[part["kind"] == "AT"].groupby("strength"):
+            ax.plot(
+                nets["train_ce"],
+                nets["value"],
+                marker(strength),
+                color=colour(strength),
+                markersize=7,
+            )
+        ax.set(
+            title=fill(f"{name} {claims_of(2)[name].title}", 24),
+            xlabel="natural train CE (nats)",
+            ylabel=_wrapped(name, part),
+        )
+    legend(
+        figure,
+        [s for s in strengths if s > 0],
+        extra=[Line2D([], [], color=colour(0), marker="o", markersize=3, label=f"0, {less}")],
+    )
+    said = (
+        f"standard nets {less} as lines, adversarially trained nets as points, at their train "
+        "cross-entropy"
+    )
+    return figure, f"{', '.join(shown)}: {said}."
+
+
+def _wrapped(claim: str, part: pd.DataFrame) -> str:
+    label = part["statistic"].iloc[0].replace(" on test images", "")
+    return fill(label, 28) + (
+        "\n(ratio to finished at 0)" if claims_of(2)[claim].primary.layers else ""
+    )
+
+
+@picture
+def verdict_strip(by_study: pd.DataFrame | Mapping[str, pd.DataFrame]):
+    """Verdicts as a table of coloured words: a row per claim, a column per study.
+
+    by_study: what `claims.verdicts` returns, or a mapping of study name to that. The parts of a
+    claim have rows where some study is of protocol 2; in one of protocol 1 they are "–".
+    """
+    frames = {"verdict": by_study} if isinstance(by_study, pd.DataFrame) else dict(by_study)
+    names = [f"{name} (toy)" if frame["toy"].any() else name for name, frame in frames.items()]
+    first = max(frames.values(), key=len)
+    verdicts = {name: frame.set_index("claim")["verdict"].reindex(first["claim"], fill_value="–")
+                for name, frame in frames.items()}  # fmt: skip
+    figure, (ax,) = panels(1, height=0.5 + 0.32 * len(first))
+    figure.set_figwidth(3.2 + 2.0 * len(frames))
+    for column, found in enumerate(verdicts.values()):
+        for row, verdict in enumerate(found):
+            ax.fill(
+                [column, column + 1, column + 1, column],
+                [row, row, row + 1, row + 1],
+                color=_VERDICTS[verdict],
+            )
+            ax.text(
+                column + 0.5,
+                row + 0.5,
+                verdict,
+                ha="center",
+                va="center",
+                fontsize=9,
+                color=NEUTRAL,
+            )
+    ax.set(xlim=(0, len(frames)), ylim=(len(first), 0), xlabel="study", ylabel="claim")
+    ax.set_xticks(np.arange(len(frames)) + 0.5, names)
+    ax.set_yticks(np.arange(len(first)) + 0.5, first["claim"] + " " + first["title"])
+    ax.xaxis.tick_top()
+    ax.xaxis.set_label_position("top")
+    ax.tick_params(length=0)
+    ax.grid(False)
+    for edge in range(len(first) + 1):
+        ax.axhline(edge, color=GREY, linewidth=0.5)
+    said = [
+        f"{name}: " + ", ".join(f"{claim} {verdict}" for claim, verdict in found.items())
+        for name, found in zip(names, verdicts.values(), strict=True)
+    ]
+    return figure, "Verdicts. " + "; ".join(said) + "."

@@ -1,0 +1,290 @@
+"""Reading `studies/NAME.yml` strictly: every mistake is one message with file, line, key and what
+is allowed.
+"""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from arlib.errors import InputError
+from arlib.fields import SEED, Range
+from arlib.measure import Settings
+from arlib.studies.document import Document, words_of
+from arlib.training import Recipe
+
+KEYS = (
+    "title",
+    "purpose",
+    "toy",
+    "cost",
+    "protocol",
+    "recipe",
+    "grid",
+    "controls",
+    "extra",
+    "keep_epochs",
+    "weights",
+    "measure",
+    "claims",
+)
+REQUIRED = ("title", "purpose", "cost", "recipe", "grid")
+CLAIMS = ("effect", "feature", "flip_pgd", "flip_sign")
+PROTOCOLS = (1, 2)
+CONTROL = "control-"  # and its number of epochs: the variant of a control
+# A study file speaks of strengths (255·eps), so these fields of a recipe are set through others.
+_HIDDEN = ("eps", "step_size", "seed")
+RECIPE_KEYS = (
+    *(f.name for f in dataclasses.fields(Recipe) if f.name not in _HIDDEN),
+    "step",
+    "step_ratio",
+)
+STRENGTH = Range(0, 255, below=True, note="an AR strength, 255·ε")
+RADIUS = Range(0, 255, above=True, note="an AR strength, 255·ε")
+_SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run of a study. variant is empty for the runs of the grid, a short slug for extra ones.
+
+    A control is a standard training of the same seed, to the end of a shorter schedule; it is
+    measured only in what it is compared in.
+    """
+
+    recipe: Recipe
+    variant: str = ""
+
+    @property
+    def control(self) -> bool:
+        return self.variant.startswith(CONTROL)
+
+    @property
+    def run(self) -> str:
+        return self.recipe.id
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """What a study file says, checked and expanded; entries in the order in which they
+    should run.
+    """
+
+    path: Path
+    name: str
+    title: str
+    purpose: str
+    cost: str
+    toy: bool
+    protocol: int
+    entries: tuple[Entry, ...]
+    keep_epochs: tuple[int, ...]
+    weights: frozenset[str]
+    """Runs whose weights are published."""
+    settings: Settings
+    claims: dict[str, float]
+
+
+def parse(path: str | Path) -> StudyFile:
+    """Read and check a study file.
+
+    Raises `InputError` naming file, line, key, value and what is allowed: unknown or missing keys,
+    wrong types, strengths outside 0 ≤ strength < 255, seeds that are no whole numbers, a run listed
+    twice, an unknown protocol or keys of another one, controls that are not shorter or whose seed
+    the grid lacks.
+    """
+    document = Document(Path(path))
+    top = document.mapping((), KEYS, REQUIRED)
+    texts = {key: document.typed((key,), str) for key in ("title", "purpose", "cost")}
+    toy = document.typed(("toy",), bool) if "toy" in top else False
+    protocol = _protocol(document)
+    entries = _entries(document)
+    return StudyFile(
+        Path(path), Path(path).stem, **texts, toy=toy, protocol=protocol, entries=entries,
+        keep_epochs=_keep_epochs(document, max(entry.recipe.epochs for entry in entries)),
+        weights=_weights(document, entries),
+        settings=_settings(document), claims=_claims(document),
+    )  # fmt: skip
+
+
+def _protocol(document: Document) -> int:
+    """The rules that decide the study's claims, 1 or 2; a file without the key is of before there
+    were two.
+    """
+    if "protocol" not in document.content:
+        protocol = 1
+    else:
+        protocol = document.get(("protocol",))
+        if isinstance(protocol, bool) or protocol not in PROTOCOLS:
+            allowed = " or ".join(map(str, PROTOCOLS))
+            raise document.error(
+                ("protocol",),
+                f"is {protocol!r}; it must be one of them, {allowed}, for the whole study",
+            )
+    if protocol == 1 and "controls" in document.content:
+        raise document.error(
+            ("controls",), "are of protocol 2, and this study is of protocol 1; do not mix them"
+        )
+    return protocol
+
+
+def _entries(document: Document) -> tuple[Entry, ...]:
+    """The grid with its controls, seed by seed so that whole seeds complete first, then the extra
+    runs.
+    """
+    shared = document.mapping(("recipe",), RECIPE_KEYS, ("dataset",))
+    # its mistakes are the recipe's, not the grid's
+    whole = _recipe(document, ("recipe",), shared, strength=8, seed=0)
+    document.mapping(("grid",), ("strength", "seed"), ("strength", "seed"))
+    strengths = document.numbers(("grid", "strength"), float, STRENGTH)
+    seeds = document.numbers(("grid", "seed"), int, SEED)
+    shorter, controlled = _controls(document, whole.epochs, strengths, seeds)
+    listed: list[tuple[Entry, tuple]] = []
+    for seed in seeds:
+        for strength in strengths:
+            recipe = _recipe(document, ("grid",), shared, strength=strength, seed=seed)
+            listed.append((Entry(recipe), ("grid",)))
+        for epochs in shorter if seed in controlled else ():
+            recipe = _recipe(
+                document, ("controls",), shared | {"epochs": epochs}, strength=0, seed=seed
+            )
+            listed.append((Entry(recipe, f"{CONTROL}{epochs}"), ("controls",)))
+    extra = document.typed(("extra",), list) if "extra" in document.content else []
+    listed += [(_extra(document, ("extra", i), shared), ("extra", i)) for i in range(len(extra))]
+    seen: dict[str, tuple] = {}
+    for entry, place in listed:
+        if entry.run in seen:
+            raise document.error(
+                place, f"lists the run {entry.run} twice, here and as {words_of(seen[entry.run])}"
+            )
+        seen[entry.run] = place
+    return tuple(entry for entry, _ in listed)
+
+
+def _controls(
+    document: Document, epochs: int, strengths: list, seeds: list
+) -> tuple[list[int], list[int]]:
+    """Epochs of the controls and the seeds that have them: a list of epochs, or epochs and seed."""
+    if "controls" not in document.content:
+        return [], []
+    place, controlled = ("controls",), seeds
+    if isinstance(document.get(place), dict):
+        document.mapping(place, ("epochs", "seed"), ("epochs",))
+        if "seed" in document.get(place):
+            controlled = document.numbers((*place, "seed"), int, SEED)
+        place = (*place, "epochs")
+    if unknown := [seed for seed in controlled if seed not in seeds]:
+        allowed = ", ".join(map(str, seeds))
+        raise document.error(
+            ("controls", "seed"), f"has {unknown[0]}, a seed that the grid lacks; it has {allowed}"
+        )
+    if 0 not in strengths:
+        raise document.error(
+            ("controls",), "need the strength 0 in the grid: they are compared with those runs"
+        )
+    return sorted(document.numbers(place, int, Range(1, epochs, below=True))), controlled
+
+
+def _weights(document: Document, entries: tuple[Entry, ...]) -> frozenset[str]:
+    """Runs that publish weights: those of the given strengths and seeds, else all of the grid's
+    first seed.
+    """
+    grid = [entry for entry in entries if not entry.variant]
+    first = document.get(("grid", "seed"))[0]
+    if "weights" not in document.content:
+        return frozenset(
+            entry.run for entry in entries if entry.recipe.seed == 0 and not entry.control
+        )
+    document.mapping(("weights",), ("strength", "seed"), ("strength",))
+    strengths = document.numbers(("weights", "strength"), float, STRENGTH)
+    seeds = [first]
+    if "seed" in document.get(("weights",)):
+        seeds = document.numbers(("weights", "seed"), int, SEED)
+    for name, values in (("strength", strengths), ("seed", seeds)):
+        known = document.get(("grid", name))
+        for index, value in enumerate(values):
+            if value not in known:
+                allowed = ", ".join(f"{v:g}" for v in known)
+                raise document.error(
+                    ("weights", name, index),
+                    f"is {value:g}, which the grid lacks; it has {allowed}",
+                )
+    return frozenset(
+        e.run for e in grid if e.recipe.strength in strengths and e.recipe.seed in seeds
+    )
+
+
+def _extra(document: Document, place: tuple, shared: dict) -> Entry:
+    required = ("strength", "seed", "variant")
+    values = document.mapping(place, (*required, *RECIPE_KEYS), required)
+    strength = document.number((*place, "strength"), float, STRENGTH)
+    seed = document.number((*place, "seed"), int, SEED)
+    variant = values["variant"]
+    if not isinstance(variant, str) or not _SLUG.fullmatch(variant):
+        raise document.error(
+            (*place, "variant"), f"is {variant!r}; allowed: small letters, digits and dashes"
+        )
+    if variant.startswith(CONTROL):
+        raise document.error(
+            (*place, "variant"),
+            f"is {variant!r}; names with {CONTROL!r} are for those of `controls:`",
+        )
+    changed = {key: value for key, value in values.items() if key in RECIPE_KEYS}
+    if {"step", "step_ratio"} & set(changed):  # one way of giving the step replaces the other
+        shared = {key: value for key, value in shared.items() if key not in ("step", "step_ratio")}
+    return Entry(_recipe(document, place, shared | changed, strength=strength, seed=seed), variant)
+
+
+def _recipe(
+    document: Document, place: tuple, values: dict, *, strength: float, seed: int
+) -> Recipe:
+    fields = {key: value for key, value in values.items() if key not in ("step", "step_ratio")}
+    for key in ("step", "step_ratio"):
+        if key in document.get(place):
+            document.number((*place, key), float, RADIUS)
+    if "step" in values and "step_ratio" in values:
+        raise document.error((*place, "step"), "and step_ratio are both given; keep one")
+    if "step" in values and strength:
+        fields["step_size"] = values["step"] / 255
+    if "step_ratio" in values and strength:
+        fields["step_size"] = values["step_ratio"] * strength / 255
+    try:
+        return Recipe.from_dict(fields | {"eps": strength / 255, "seed": seed})
+    except InputError as error:
+        where = (*place, error.field) if error.field in values else place
+        raise document.error(where, f"cannot be: {str(error).rstrip('.')}") from None
+
+
+def _keep_epochs(document: Document, epochs: int) -> tuple[int, ...]:
+    if "keep_epochs" not in document.content:
+        return ()
+    return tuple(sorted(document.numbers(("keep_epochs",), int, Range(1, epochs, below=True))))
+
+
+def _settings(document: Document) -> Settings:
+    names = [field.name for field in dataclasses.fields(Settings)]
+    values = document.mapping(("measure",), names) if "measure" in document.content else {}
+    try:
+        return Settings.from_dict(values)
+    except InputError as error:
+        place = ("measure", error.field) if error.field in values else ("measure",)
+        raise document.error(place, f"cannot be: {str(error).rstrip('.')}") from None
+
+
+def _claims(document: Document) -> dict[str, float]:
+    """The strengths and radii that the claims compare at; `effect` must be trained, and so
+    must 0.
+    """
+    if "claims" not in document.content:
+        return {}
+    values = document.mapping(("claims",), CLAIMS, CLAIMS)
+    strengths = document.get(("grid", "strength"))
+    for key in CLAIMS:
+        document.number(("claims", key), float, RADIUS)
+    if values["effect"] not in strengths or 0 not in strengths:
+        allowed = ", ".join(f"{s:g}" for s in strengths if s)
+        message = (
+            f"is {values['effect']!r}; it must be a strength of the grid ({allowed}), and so must 0"
+        )
+        raise document.error(("claims", "effect"), message)
+    return values

@@ -1,0 +1,237 @@
+"""What is there of a study: finished runs, records, runs that were begun. Read only."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from arlib import engine, files, places, records, training
+from arlib.errors import InputError, RecordError, one_of
+from arlib.measure import Settings
+from arlib.places import Places
+from arlib.records import Record
+from arlib.studies import lease
+from arlib.studies.file import Entry, StudyFile
+from arlib.training import Recipe
+from arlib.training.store import CHECKPOINT
+
+KEYS = ["run", "strength", "seed", "variant"]
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """A study file, and the places where its runs are computed and its records lie."""
+
+    file: StudyFile
+    places: Places = field(default_factory=places.places)
+
+    name = property(lambda self: self.file.name)
+    title = property(lambda self: self.file.title)
+    purpose = property(lambda self: self.file.purpose)
+    cost = property(lambda self: self.file.cost)
+    toy = property(lambda self: self.file.toy)
+    path = property(lambda self: self.file.path)
+    entries = property(lambda self: self.file.entries)
+    protocol = property(lambda self: self.file.protocol)
+    keep_epochs = property(lambda self: self.file.keep_epochs)
+    settings = property(lambda self: self.file.settings)
+    claims = property(lambda self: self.file.claims)
+    folder = property(lambda self: self.places.store / self.name)
+    work_folder = property(lambda self: self.folder / ".work")
+
+    @property
+    def recipes(self) -> list[Recipe]:
+        """What is trained, in running order."""
+        return [entry.recipe for entry in self.entries]
+
+    @property
+    def leases_folder(self) -> Path:
+        """Where it stands who works on what. A store of an earlier arlib goes on with its old
+        folder.
+
+        Workers of both versions then see each other.
+        """
+        former = self.folder / ".claims"
+        return former if former.is_dir() else self.folder / ".leases"
+
+    def records(self) -> pd.DataFrame:
+        """All measurements of all finished runs: one row per number, with run, strength, seed and
+        variant.
+
+        Empty, with the right columns, if nothing is recorded. Raises `RecordError` naming a damaged
+        file.
+        """
+        empty = pd.DataFrame(columns=[*KEYS, *records.COLUMNS])
+        return self._table(lambda record: record.rows, empty)
+
+    def histories(self) -> pd.DataFrame:
+        """One row per epoch of every finished run: losses, errors, learning rate, seconds."""
+        empty = pd.DataFrame(columns=[*KEYS, "epoch"])
+        return self._table(lambda record: record.history, empty)
+
+    def record(self, run: str) -> Record:
+        """The record of one finished run: its arrays, weights, provenance."""
+        entries = {entry.run: entry for entry in self.entries}
+        one_of("run", run, list(entries))
+        folder = self.place_of(entries[run])
+        if folder is None:
+            raise InputError(
+                f"{run} is not measured yet; `arlib study run {self.name}` computes what is "
+                "missing."
+            )
+        return self.read(folder)
+
+    def arrays(self, run: str) -> dict[str, np.ndarray]:
+        """Per-image margins and quantiles of spectra of one finished run."""
+        return self.record(run).arrays()
+
+    def model(self, run: str, device: str = "cpu") -> nn.Module:
+        """The trained network of a run (last checkpoint), in eval mode.
+
+        A finished run of the store has its weights; a record has them if the study publishes them.
+        """
+        record = self.record(run)
+        recipe = Recipe.from_dict(record.recipe)
+        return training.model_from(recipe, record.weights(), engine.device(device), record.folder)
+
+    def missing(self, *, afresh: bool = False) -> list[Entry]:
+        """Runs with neither a finished run in the store nor (unless afresh) a published record, in
+        running order.
+        """
+        return [entry for entry in self.entries if self.place_of(entry, afresh=afresh) is None]
+
+    def is_finished(self, entry: Entry) -> bool:
+        """Whether the store holds this run, measured with the study's settings."""
+        return self.place_of(entry, afresh=True) is not None
+
+    def finished(self, *, afresh: bool = False) -> dict[str, Path]:
+        """Folder of each run that is done; the store comes before published records.
+
+        A run measured with other settings than the study file's now is not done: numbers of
+        different n are never mixed. If its weights are in the store only the measuring is done
+        again.
+        """
+        folders = {entry.run: self.place_of(entry, afresh=afresh) for entry in self.entries}
+        return {run: folder for run, folder in folders.items() if folder is not None}
+
+    def place_of(self, entry: Entry, *, afresh: bool = False) -> Path | None:
+        """The folder in which a run is done; None if it is missing. afresh: look in the store
+        alone.
+        """
+        published = () if afresh else (folder / self.name for folder in self.places.records)
+        for place in (self.folder, *published):
+            folder = place / entry.run
+            if records.is_finished(folder) and self._fits(entry, folder):
+                return folder
+        return None
+
+    def read(self, folder: Path) -> Record:
+        """The record in a folder, read and checked once as long as the file does not change."""
+        path = folder / "record.json"
+        key = (path, path.stat().st_mtime_ns)
+        if key not in self._cache:
+            self._cache[key] = records.read(folder)
+        return self._cache[key]
+
+    def history_so_far(self, run: str) -> pd.DataFrame | None:
+        """History of a run that somebody has begun in this store; None if nobody has."""
+        for folder in reversed(self.left_behind(run)):
+            path = folder / CHECKPOINT
+            if path.exists():
+                return pd.DataFrame(files.read_described(path, "arlib")["history"])
+        return None
+
+    def left_behind(self, run: str) -> list[Path]:
+        """Work folders of a run, the most advanced last."""
+        return sorted(self.work_folder.glob(f"{run}@*"), key=_progress)
+
+    def status(self) -> pd.DataFrame:
+        """One row per run: its state, epochs done, where it was computed, and how long it
+        trained.
+        """
+        return pd.DataFrame([self._status(entry) for entry in self.entries])
+
+    @cached_property
+    def _cache(self) -> dict[tuple, Record]:
+        return {}
+
+    def _table(self, part: Callable[[Record], pd.DataFrame], empty: pd.DataFrame) -> pd.DataFrame:
+        tables = []
+        for entry in self.entries:
+            folder = self.place_of(entry)
+            if folder is None:
+                continue
+            table = part(self.read(folder)).copy()
+            for column, (key, value) in enumerate(_keys(entry).items()):
+                table.insert(column, key, value)
+            tables.append(table)
+        return pd.concat(tables, ignore_index=True) if tables else empty
+
+    def _fits(self, entry: Entry, folder: Path) -> bool:
+        """Whether the record in the folder is of this run and was measured with the study's
+        settings.
+        """
+        record = self.read(folder)
+        if record.recipe != entry.recipe.to_dict():
+            raise RecordError(
+                f"{folder / 'record.json'} is of another recipe than {entry.run}. Delete its "
+                "folder."
+            )
+        unknown = set(record.settings) - {f.name for f in fields(Settings)}
+        return not unknown and Settings.from_dict(record.settings) == self.settings
+
+    def _status(self, entry: Entry) -> dict:
+        try:
+            folder = self.place_of(entry)
+        except RecordError as error:
+            damaged = {"state": "damaged", "epochs": "", "minutes": np.nan, "device": ""}
+            return _keys(entry) | damaged | {"note": str(error)}
+        if folder is None:
+            return _keys(entry) | self._status_of_unfinished(entry)
+        record = self.read(folder)
+        device = " ".join(str(record.provenance.get(key, "")) for key in ("device", "precision"))
+        return _keys(entry) | {
+            "state": "finished" if folder.parent == self.folder else "recorded",
+            "epochs": f"{len(record.history)}/{entry.recipe.epochs}",
+            "minutes": _minutes(record.history),
+            "device": device,
+            "note": record.provenance.get("collapsed", ""),
+        }
+
+    def _status_of_unfinished(self, entry: Entry) -> dict:
+        history = self.history_so_far(entry.run)
+        path = self.leases_folder / f"{entry.run}.json"
+        running = path.exists() and not lease.void(path)
+        holder = lease.read(path) if running else None
+        begun = "missing" if history is None else "begun"
+        return {
+            "state": "running" if running else begun,
+            "epochs": f"{0 if history is None else len(history)}/{entry.recipe.epochs}",
+            "minutes": np.nan if history is None else _minutes(history),
+            "device": "",
+            "note": f"process {holder['pid']} on {holder['host'].split()[0]}" if holder else "",
+        }
+
+
+def _keys(entry: Entry) -> dict:
+    """The columns that say which run a row is of."""
+    values = (entry.run, entry.recipe.strength, entry.recipe.seed, entry.variant)
+    return dict(zip(KEYS, values, strict=True))
+
+
+def _minutes(history: pd.DataFrame) -> float:
+    if "seconds" not in history or history.empty:
+        return float("nan")
+    return history["seconds"].sum() / 60
+
+
+def _progress(folder: Path) -> tuple[bool, float]:
+    checkpoint = folder / CHECKPOINT
+    try:
+        return True, checkpoint.stat().st_mtime
+    except FileNotFoundError:
+        return False, 0.0

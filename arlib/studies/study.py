@@ -1,0 +1,173 @@
+"""Loading a study, computing what is missing of it, and publishing what is finished."""
+
+import logging
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from arlib import data, engine, files, places, records, training
+from arlib.errors import InputError, one_of
+from arlib.studies import budget, launch
+from arlib.studies.file import parse
+from arlib.studies.run import Work, how_to_go_on, work
+from arlib.studies.shelf import Shelf
+from arlib.training import store as training_files
+
+log = logging.getLogger(__name__)
+
+
+def names(store: str | Path | None = None) -> list[str]:
+    """The names of all studies that can be loaded."""
+    return sorted(
+        {path.stem for folder in places.places(store).studies for path in folder.glob("*.yml")}
+    )
+
+
+def load(name: str | Path, store: str | Path | None = None) -> "Study":
+    """The study `name`, or the one in a given `.yml` file.
+
+    store: where runs are computed and finished (an absolute path); by default `ARLIB_STORE`, else
+    the checkout's `runs/`. Study files are looked up in the store, the checkout's `studies/`, the
+    shipped copy.
+
+    Raises `InputError` for an unknown name or a study file with a mistake in it.
+    """
+    where = places.places(store)
+    if str(name).endswith((".yml", ".yaml")):
+        path = Path(name).expanduser().resolve()
+        if not path.is_file():
+            raise InputError(f"study is {str(name)!r}; there is no such file.")
+        return Study(parse(path), where)
+    one_of("study", name, names(store))
+    candidates = (folder / f"{name}.yml" for folder in where.studies)
+    return Study(parse(next(path for path in candidates if path.is_file())), where)
+
+
+class Study(Shelf):
+    """A study whose missing runs can be computed, and whose finished ones can be published."""
+
+    def run(
+        self,
+        time_budget: float | None = None,
+        jobs: int = 1,
+        device: str = "auto",
+        *,
+        progress: bool = True,
+        wait: bool = True,
+        afresh: bool = False,
+        mix: bool = False,
+        mode: str = "auto",
+        precision: str = "float32",
+        strict: bool = False,
+    ) -> pd.DataFrame:
+        """Compute what is missing and return the status. Call it again to go on; start it twice to
+        share the work.
+
+        time_budget: seconds after which it stops, at an epoch or a measured part. jobs: worker
+        processes.
+        wait: stay until runs of other workers are done, ready to take over; afresh: compute also
+        what is published as a record; mix: allow another device or precision than the finished
+        runs'. mode, precision,
+        strict: how fast the trainings are, see `engine.Machine`; precision "auto" is that of the
+        study's runs so far, else what is fastest here (`training.fastest_precision`). Networks are
+        measured in float32.
+
+        Raises `InputError` before any work for a missing device, a mixture, or a budget too small
+        for one epoch; `TrainingStopped` at the end if trainings stopped by themselves.
+        """
+        begun = time.monotonic()
+        if jobs < 1 or (time_budget is not None and not time_budget > 0):
+            raise InputError(f"jobs is {jobs} and time_budget {time_budget}; both must be above 0.")
+        where = engine.device(device)
+        if precision == "auto":
+            precision = self._precision(engine.settle(where, mode), afresh=afresh)
+        machine = engine.settle(where, mode, precision, strict=strict)
+        if not mix:
+            self._refuse_mixture(machine, afresh=afresh)
+        if time_budget is not None:
+            budget.refuse_small_budget(self, time_budget, afresh=afresh)
+        how = Work(
+            machine,
+            deadline=None if time_budget is None else begun + time_budget,
+            progress=progress,
+            wait=wait,
+            afresh=afresh,
+        )
+        try:
+            if jobs > 1:
+                launch.start_workers(self, jobs, how, device)
+            else:
+                launch.limit_memory(where)
+                work(self, how)
+        except KeyboardInterrupt:
+            log.warning("Interrupted; %s", how_to_go_on(self))
+            raise
+        return self.status()
+
+    def publish(self, to: str | Path | None = None) -> list[str]:
+        """Copy the finished runs of the store into `records/` of the checkout (or `to`); returns
+        the new ones.
+
+        Runs listed under `weights:` keep theirs. Raises `InputError` for a study of mixed devices
+        or precisions.
+        """
+        if to is None and places.checkout() is None:
+            raise InputError(
+                "publish: there is no checkout to publish into; give the records folder as `to`."
+            )
+        target = Path(to) if to is not None else places.checkout() / "records"
+        finished = self.finished(afresh=True)
+        self._refuse_mixed_records(finished)
+        new = []
+        for run, folder in finished.items():
+            if records.publish(folder, target / self.name / run, weights=run in self.file.weights):
+                new.append(run)
+            if (size := records.size(target / self.name / run)) > records.LIMIT:
+                log.warning(
+                    "%s: %d bytes; a record should have at most %d", run, size, records.LIMIT
+                )
+        return new
+
+    def _precision(self, machine: engine.Machine, *, afresh: bool) -> str:
+        """The precision of the runs that are there, finished or begun; else the fastest one on this
+        machine.
+        """
+        for folder in self.finished(afresh=afresh).values():
+            return self.read(folder).provenance["precision"]
+        for path in sorted(self.work_folder.glob(f"*/{training_files.CHECKPOINT}")):
+            if begun := files.read_described(path, "arlib").get("precision"):
+                return begun
+        recipe = max(self.recipes, key=lambda recipe: recipe.eps)
+        dataset = data.load(recipe.dataset, device=machine.device)
+        return training.fastest_precision(recipe, dataset, machine)
+
+    def _refuse_mixture(self, machine: engine.Machine, *, afresh: bool) -> None:
+        """`InputError` if running here would mix devices or precisions in one study."""
+        here = training_files.provenance(machine)
+        for run, folder in self.finished(afresh=afresh).items():
+            there = self.read(folder).provenance
+            for key in ("device", "precision"):
+                if there.get(key) != here[key]:
+                    raise InputError(
+                        f"{self.name}: {run} was computed with {key} {there.get(key)!r}, this "
+                        f"would be {here[key]!r}. "
+                        "Numbers of one study should come from one kind of machine: choose the "
+                        "same; compute all of "
+                        "it afresh in another store (--afresh --store FOLDER); or allow the "
+                        "mixture (--mix)."
+                    )
+
+    def _refuse_mixed_records(self, finished: dict[str, Path]) -> None:
+        kinds = {}
+        for run, folder in finished.items():
+            provenance = self.read(folder).provenance
+            kinds.setdefault((provenance.get("device"), provenance.get("precision")), run)
+        if len(kinds) > 1:
+            listed = "; ".join(
+                f"{run} on {device} in {precision}" for (device, precision), run in kinds.items()
+            )
+            raise InputError(
+                f"{self.name} is a mixture: {listed}. "
+                "Publish runs of one device and precision; delete the others from the store."
+            )

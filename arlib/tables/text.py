@@ -1,0 +1,50 @@
+"""Tables as Markdown."""
+
+import math
+
+import pandas as pd
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """Any small frame of text as a Markdown table, its index first."""
+    frame = frame.reset_index()
+    heads = [str(name) for name in frame.columns]
+    lines = [heads, ["---"] * len(heads), *frame.astype(str).to_numpy().tolist()]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines
+    )
+
+
+def markdown_of_numbers(frame: pd.DataFrame) -> str:
+    """A frame of numbers and words, without its index: three significant digits, nothing
+    cut off.
+    """
+    head = " | ".join(_escaped(name) for name in frame)
+    sides = " | ".join(
+        "---:" if pd.api.types.is_numeric_dtype(frame[name]) else "---" for name in frame
+    )
+    rows = [
+        " | ".join(_cell(value) for value in row)
+        for row in frame.astype(object).itertuples(index=False)
+    ]
+    return "\n".join(f"| {line} |" for line in (head, sides, *rows))
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return _number(value)
+    return "–" if value is None else _escaped(value)
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
+
+
+def _escaped(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")
