@@ -248,6 +248,21 @@ def test_every_setting_decides_some_part():
         assert describe(changed) != describe(base), name
 
 
+def test_more_draws_measure_every_flip_rate_again_and_nothing_else():
+    """The rates at uniform and at sign-like perturbations are means over that many draws."""
+    more = replace(SMALL, flip_draws=SMALL.flip_draws + 1)
+    again = {
+        (which, control): [p.name for p in plan(which, RECIPE, SMALL, control) if p.uses(SMALL) != p.uses(more)]
+        for which, control in (("last", False), ("last", True), ("best", False), ("epoch-1", False))
+    }
+    assert again == {
+        ("last", False): [SMALL.name("flips", radius) for radius in SMALL.flip_radii],
+        ("last", True): ["flips"],
+        ("best", False): [],
+        ("epoch-1", False): ["along"],
+    }
+
+
 def test_more_attacks_check_the_strong_one_on_seed_0(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "arlib.measure.run.plan", lambda *asked: [p for p in plan(*asked) if p.name in ("strong", "cross")]
