@@ -30,7 +30,8 @@ __all__ = [
     "with_normalization",
 ]
 
-_FUNCTIONS = {"compare": "report", "with_normalization": "models"}  # what people call first, and where it lives
+# what people call first, and where it lives
+_FUNCTIONS = {"compare": "report", "with_normalization": "models"}
 
 
 def __getattr__(name: str):

@@ -1,8 +1,8 @@
 """Chapters × parameters with papermill, each run in processes of its own.
 
-papermill runs that share one process fail or hang now and then (papermill issues 511, 711), so every
-run is a process group with a time limit of its own, tried again at most twice. What is finished is
-marked by the hash of chapter and parameters and is not run again.
+papermill runs that share one process fail or hang now and then (papermill issues 511, 711), so
+every run is a process group with a time limit of its own, tried again at most twice. What is
+finished is marked by the hash of chapter and parameters and is not run again.
 """
 
 import hashlib
@@ -43,7 +43,9 @@ class Task:
 
     @property
     def key(self) -> str:
-        """SHA-256 over the chapter's file and the parameters: what a finished run is recognised by."""
+        """SHA-256 over the chapter's file and the parameters: what a finished run is
+        recognised by.
+        """
         said = json.dumps(self.parameters, sort_keys=True)
         return hashlib.sha256(self.chapter.read_bytes() + said.encode()).hexdigest()
 
@@ -53,11 +55,17 @@ class Task:
 
     @property
     def finished(self) -> bool:
-        return self.output.is_file() and self.marker.is_file() and files.read_json(self.marker).get("key") == self.key
+        return (
+            self.output.is_file()
+            and self.marker.is_file()
+            and files.read_json(self.marker).get("key") == self.key
+        )
 
 
 def parameter_sets(fixed: list[str], grids: list[str]) -> list[dict]:
-    """Parameter sets from `name=value` and `name=value,value` texts; grids multiply. Values are read as YAML."""
+    """Parameter sets from `name=value` and `name=value,value` texts; grids multiply. Values are
+    read as YAML.
+    """
     named = [_split(text) for text in fixed] + [_split(text) for text in grids]
     names = [name for name, _ in named]
     for name in names:
@@ -72,7 +80,8 @@ def plan(names: list[str], parameters: list[dict], out: Path) -> list[Task]:
     """One task for each chapter and parameter set, checked before anything runs.
 
     names: of the book's chapters, paths of notebooks, or "all". Raises `InputError` for an
-    unknown chapter, a chapter without a parameters cell, or a parameter that a chapter does not have.
+    unknown chapter, a chapter without a parameters cell, or a parameter that a chapter does not
+    have.
     """
     tasks = []
     for path in chapters.find(names):
@@ -85,19 +94,32 @@ def plan(names: list[str], parameters: list[dict], out: Path) -> list[Task]:
 
 
 def run(
-    tasks: list[Task], *, jobs: int = 1, timeout: float = 3600.0, retries: int = 2, executor: str = "local"
+    tasks: list[Task],
+    *,
+    jobs: int = 1,
+    timeout: float = 3600.0,
+    retries: int = 2,
+    executor: str = "local",
 ) -> pd.DataFrame:
-    """Run the tasks that are not finished; one row each: status (done, skipped, failed), attempts, seconds, reason.
+    """Run the tasks that are not finished; one row each: status (done, skipped, failed), attempts,
+    seconds, reason.
 
-    timeout: seconds of one attempt, after which all its processes are killed. executor: "local" (jobs
-    processes at a time) or "submitit". `summary.csv` beside the outputs always holds the rows so far.
+    timeout: seconds of one attempt, after which all its processes are killed. executor: "local"
+    (jobs processes at a time) or "submitit". `summary.csv` beside the outputs always holds the rows
+    so far.
     """
     one_of("executor", executor, EXECUTORS)
     if jobs < 1 or not timeout > 0 or not 0 <= retries <= 2:
-        raise InputError(f"jobs {jobs}, timeout {timeout}, retries {retries}; allowed: at least 1, above 0 s, 0 to 2.")
+        raise InputError(
+            f"jobs {jobs}, timeout {timeout}, retries {retries}; allowed: at least 1, above 0 s, 0 "
+            "to 2."
+        )
     if importlib.util.find_spec("papermill") is None:
         raise InputError("papermill is not installed; it comes with the book's requirements.txt.")
-    rows = {task.output: _row(task, "skipped") if task.finished else _row(task, "waiting") for task in tasks}
+    rows = {
+        task.output: _row(task, "skipped") if task.finished else _row(task, "waiting")
+        for task in tasks
+    }
     waiting = [task for task in tasks if rows[task.output]["status"] == "waiting"]
     summary = os.path.commonpath([task.output.parent.parent for task in tasks]) if tasks else None
     for row in EXECUTORS[executor](waiting, jobs, timeout, retries):
@@ -107,7 +129,9 @@ def run(
 
 
 def run_task(task: Task, timeout: float, retries: int, stop: threading.Event | None = None) -> dict:
-    """Run one task, trying again when it fails for a reason that may pass; returns its row of the summary."""
+    """Run one task, trying again when it fails for a reason that may pass; returns its row of the
+    summary.
+    """
     task.output.parent.mkdir(parents=True, exist_ok=True)
     reasons, begun = [], time.monotonic()
     for attempt in range(1, retries + 2):
@@ -130,18 +154,28 @@ def _split(text: str) -> tuple[str, str]:
 
 
 class _Values(yaml.SafeLoader):
-    """YAML as people type it on a command line: `no` is a word, 010 is ten, 1:30 and 2020-01-01 are texts."""
+    """YAML as people type it on a command line: `no` is a word, 010 is ten, 1:30 and 2020-01-01 are
+    texts.
+    """
 
 
 _Values.yaml_implicit_resolvers = {}
 for _kind, _form, _first in (
     ("bool", r"true|True|false|False", "tTfF"),
     ("null", r"~|null|Null|None", "~nN"),
-    ("float", r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?|[-+]?\.(inf|Inf)|\.(nan|NaN)", "-+.0123456789"),
+    (
+        "float",
+        r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?|[-+]?\.(inf|Inf)|\.(nan|NaN)",
+        "-+.0123456789",
+    ),
     ("int", r"[-+]?\d+", "-+0123456789"),
 ):
-    _Values.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_form})$"), list(_first))
-_Values.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node), 10))
+    _Values.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_form})$"), list(_first)
+    )
+_Values.add_constructor(
+    "tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node), 10)
+)
 
 
 def _read(text: str) -> object:
@@ -167,21 +201,28 @@ def _listed(text: str) -> list:
     except yaml.YAMLError:
         found = None
     return (
-        found if found and all(value is not None for value in found) else [_typed(value) for value in text.split(",")]
+        found
+        if found and all(value is not None for value in found)
+        else [_typed(value) for value in text.split(",")]
     )
 
 
 def _slug(parameters: dict) -> str:
     said = json.dumps(parameters, sort_keys=True)
     words = "_".join(f"{name}-{value}" for name, value in parameters.items())
-    return (
-        f"{re.sub(r'[^A-Za-z0-9.-]+', '_', words)[:80] or 'as-it-is'}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
-    )
+    readable = re.sub(r"[^A-Za-z0-9.-]+", "_", words)[:80] or "as-it-is"
+    return f"{readable}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
 
 
-def _row(task: Task, status: str, attempts: int = 0, seconds: float = 0.0, reason: str = "") -> dict:
+def _row(
+    task: Task, status: str, attempts: int = 0, seconds: float = 0.0, reason: str = ""
+) -> dict:
     usual = dict(
-        zip(USUAL, (task.chapter.stem, status, attempts, round(seconds, 1), str(task.output), reason), strict=True)
+        zip(
+            USUAL,
+            (task.chapter.stem, status, attempts, round(seconds, 1), str(task.output), reason),
+            strict=True,
+        )
     )
     return {"chapter": task.chapter.stem} | task.parameters | usual
 
@@ -197,10 +238,21 @@ def _write_summary(folder: str | None, rows: dict[Path, dict]) -> pd.DataFrame:
 
 def _attempt(task: Task, timeout: float, stop: threading.Event | None) -> str:
     """Run papermill once; returns why it failed, or nothing."""
-    unfinished, parameters = task.output.with_suffix(".partial.ipynb"), task.output.with_suffix(".parameters.yml")
+    unfinished, parameters = (
+        task.output.with_suffix(".partial.ipynb"),
+        task.output.with_suffix(".parameters.yml"),
+    )
     files.write_text(parameters, yaml.safe_dump(task.parameters))
     unfinished.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "papermill", str(task.chapter), str(unfinished), "-f", str(parameters)]
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(task.chapter),
+        str(unfinished),
+        "-f",
+        str(parameters),
+    ]
     with open(task.output.with_suffix(".log"), "ab") as said:
         process = subprocess.Popen(
             [*command, "--no-progress-bar"], stdin=subprocess.DEVNULL, stdout=said, stderr=said,
@@ -247,7 +299,9 @@ def _local(tasks: list[Task], jobs: int, timeout: float, retries: int) -> Iterat
 
 
 def _submitit(tasks: list[Task], jobs: int, timeout: float, retries: int) -> Iterator[dict]:
-    """A Slurm array of at most `jobs` at a time; without Slurm, submitit's local processes, `jobs` at a time."""
+    """A Slurm array of at most `jobs` at a time; without Slurm, submitit's local processes, `jobs`
+    at a time.
+    """
     try:
         import submitit
     except ImportError as error:

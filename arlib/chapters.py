@@ -13,7 +13,11 @@ from arlib.errors import InputError, one_of
 def find(names: list[str]) -> list[Path]:
     """Paths of chapters given by name, by path, or as "all"."""
     root = places.checkout()
-    book = {} if root is None else {path.stem: path for path in sorted((root / "book").glob("*.ipynb"))}
+    book = (
+        {}
+        if root is None
+        else {path.stem: path for path in sorted((root / "book").glob("*.ipynb"))}
+    )
     found = []
     for name in names:
         if name.endswith(".ipynb"):
@@ -35,7 +39,9 @@ def declared_parameters(chapter: Path) -> list[str]:
     for cell in _cells(chapter):
         if _holds_parameters(cell):
             return _assigned(chapter, cell.source)
-    raise InputError(f"{chapter} has no cell tagged 'parameters'; it cannot be run with parameters.")
+    raise InputError(
+        f"{chapter} has no cell tagged 'parameters'; it cannot be run with parameters."
+    )
 
 
 def _cells(chapter: Path) -> list:
@@ -43,14 +49,19 @@ def _cells(chapter: Path) -> list:
     try:
         import nbformat
     except ImportError as error:
-        raise InputError("nbformat is not installed; it comes with the book's requirements.txt.") from error
+        raise InputError(
+            "nbformat is not installed; it comes with the book's requirements.txt."
+        ) from error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that cells lack ids, say: whoever saves the file gives them some
+            # that cells lack ids, say: whoever saves the file gives them some
+            warnings.simplefilter("ignore")
             return nbformat.read(chapter, as_version=4).cells
     except Exception as error:  # a damaged file fails in as many ways as there are damages
         why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"{chapter} is no notebook ({why[:200]}); open it in Jupyter and save it.") from error
+        raise InputError(
+            f"{chapter} is no notebook ({why[:200]}); open it in Jupyter and save it."
+        ) from error
 
 
 def _holds_parameters(cell) -> bool:
@@ -67,7 +78,11 @@ def _assigned(chapter: Path, source: str) -> list[str]:
         ) from error
     targets = [node.target for node in body if isinstance(node, ast.AnnAssign)]
     targets += [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
-    names = [part for target in targets for part in (target.elts if isinstance(target, ast.Tuple) else [target])]
+    names = [
+        part
+        for target in targets
+        for part in (target.elts if isinstance(target, ast.Tuple) else [target])
+    ]
     return [name.id for name in names if isinstance(name, ast.Name)]
 
 
@@ -92,7 +107,9 @@ def use_study(name: str, folder: Path | None = None) -> list[Path]:
 def _with_study(text: str, cells: list, name: str) -> str:
     for cell in filter(_holds_parameters, cells):
         for line in cell.source.splitlines():
-            new = re.sub(r"""^(study\s*(?::\s*str\s*)?=\s*)(["'])[^"']*\2""", rf"\g<1>\g<2>{name}\g<2>", line)
+            new = re.sub(
+                r"""^(study\s*(?::\s*str\s*)?=\s*)(["'])[^"']*\2""", rf"\g<1>\g<2>{name}\g<2>", line
+            )
             if new != line:
                 return _replace_line(text, line, new)
     return text
@@ -105,4 +122,6 @@ def _replace_line(text: str, old: str, new: str) -> str:
         where = text.find(before, text.index('"parameters"'))
         if where >= 0:
             return text[:where] + after + text[where + len(before) :]
-    raise InputError(f"the line {old!r} was not found again in the notebook; save it once with Jupyter.")
+    raise InputError(
+        f"the line {old!r} was not found again in the notebook; save it once with Jupyter."
+    )

@@ -1,7 +1,9 @@
-"""What a chapter shows in a notebook client beside its cells: its result, where its page is, captions.
+"""What a chapter shows in a notebook client beside its cells: its result, where its page is,
+captions.
 
-The rendered page has all of this from the chapter's Markdown and metadata, which a client shows as they are typed
-or not at all. Nothing of it is stored: it appears only where somebody sits before the kernel (`attended`).
+The rendered page has all of this from the chapter's Markdown and metadata, which a client shows as
+they are typed or not at all. Nothing of it is stored: it appears only where somebody sits before
+the kernel (`attended`).
 """
 
 import hashlib
@@ -17,8 +19,8 @@ _ROLE = re.compile(r"\{(?P<role>[a-z:]+)\}`(?P<target>[^`]+)`")
 def attended() -> bool:
     """Whether the code that runs was sent by a client with somebody before it.
 
-    The request says so itself: a client lets code ask for input (`allow_stdin`). What only executes (the
-    book's build, nbval, papermill, nbconvert) cannot answer, and says that it cannot.
+    The request says so itself: a client lets code ask for input (`allow_stdin`). What only executes
+    (the book's build, nbval, papermill, nbconvert) cannot answer, and says that it cannot.
     """
     if "IPython" not in sys.modules:
         return False
@@ -38,18 +40,24 @@ class Client:
         self._captions: dict | None = None
 
     def introduce(self, page: str) -> None:
-        """Show the line, which `glue` completes, and from now on captions; page: the address of the rendered one."""
+        """Show the line, which `glue` completes, and from now on captions; page: the address of the
+        rendered one.
+        """
         from IPython import get_ipython
         from IPython.display import display
 
         if self._captions is None:
-            self._captions = json.loads(resources.files("arlib").joinpath("captions.json").read_text("utf-8"))
+            self._captions = json.loads(
+                resources.files("arlib").joinpath("captions.json").read_text("utf-8")
+            )
             get_ipython().events.register("post_run_cell", self._caption)
         self.page = page
         self._line = display(self._shown(), display_id=True)
 
     def glue(self, name: str, text: str) -> None:
-        """Keep what the chapter found; the line shows it if it is a sentence (a bare number belongs to the prose)."""
+        """Keep what the chapter found; the line shows it if it is a sentence (a bare number belongs
+        to the prose).
+        """
         self.glued[name] = text
         if self._line is not None:
             self._line.update(self._shown())
@@ -63,7 +71,9 @@ class Client:
         return Markdown(said + where)
 
     def _caption(self, result) -> None:
-        """After each cell: if it is a figure of the chapter and has drawn one, what the page says below it."""
+        """After each cell: if it is a figure of the chapter and has drawn one, what the page says
+        below it.
+        """
         known = self._captions.get(key(result.info.raw_cell or ""))
         if known and hasattr(result.result, "_repr_png_"):
             from IPython.display import Markdown, display
@@ -73,22 +83,28 @@ class Client:
 
 def caption(known: dict, glued: dict) -> str:
     """A figure's caption and description as Markdown that any client renders."""
-    words = _ROLE.sub(lambda found: glued.get(found["target"], f"({found['target']})"), known["caption"])
+    words = _ROLE.sub(
+        lambda found: glued.get(found["target"], f"({found['target']})"), known["caption"]
+    )
     label = f"**{known['name']}** " if known["name"] else ""  # what {numref} in the text names
     about = html.escape(known["alt"], quote=False)
     return f"{label}{words}\n\n<details><summary>Description</summary>{about}</details>"
 
 
 def captions(chapter: dict) -> dict[str, dict]:
-    """The captions of a chapter's figures, by the source of their cell: an edited cell has lost its caption."""
+    """The captions of a chapter's figures, by the source of their cell: an edited cell has lost its
+    caption.
+    """
     found = {}
     for cell in chapter["cells"]:
         shown = cell["metadata"].get("mystnb", {})
         if shown:
             figure = shown.get("figure", {})
             found[key("".join(cell["source"]))] = {
-                "name": figure.get("name", ""), "caption": figure.get("caption", ""), "alt": shown["image"]["alt"],
-            }  # fmt: skip
+                "name": figure.get("name", ""),
+                "caption": figure.get("caption", ""),
+                "alt": shown["image"]["alt"],
+            }
     return found
 
 

@@ -1,4 +1,5 @@
-"""How sure a network is, and whether it is right to be: softmax confidence, calibration, temperature.
+"""How sure a network is, and whether it is right to be: softmax confidence, calibration,
+temperature.
 
 All functions take logits of shape (n, classes) and compute in float64.
 """
@@ -68,7 +69,9 @@ def temperature(logits: torch.Tensor, y: torch.Tensor) -> float:
     low, high = _INVERSE_RANGE
     if slope(low) >= 0 or slope(high) <= 0:
         end = low if slope(low) >= 0 else high
-        warnings.warn(f"temperature: no finite optimum on these logits; 1/T is held at {end:g}.", stacklevel=2)
+        warnings.warn(
+            f"temperature: no finite optimum on these logits; 1/T is held at {end:g}.", stacklevel=2
+        )
         return 1 / end
     for _ in range(50):  # halves log(1/T), which starts 14 wide
         middle = (low * high) ** 0.5
@@ -82,19 +85,27 @@ def _slope(logits: torch.Tensor, y: torch.Tensor, inverse: float) -> float:
 
 
 def check_logits(logits: torch.Tensor, y: torch.Tensor | None = None) -> None:
-    """Raise `InputError` unless logits are finite and (n ≥ 1, classes ≥ 2), and y one label in range for each."""
+    """Raise `InputError` unless logits are finite and (n ≥ 1, classes ≥ 2), and y one label in
+    range for each.
+    """
     if logits.ndim != 2 or not len(logits) or logits.shape[1] < 2:
-        raise InputError(f"logits have shape {tuple(logits.shape)}; needed: (n, classes), n ≥ 1, classes ≥ 2.")
+        raise InputError(
+            f"logits have shape {tuple(logits.shape)}; needed: (n, classes), n ≥ 1, classes ≥ 2."
+        )
     if not torch.isfinite(logits).all():
         raise InputError("logits hold NaN or infinity; the network that made them has diverged.")
     if y is None:
         return
     if y.shape != logits.shape[:1] or y.dtype != torch.int64:
         raise InputError(
-            f"y is {y.dtype} of shape {tuple(y.shape)}; needed: int64, one for each of {len(logits)} rows."
+            f"y is {y.dtype} of shape {tuple(y.shape)}; needed: int64, one for each of "
+            f"{len(logits)} rows."
         )
     if y.min() < 0 or y.max() >= logits.shape[1]:
-        raise InputError(f"labels run from {int(y.min())} to {int(y.max())}; allowed: 0 to {logits.shape[1] - 1}.")
+        raise InputError(
+            f"labels run from {int(y.min())} to {int(y.max())}; allowed: 0 to "
+            f"{logits.shape[1] - 1}."
+        )
 
 
 def _checked(logits: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:

@@ -57,18 +57,22 @@ class Dataset:
     shape: tuple[int, int, int]
 
 
-def load(name: str, root: str | Path | None = None, download: bool = False, device: str = "auto") -> Dataset:
+def load(
+    name: str, root: str | Path | None = None, download: bool = False, device: str = "auto"
+) -> Dataset:
     """Load a data set onto `device`.
 
     name: "digits" (8×8, embedded), "cifar10" or "cifar100" (32×32). root: the folder that holds
     torchvision's files; by default `ARLIB_DATA`, else the checkout's `data/`. download: fetch the
     files there if they are missing. The split is fixed: validation is 20 % of the digits' training
-    part, 500 (50) images a class of CIFAR-10 (-100).
+    part, 500 (50) images per class of CIFAR-10 (-100).
 
     Raises `InputError` for an unknown name, missing files without `download`, or a missing device.
     """
     chosen, where = source(name), engine.device(device)
-    pixels, labels, classes, levels = _cifar(chosen, root, download) if chosen.torchvision else _digits()
+    pixels, labels, classes, levels = (
+        _cifar(chosen, root, download) if chosen.torchvision else _digits()
+    )
     parts = [
         Split(torch.from_numpy(p).to(where), torch.from_numpy(y).to(where), levels)
         for p, y in zip(pixels, labels, strict=True)
@@ -79,14 +83,18 @@ def load(name: str, root: str | Path | None = None, download: bool = False, devi
 def augment(x: torch.Tensor, generator: torch.Generator, padding: int = 4) -> torch.Tensor:
     """Random crop after zero padding, and horizontal flip, each image its own. x: (n, c, h, w)."""
     n, _, height, width = x.shape
-    draw = lambda high: torch.randint(high, (n,), generator=generator, device=generator.device).to(x.device)
+    draw = lambda high: torch.randint(high, (n,), generator=generator, device=generator.device).to(
+        x.device
+    )
     top, left, flip = draw(2 * padding + 1), draw(2 * padding + 1), draw(2).bool()
     rows = top[:, None] + torch.arange(height, device=x.device)  # (n, h)
     columns = torch.arange(width, device=x.device).expand(n, width)
     columns = left[:, None] + torch.where(flip[:, None], columns.flip(1), columns)  # (n, w)
     padded = F.pad(x, (padding,) * 4)
     image = torch.arange(n, device=x.device)
-    return padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(
+        0, 3, 1, 2
+    )
 
 
 def _digits():
@@ -115,7 +123,8 @@ def _cifar(chosen: Source, root: str | Path | None, download: bool):
     except RuntimeError as error:
         raise InputError(
             f"{chosen.name} was not found whole in {folder} ({error}). Download it once with "
-            f"data.load({chosen.name!r}, download=True), or set ARLIB_DATA to the folder that has it."
+            f"data.load({chosen.name!r}, download=True), or set ARLIB_DATA to the folder that has "
+            "it."
         ) from error
     x, y = _planar(train.data), np.asarray(train.targets, dtype=np.int64)
     held = _last_of_each_class(y, chosen.val // chosen.classes)

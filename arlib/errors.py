@@ -33,4 +33,6 @@ def one_of(name: str, value: object, allowed: Collection) -> None:
         return
     close = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise InputError(f"{name} is {value!r}; allowed: {', '.join(map(str, allowed))}.{hint}", field=name)
+    raise InputError(
+        f"{name} is {value!r}; allowed: {', '.join(map(str, allowed))}.{hint}", field=name
+    )

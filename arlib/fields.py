@@ -1,12 +1,13 @@
 """One checker of values. Types and bounds stand on the field; everybody who takes values asks here.
 
-Recipes, settings, study files, chapter parameters and the command line are all checked by `check`, so
-that each says the same of the same value. A field reads
+Recipes, settings, study files, chapter parameters and the command line are all checked by `check`,
+so that each says the same of the same value. A field reads
 
     eps: Annotated[float, Range(0, 1, below=True)] = 0.0
 
-Strict pydantic dataclasses would do most of it, but they are a compiled dependency of the core, their
-errors speak of "inputs" on several lines, and they know nothing of fields without effect. This is shorter.
+Strict pydantic dataclasses would do most of it, but they are a compiled dependency of the core,
+their errors speak of "inputs" on several lines, and they know nothing of fields without effect.
+This is shorter.
 """
 
 import ast
@@ -23,7 +24,13 @@ from functools import cache
 
 from arlib.errors import InputError, one_of
 
-_WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "None"}
+_WORDS = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "None",
+}
 _PLURAL = {str: "texts", int: "whole numbers", float: "numbers", bool: "truth values"}
 
 
@@ -50,7 +57,9 @@ class Range:
     def words(self) -> str:
         """The range in words: "at least 1", "0 to 1", "at least 0 and below 1"."""
         note = f" ({self.note})" if self.note else ""
-        low, high = (f"{end:.0f}" if float(end).is_integer() else f"{end:g}" for end in (self.low, self.high))
+        low, high = (
+            f"{end:.0f}" if float(end).is_integer() else f"{end:g}" for end in (self.low, self.high)
+        )
         least = f"above {low}" if self.above else f"at least {low}"
         if self.high == math.inf:
             return least + note
@@ -76,11 +85,12 @@ SEED = Range(0, 2**31, below=True)
 
 
 def check(name: str, value: object, kind: object, *rules: Range | Choice) -> object:
-    """`value` as its kind, within its rules; one message with name, value and what is allowed otherwise.
+    """`value` as its kind, within its rules; one message with name, value and what is allowed
+    otherwise.
 
-    kind: str, int, float, bool, X | None, tuple[X, ...] or list[X], any of them `Annotated` with rules. Whole
-    numbers pass as floats, lists as tuples; truth values are no numbers, and infinities and NaN are refused. Rules
-    hold for each item of a list.
+    kind: str, int, float, bool, X | None, tuple[X, ...] or list[X], any of them `Annotated` with
+    rules. Whole numbers pass as floats, lists as tuples; truth values are no numbers, and
+    infinities and NaN are refused. Rules hold for each item of a list.
 
     >>> check("steps", 3, typing.Annotated[int, COUNT])
     3
@@ -101,7 +111,9 @@ def check(name: str, value: object, kind: object, *rules: Range | Choice) -> obj
 
 
 def check_all(instance: object) -> None:
-    """Check every field of a frozen dataclass against its annotation, and keep it in its own type."""
+    """Check every field of a frozen dataclass against its annotation, and keep it in its
+    own type.
+    """
     for name, kind in _kinds(type(instance)).items():
         object.__setattr__(instance, name, check(name, getattr(instance, name), kind))
 
@@ -139,7 +151,11 @@ def _typed(name: str, value: object, kind: object) -> object:
         raise InputError(f"{name} is {value!r}; it must be {words(kind)}.", field=name)
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if _is_union(kind):
-        return None if value is None else _typed(name, value, next(one for one in inner if _fits(value, one)))
+        return (
+            None
+            if value is None
+            else _typed(name, value, next(one for one in inner if _fits(value, one)))
+        )
     if origin in (list, tuple):
         if not value:
             raise InputError(f"{name} is an empty list; give at least one value.", field=name)

@@ -15,7 +15,9 @@ from arlib.errors import RecordError
 
 
 def _atomically(path: Path, write: Callable[[str], object]) -> None:
-    """Write to a neighbour, flush it to disk, then rename: readers see the old file or the new one."""
+    """Write to a neighbour, flush it to disk, then rename: readers see the old file or the
+    new one.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
@@ -49,7 +51,9 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     _atomically(path, lambda name: np.savez_compressed(name, **plain))
 
 
-def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+def write_tensors(
+    path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
+) -> None:
     """Write safetensors (contiguous copies on the CPU)."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -68,7 +72,9 @@ def read_json(path: Path) -> dict:
     except FileNotFoundError as error:
         raise RecordError(f"{path} is missing.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path} is damaged: {error}. Delete its folder to have it computed again.") from error
+        raise RecordError(
+            f"{path} is damaged: {error}. Delete its folder to have it computed again."
+        ) from error
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -79,7 +85,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     except FileNotFoundError as error:
         raise RecordError(f"{path} is missing.") from error
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:
-        raise RecordError(f"{path} is damaged: {error}. Delete its folder to have it computed again.") from error
+        raise RecordError(
+            f"{path} is damaged: {error}. Delete its folder to have it computed again."
+        ) from error
 
 
 def read_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:
@@ -92,7 +100,9 @@ def read_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, to
     except FileNotFoundError as error:
         raise RecordError(f"{path} is missing.") from error
     except SafetensorError as error:
-        raise RecordError(f"{path} is damaged: {error}. Delete its folder to have it computed again.") from error
+        raise RecordError(
+            f"{path} is damaged: {error}. Delete its folder to have it computed again."
+        ) from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -105,18 +115,25 @@ def read_metadata(path: Path) -> dict[str, str]:
     except FileNotFoundError as error:
         raise RecordError(f"{path} is missing.") from error
     except SafetensorError as error:
-        raise RecordError(f"{path} is damaged: {error}. Delete its folder to have it computed again.") from error
+        raise RecordError(
+            f"{path} is damaged: {error}. Delete its folder to have it computed again."
+        ) from error
 
 
 def read_described(path: Path, key: str) -> dict:
-    """The JSON object that a safetensors file carries under `key`; `RecordError` where it is missing or junk."""
+    """The JSON object that a safetensors file carries under `key`; `RecordError` where it is
+    missing or junk.
+    """
     text = read_metadata(path).get(key)
     try:
         described = json.loads(text or "null")
     except json.JSONDecodeError:
         described = None
     if not isinstance(described, dict):
-        raise RecordError(f"{path} is no file of ours: its {key!r} is {str(text)[:60]!r}. Delete it, or restore it.")
+        raise RecordError(
+            f"{path} is no file of ours: its {key!r} is {str(text)[:60]!r}. Delete it, or restore "
+            "it."
+        )
     return described
 
 

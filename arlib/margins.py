@@ -1,4 +1,6 @@
-"""Distances to the decision boundary: in the output (margins of logits) and in the image (by attack)."""
+"""Distances to the decision boundary: in the output (margins of logits) and in the image (by
+attack).
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -16,7 +18,8 @@ from arlib.errors import InputError
 
 
 def output(logits: Tensor, y: Tensor) -> Tensor:
-    """Output margin m(x) = logit of the true class − largest other logit. (n, classes), (n,) -> (n,).
+    """Output margin m(x) = logit of the true class − largest other logit. (n, classes), (n,) ->
+    (n,).
 
     Positive exactly where the prediction is right; invariant to a shift of an image's logits.
     Raises `InputError` for shapes or labels that do not fit.
@@ -26,7 +29,8 @@ def output(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def logit_scale(logits: Tensor) -> float:
-    """R, one number a net: the root of the mean over images and classes of the squared centred logits.
+    """R, one number a net: the root of the mean over images and classes of the squared centred
+    logits.
 
     Centred: minus each image's mean over classes, so R is invariant to per-image shifts. Take it on
     the test images.
@@ -37,9 +41,13 @@ def logit_scale(logits: Tensor) -> float:
 
 
 def scale_free(margins: Tensor, scale: float) -> Tensor:
-    """m/R: margins (n,) in units of the net's logit scale, which multiplying all logits leaves alone."""
+    """m/R: margins (n,) in units of the net's logit scale, which multiplying all logits leaves
+    alone.
+    """
     if not (math.isfinite(scale) and scale > 0):
-        raise InputError(f"scale is {scale}; a logit scale above 0 is needed (0: the logits are all equal).")
+        raise InputError(
+            f"scale is {scale}; a logit scale above 0 is needed (0: the logits are all equal)."
+        )
     return margins / scale
 
 
@@ -58,7 +66,8 @@ def instance(
     batch_size: int = 250,
     progress: bool = False,
 ) -> Tensor:
-    """Instance margin: an upper bound of the distance from each image to the nearest misclassified one.
+    """Instance margin: an upper bound of the distance from each image to the nearest misclassified
+    one.
 
     Per image the smallest perturbation that two attacks find: a minimum-norm attack, and from there
     a bisection of the radius: `halvings` times Auto-PGD on the margin loss (`steps` steps, random
@@ -66,12 +75,23 @@ def instance(
 
     Args:
         model, x, y: any network, images (n, …) in [0, 1], true labels (n,).
-        norm: "linf" or "l2". cap: the value where nothing is found; by default the longest way inside the
-            pixel range, 1 for linf and √pixels for l2. clip, logits: as in `attacks.pgd`.
+        norm: "linf" or "l2". cap: the value where nothing is found; by default the longest way
+            inside the pixel range, 1 for linf and √pixels for l2. clip, logits: as in
+            `attacks.pgd`.
         generator: of the random starts; by default seed 0.
 
     Returns: (n,) distances in the units of the pixels, dtype of x; 0 for wrong predictions.
     Raises: `InputError` for unusable images, labels or settings.
+
+    A linear network whose boundary is ¼ away in every pixel; the second image is wrong:
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    >>> net[1].weight.data = torch.tensor([[1.0] * 4, [-1.0] * 4])
+    >>> net[1].bias.data = torch.tensor([-1.0, 1.0])
+    >>> x, y = torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 1])
+    >>> instance(net, x, y).round(decimals=3).tolist()
+    [0.25, 0.0]
     """
     found = []
     with parts.opened(model, x, y, logits) as (f, forward, x, y):
@@ -81,13 +101,23 @@ def instance(
         generator = parts.default_generator(generator, x)
         with tqdm(total=len(x), disable=not progress, desc="instance margins") as bar:
             for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-                found.append(_instance(f, forward, images, labels, halvings, steps, cap, generator, options))
+                found.append(
+                    _instance(f, forward, images, labels, halvings, steps, cap, generator, options)
+                )
                 bar.update(len(images))
     return torch.cat(found)
 
 
 def _instance(
-    f, forward, x: Tensor, y: Tensor, halvings: int, count: int, cap: float, generator, options: dict
+    f,
+    forward,
+    x: Tensor,
+    y: Tensor,
+    halvings: int,
+    count: int,
+    cap: float,
+    generator,
+    options: dict,
 ) -> Tensor:
     with torch.no_grad():
         z = forward(x)
@@ -102,9 +132,14 @@ def _instance(
     for _ in range(halvings):
         middle = (low + high) / 2
         how = {"steps": count, "loss": "margin", "generator": generator, "early_stop": True}
-        seen = _distance(forward, x, attacks.apgd(f, x, y, eps=middle, **how, **options), y, norm, math.inf)
+        seen = _distance(
+            forward, x, attacks.apgd(f, x, y, eps=middle, **how, **options), y, norm, math.inf
+        )
         hit = seen < math.inf
-        low, high = torch.where(hit, low, middle), torch.where(hit, torch.minimum(seen, middle), high)
+        low, high = (
+            torch.where(hit, low, middle),
+            torch.where(hit, torch.minimum(seen, middle), high),
+        )
     values[right] = high
     return values
 
@@ -116,14 +151,20 @@ def _distance(forward, x: Tensor, x_adv: Tensor, y: Tensor, norm: str, otherwise
     return torch.where(hits, parts.norms(x_adv - x, norm), otherwise)
 
 
-def accepted(values: Tensor, robust_errors: Mapping[float, float], tolerance: float = 0.005) -> bool:
-    """Whether instance margins `values` (n,) may be used: they must not miss what a strong attack finds.
+def accepted(
+    values: Tensor, robust_errors: Mapping[float, float], tolerance: float = 0.005
+) -> bool:
+    """Whether instance margins `values` (n,) may be used: they must not miss what a strong attack
+    finds.
 
     robust_errors: per radius in the units of `values`, the share of the *same* images misclassified
     under APGD-CE + targeted APGD. For each radius the share of values ≤ radius has to reach that
     error minus `tolerance` (half a point).
     """
     if not robust_errors:
-        raise InputError("robust_errors is empty; give the robust error of a strong attack at one radius at least.")
+        raise InputError(
+            "robust_errors is empty; give the robust error of a strong attack at one radius at "
+            "least."
+        )
     share = lambda radius: float((values <= radius + 1e-6).double().mean())  # 1e-6: fp32 pixels
     return all(share(radius) >= error - tolerance for radius, error in robust_errors.items())

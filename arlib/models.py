@@ -27,9 +27,11 @@ class Normalize(nn.Module):
 
 
 def with_normalization(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
-    """A network on pixels in [0, 1] from one on normalised images: (x − mean) / std a channel comes first.
+    """A network on pixels in [0, 1] from one on normalised images: (x − mean) / std a channel comes
+    first.
 
-    The model itself is inside, not a copy. Every radius is then in pixel units, the same for all channels.
+    The model itself is inside, not a copy. Every radius is then in pixel units, the same for all
+    channels.
 
     >>> import torch
     >>> net = with_normalization(torch.nn.Flatten(), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -42,7 +44,9 @@ def with_normalization(model: nn.Module, mean: Sequence[float], std: Sequence[fl
     if len(mean) != len(std) or not mean or min(std) <= 0:
         raise InputError(f"mean is {mean} and std {std}; give one of each a channel, std above 0.")
     first = next(model.parameters(), torch.zeros(()))
-    return nn.Sequential(Normalize(mean, std).to(first.device, first.dtype), model).train(model.training)
+    return nn.Sequential(Normalize(mean, std).to(first.device, first.dtype), model).train(
+        model.training
+    )
 
 
 class Shortcut(nn.Module):
@@ -54,7 +58,9 @@ class Shortcut(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         before = self.extra // 2
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.extra - before))
+        return F.pad(
+            x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.extra - before)
+        )
 
 
 class Block(nn.Module):
@@ -75,7 +81,9 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """normalize → stem → three stages of blocks (width, 2·width, 4·width channels) → pool → classifier."""
+    """normalize → stem → three stages of blocks (width, 2·width, 4·width channels) → pool →
+    classifier.
+    """
 
     def __init__(self, depth: int, classes: int, width: int, in_channels: int, mean, std):
         super().__init__()
@@ -99,7 +107,9 @@ class ResNet(nn.Module):
         return self.classifier(self.blocks(x).mean((2, 3)))  # (n, classes)
 
 
-def resnet(depth: int, classes: int = 10, width: int = 16, in_channels: int = 3, mean=None, std=None) -> ResNet:
+def resnet(
+    depth: int, classes: int = 10, width: int = 16, in_channels: int = 3, mean=None, std=None
+) -> ResNet:
     """A CIFAR ResNet of `depth` layers (8, 20, 32, 44, 56 or 110) on images in [0, 1].
 
     mean, std: per-channel normalisation; by default none (0 and 1). Initial weights come from
@@ -110,12 +120,16 @@ def resnet(depth: int, classes: int = 10, width: int = 16, in_channels: int = 3,
         raise InputError(f"width is {width} and classes {classes}; at least 1 and 2 are needed.")
     mean, std = mean or (0.0,) * in_channels, std or (1.0,) * in_channels
     if len(mean) != in_channels or len(std) != in_channels:
-        raise InputError(f"mean and std need one value for each of the {in_channels} channels: {mean}, {std}.")
+        raise InputError(
+            f"mean and std need one value for each of the {in_channels} channels: {mean}, {std}."
+        )
     return ResNet(depth, classes, width, in_channels, tuple(mean), tuple(std))
 
 
 def build(name: str, dataset: str, width: int = 16) -> ResNet:
-    """The network `name` ("resnet20", …) for a data set ("cifar10", …), with its normalisation and classes."""
+    """The network `name` ("resnet20", …) for a data set ("cifar10", …), with its normalisation and
+    classes.
+    """
     one_of("model", name, NETWORKS)
     of = source(dataset)
     depth = int(name.removeprefix("resnet"))

@@ -29,7 +29,8 @@ def checkout() -> Path | None:
 
 
 def places(store: str | Path | None = None) -> Places:
-    """Look-up order: the argument, `ARLIB_STORE`, the checkout's folders, the copy shipped in the package.
+    """Look-up order: the argument, `ARLIB_STORE`, the checkout's folders, the copy shipped in the
+    package.
 
     A store may hold study files of its own (`<store>/NAME.yml`); they come before the checkout's.
     Raises `InputError` for a relative store.
@@ -46,7 +47,9 @@ def places(store: str | Path | None = None) -> Places:
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """Where downloaded data sets lie: argument, `ARLIB_DATA`, the checkout's `data/`, else ~/.cache/arlib."""
+    """Where downloaded data sets lie: argument, `ARLIB_DATA`, the checkout's `data/`, else
+    ~/.cache/arlib.
+    """
     if root is not None:
         return Path(root)
     if os.environ.get("ARLIB_DATA"):
@@ -64,5 +67,8 @@ def _absolute(name: str, value: str | Path | None) -> Path | None:
         return None
     path = Path(value).expanduser()
     if not path.is_absolute():
-        raise InputError(f"{name} is {str(value)!r}; give an absolute path, so that it means one folder everywhere.")
+        raise InputError(
+            f"{name} is {str(value)!r}; give an absolute path, so that it means one folder "
+            "everywhere."
+        )
     return path

@@ -1,9 +1,10 @@
 """Records: what is kept of a run, and how it is read back whole or not at all.
 
 A record is a folder `<study>/<run id>/` with `record.json` (recipe, provenance, history, settings,
-rows), `arrays.npz` (quantiles of spectra, per-image margins) and, for seed 0, `weights.safetensors`.
-`record.json` carries a checksum of itself and the SHA-256 of the files beside it. Runs are finished
-in the store (`runs/`, writable) and published into `records/`, which nothing else writes.
+rows), `arrays.npz` (quantiles of spectra, per-image margins) and, for seed 0,
+`weights.safetensors`. `record.json` carries a checksum of itself and the SHA-256 of the files
+beside it. Runs are finished in the store (`runs/`, writable) and published into `records/`, which
+nothing else writes.
 """
 
 import io
@@ -36,7 +37,7 @@ _REDUCTIONS = (
 
 @dataclass(frozen=True)
 class Record:
-    """One stored run. rows: the table of measurements (`COLUMNS`); history: one row an epoch."""
+    """One stored run. rows: the table of measurements (`COLUMNS`); history: one row per epoch."""
 
     folder: Path
     run: str
@@ -50,22 +51,30 @@ class Record:
     quantile_layers: dict[str, list[str]]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Per-image arrays and, as `quantiles|<operator>|<layer>`, 201 quantiles of each spectrum."""
+        """Per-image arrays and, as `quantiles|<operator>|<layer>`, 201 quantiles of each
+        spectrum.
+        """
         arrays = files.read_arrays(self.folder / "arrays.npz")
         for operator, layers in self.quantile_layers.items():
             stacked = arrays.pop(f"quantiles|{operator}", ())
-            arrays |= {f"quantiles|{operator}|{layer}": row.astype(np.float32) for layer, row in zip(layers, stacked)}  # noqa: B905
+            pairs = zip(layers, stacked, strict=False)  # quantiles may have been left out
+            for layer, row in pairs:
+                arrays[f"quantiles|{operator}|{layer}"] = row.astype(np.float32)
         return arrays
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Weights of the last checkpoint, float32; from a finished run exact, from a record half precision."""
+        """Weights of the last checkpoint, float32; from a finished run exact, from a record half
+        precision.
+        """
         for name in ("last.safetensors", "weights.safetensors"):
             if (self.folder / name).is_file():
                 stored = files.read_tensors(self.folder / name)
                 return {key: t.float() if t.is_floating_point() else t for key, t in stored.items()}
         raise InputError(
-            f"{self.folder} holds no weights: a study publishes those of some runs only. Compute the run yourself with "
-            f"`arlib study run {self.folder.parent.name} --afresh --store FOLDER`, and read it from that store."
+            f"{self.folder} holds no weights: a study publishes those of some runs only. Compute "
+            "the run yourself with "
+            f"`arlib study run {self.folder.parent.name} --afresh --store FOLDER`, and read it "
+            "from that store."
         )
 
 
@@ -73,22 +82,32 @@ def write(
     folder: Path, *, run: str, recipe: dict, variant: str, provenance: dict, settings: dict,
     history: pd.DataFrame, rows: pd.DataFrame, arrays: dict[str, np.ndarray],
 ) -> None:  # fmt: skip
-    """Write `arrays.npz`, then `record.json`, into the folder of a run, which has its weights already.
+    """Write `arrays.npz`, then `record.json`, into the folder of a run, which has its weights
+    already.
 
-    rows: a table with `COLUMNS`; arrays: name → array. A record that would pass 150 kB keeps a thinned
-    `margin|train` and fewer quantiles, and says so in `left_out`; rows are always complete. Values are
-    kept to 7 significant digits, quantiles as float16.
+    rows: a table with `COLUMNS`; arrays: name → array. A record that would pass 150 kB keeps a
+    thinned `margin|train` and fewer quantiles, and says so in `left_out`; rows are always complete.
+    Values are kept to 7 significant digits, quantiles as float16.
     """
     if not (folder / WEIGHTS[0]).is_file():
-        raise RecordError(f"{folder / WEIGHTS[0]} is missing: a run is not finished without its weights.")
+        raise RecordError(
+            f"{folder / WEIGHTS[0]} is missing: a run is not finished without its weights."
+        )
     layers, groups = _pack_rows(pd.DataFrame(rows))
     arrays, quantile_layers = _stack_quantiles(arrays)
     columns = pd.DataFrame(history)
     content = {
-        "format": FORMAT, "run": run, "recipe": recipe, "variant": variant, "provenance": provenance,
-        "settings": settings, "history": {c: [_number(v) for v in columns[c]] for c in columns},
-        "layers": layers, "rows": groups, "quantile_layers": quantile_layers,
-    }  # fmt: skip
+        "format": FORMAT,
+        "run": run,
+        "recipe": recipe,
+        "variant": variant,
+        "provenance": provenance,
+        "settings": settings,
+        "history": {c: [_number(v) for v in columns[c]] for c in columns},
+        "layers": layers,
+        "rows": groups,
+        "quantile_layers": quantile_layers,
+    }
     arrays, content["left_out"] = _reduce(arrays, LIMIT - len(_text(content)) - 500)
     files.write_arrays(folder / "arrays.npz", arrays)
     beside = [folder / name for name in ("arrays.npz", *WEIGHTS) if (folder / name).is_file()]
@@ -97,10 +116,14 @@ def write(
 
 
 def read(folder: Path) -> Record:
-    """Read a record; `RecordError` names the file that is missing, altered or of another version."""
+    """Read a record; `RecordError` names the file that is missing, altered or of another
+    version.
+    """
     folder = Path(folder)
     content = _content(folder)
-    history = pd.DataFrame({name: [_value(v) for v in column] for name, column in content["history"].items()})
+    history = pd.DataFrame(
+        {name: [_value(v) for v in column] for name, column in content["history"].items()}
+    )
     rows = _unpack_rows(content["layers"], content["rows"])
     names = ("run", "recipe", "variant", "provenance", "settings", "left_out")
     return Record(folder, *(content[n] for n in names), history, rows, content["quantile_layers"])
@@ -111,10 +134,11 @@ def is_finished(folder: Path) -> bool:
 
 
 def publish(folder: Path, target: Path, *, weights: bool) -> bool:
-    """Copy the finished run in `folder` to the record folder `target`; False if it is there already, unchanged.
+    """Copy the finished run in `folder` to the record folder `target`; False if it is there
+    already, unchanged.
 
-    weights: also keep the last checkpoint (convolutions float16, the rest float32) unless it is larger
-    than 5 MB. The record appears whole or not at all.
+    weights: also keep the last checkpoint (convolutions float16, the rest float32) unless it is
+    larger than 5 MB. The record appears whole or not at all.
     """
     read(folder)
     content, target = _content(folder), Path(target)
@@ -125,7 +149,9 @@ def publish(folder: Path, target: Path, *, weights: bool) -> bool:
         new.mkdir(parents=True)
         shutil.copyfile(folder / "arrays.npz", new / "arrays.npz")
         if weights:
-            _write_weights(files.read_tensors(folder / "last.safetensors"), new / "weights.safetensors")
+            _write_weights(
+                files.read_tensors(folder / "last.safetensors"), new / "weights.safetensors"
+            )
         content["files"] = {path.name: files.sha256(path) for path in sorted(new.iterdir())}
         files.write_text(new / "record.json", _text(content))
         if target.exists():
@@ -144,7 +170,10 @@ def size(folder: Path) -> int:
 def _same(finished: dict, published: dict) -> bool:
     """Whether the published record is of this very run: equal but for the weights beside it."""
     arrays = [content["files"].get("arrays.npz") for content in (finished, published)]
-    rest = [{k: v for k, v in content.items() if k not in ("files", "checksum")} for content in (finished, published)]
+    rest = [
+        {k: v for k, v in content.items() if k not in ("files", "checksum")}
+        for content in (finished, published)
+    ]
     return arrays[0] == arrays[1] and rest[0] == rest[1]
 
 
@@ -155,21 +184,28 @@ def _write_weights(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def _content(folder: Path) -> dict:
-    """`record.json` after every check that needs no recipe: syntax, checksum, version, the files beside it."""
+    """`record.json` after every check that needs no recipe: syntax, checksum, version, the files
+    beside it.
+    """
     path = folder / "record.json"
     content = files.read_json(path)
     again = "Delete its folder to have it computed again, or restore it from the repository."
     if not isinstance(content, dict) or "format" not in content:
         raise RecordError(f"{path} is not a record. {again}")
     if content["format"] != FORMAT:
-        raise RecordError(f"{path} has format {content['format']!r}; this arlib reads format {FORMAT}. Update arlib.")
+        raise RecordError(
+            f"{path} has format {content['format']!r}; this arlib reads format {FORMAT}. Update "
+            "arlib."
+        )
     if content.get("checksum") != _checksum(content):
         raise RecordError(f"{path} is damaged: its content does not match its checksum. {again}")
     for name, expected in content["files"].items():
         if not (folder / name).is_file():
             raise RecordError(f"{folder / name} is missing. {again}")
         if (found := files.sha256(folder / name)) != expected:
-            raise RecordError(f"{folder / name} is damaged: SHA-256 {found}, recorded {expected}. {again}")
+            raise RecordError(
+                f"{folder / name} is damaged: SHA-256 {found}, recorded {expected}. {again}"
+            )
     return content
 
 
@@ -178,8 +214,11 @@ def _checksum(content: dict) -> str:
 
 
 def _text(content: dict) -> str:
-    """JSON that diffs well: one line a field, one line a group of rows or a column of the history."""
-    content = json.loads(json.dumps(content, allow_nan=False))  # plain types, so that the checksum is of what is read
+    """JSON that diffs well: one line per field, one line a group of rows or a column of the
+    history.
+    """
+    # plain types, so that the checksum is of what is read
+    content = json.loads(json.dumps(content, allow_nan=False))
     content["checksum"] = _checksum(content)
     dump = lambda value: json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     fields = []
@@ -187,7 +226,9 @@ def _text(content: dict) -> str:
         if value and key in ("rows", "layers"):
             value = "[\n  " + ",\n  ".join(map(dump, value)) + "\n ]"
         elif value and key in ("history", "provenance", "files"):
-            value = "{\n  " + ",\n  ".join(f"{dump(k)}: {dump(v)}" for k, v in value.items()) + "\n }"
+            value = (
+                "{\n  " + ",\n  ".join(f"{dump(k)}: {dump(v)}" for k, v in value.items()) + "\n }"
+            )
         else:
             value = dump(value)
         fields.append(f" {dump(key)}: {value}")
@@ -207,16 +248,22 @@ def _number(value: object) -> object:
 
 
 def _value(stored: object) -> object:
-    return float("nan") if stored is None else float(stored) if stored in ("inf", "-inf") else stored
+    return (
+        float("nan") if stored is None else float(stored) if stored in ("inf", "-inf") else stored
+    )
 
 
 def _pack_rows(rows: pd.DataFrame) -> tuple[list[list[str]], list[list]]:
-    """Rows that differ only in the layer become one group; equal lists of layers are stored once."""
+    """Rows that differ only in the layer become one group; equal lists of layers are stored
+    once.
+    """
     if missing := set(COLUMNS) - set(rows.columns):
         raise ValueError(f"the table of rows lacks the columns {sorted(missing)}")
     keys = ["checkpoint", "split", "statistic", "setting"]
     if rows.duplicated([*keys, "layer"]).any():
-        raise ValueError(f"measured twice: {rows[rows.duplicated([*keys, 'layer'])].iloc[0].to_dict()}")
+        raise ValueError(
+            f"measured twice: {rows[rows.duplicated([*keys, 'layer'])].iloc[0].to_dict()}"
+        )
     layers: dict[tuple[str, ...], int] = {}
     groups = []
     for key, group in rows.groupby(keys, sort=False):
@@ -239,8 +286,12 @@ def _unpack_rows(layers: list[list[str]], groups: list[list]) -> pd.DataFrame:
     return pd.DataFrame(table, columns=list(COLUMNS)).astype({"n": "int64", "value": "float64"})
 
 
-def _stack_quantiles(arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
-    """One float16 array (layers, 201) an operator: a zip entry a layer would cost more than its numbers."""
+def _stack_quantiles(
+    arrays: dict[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """One float16 array (layers, 201) an operator: a zip entry per layer would cost more than its
+    numbers.
+    """
     plain, stacks, layers = {}, {}, {}
     for key, value in arrays.items():
         kind, _, rest = key.partition("|")
@@ -264,9 +315,14 @@ def _reduce(arrays: dict[str, np.ndarray], budget: int) -> tuple[dict[str, np.nd
             break
         if key not in arrays or (keep and len(arrays[key]) <= keep):
             continue
-        left_out.append(f"{key}: {f'{keep} of {len(arrays[key])} images kept, evenly spaced' if keep else 'not kept'}")
+        left_out.append(
+            f"{key}: "
+            f"{f'{keep} of {len(arrays[key])} images kept, evenly spaced' if keep else 'not kept'}"
+        )
         if keep:
-            arrays[key] = arrays[key][np.linspace(0, len(arrays[key]) - 1, keep).round().astype(int)]
+            arrays[key] = arrays[key][
+                np.linspace(0, len(arrays[key]) - 1, keep).round().astype(int)
+            ]
         else:
             del arrays[key]
     return arrays, left_out

@@ -1,4 +1,6 @@
-"""Figures a reader can move through: a slider that needs no kernel, and controls that recompute with one."""
+"""Figures a reader can move through: a slider that needs no kernel, and controls that recompute
+with one.
+"""
 
 import base64
 import contextlib
@@ -15,8 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from arlib.errors import InputError
 
-# Where the script does not run (GitHub, a notebook not yet trusted) all frames stand below each other, each with
-# its caption, and there is no bar. The script hides all but one.
+# Where the script does not run (GitHub, a notebook not yet trusted) all frames stand below each
+# other, each with its caption, and there is no bar. The script hides all but one.
 _STYLE = """
 .ar-slider {margin: 1em 0}
 .ar-slider .ar-bar {display: none}
@@ -32,7 +34,8 @@ _STYLE = """
   .ar-slider figure {break-inside: avoid}
 }
 """
-# In the element's own attribute: it works wherever the markup does, from file:// and in each notebook front end.
+# In the element's own attribute: it works wherever the markup does, from file:// and in each
+# notebook front end.
 _MOVE = """
 const box = this.closest('.ar-slider'), frames = box.querySelectorAll('figure');
 box.classList.add('ar-moves');
@@ -42,26 +45,41 @@ const said = frames[this.value].querySelector('figcaption').textContent;
 box.querySelector('output').textContent = said;
 this.setAttribute('aria-valuetext', said);
 """
-# What moves it the first time. A page runs the script as it reads it, so nothing jumps; a client that puts the
-# output together before it is part of the page (the classic Notebook) has the last image's load event.
+# What moves it the first time. A page runs the script as it reads it, so nothing jumps; a client
+# that puts the output together before it is part of the page (the classic Notebook) has the last
+# image's load event.
 _BEGIN = (
-    "<script>document.querySelectorAll('.ar-slider:not(.ar-moves) input').forEach(input => input.oninput())</script>"
+    "<script>document.querySelectorAll('.ar-slider:not(.ar-moves) input').forEach(input => "
+    "input.oninput())</script>"
 )
 _LOADED = "this.closest('.ar-slider').querySelector('input').oninput()"
 
 
-def figure_slider(figures: Sequence, values: Sequence, label: str, *, alt: str = "", start: int = 0, dpi: int = 100):
-    """A range input over ready figures, as static HTML: it moves in a rendered page, without kernel or network.
+def figure_slider(
+    figures: Sequence,
+    values: Sequence,
+    label: str,
+    *,
+    alt: str = "",
+    start: int = 0,
+    dpi: int = 100,
+):
+    """A range input over ready figures, as static HTML: it moves in a rendered page, without kernel
+    or network.
 
-    figures: matplotlib figures of one size (they are closed), or PNG images as bytes; values: what each
-    shows, in order ("0", "4", "8"); label: what the values are ("AR strength"); alt: what the figures
-    show, for those who cannot see them (by default each figure's own `alt`); start: index of the figure
-    shown first. Printed, all figures show.
+    figures: matplotlib figures of one size (they are closed), or PNG images as bytes; values: what
+    each shows, in order ("0", "4", "8"); label: what the values are ("AR strength"); alt: what the
+    figures show, for those who cannot see them (by default each figure's own `alt`); start: index
+    of the figure shown first. Printed, all figures show.
 
-    Raises `InputError` unless there are as many values as figures, at least two, and each has an alt text.
+    Raises `InputError` unless there are as many values as figures, at least two, and each has an
+    alt text.
     """
     if len(figures) != len(values) or len(figures) < 2:
-        raise InputError(f"figure_slider got {len(figures)} figures and {len(values)} values; give two or more each.")
+        raise InputError(
+            f"figure_slider got {len(figures)} figures and {len(values)} values; give two or more "
+            "each."
+        )
     alts = [alt or getattr(figure, "alt", "") for figure in figures]
     if not all(alts):
         raise InputError("figure_slider needs alt: one sentence on what the figures show.")
@@ -80,32 +98,43 @@ def figure_slider(figures: Sequence, values: Sequence, label: str, *, alt: str =
 
 
 def live(compute: Callable, *, static=None, **controls):
-    """Controls and a Compute button for a running kernel (ipywidgets 7.7 and 8); nothing is computed before.
+    """Controls and a Compute button for a running kernel (ipywidgets 7.7 and 8); nothing is
+    computed before.
 
-    What `compute` returns is shown below, with what it prints; a bar runs while it works. If it fails,
-    one line says why, and the last result stays.
+    What `compute` returns is shown below, with what it prints; a bar runs while it works. If it
+    fails, one line says why, and the last result stays.
 
     static: a figure with alt text, which a client without widgets shows instead, with one sentence.
-    controls: what `ipywidgets.interactive` takes: (low, high, step), a list of choices, or a widget.
+    controls: what `ipywidgets.interactive` takes: (low, high, step), a list of choices, or a
+    widget.
     """
     box = _live_class()(compute, {"manual": True, "manual_name": "Compute"}, **controls)
     box.static = static
     return box
 
 
-NO_WIDGETS = "This client shows no widgets. The controls that belong here need JupyterLab, Notebook or Colab."
+NO_WIDGETS = (
+    "This client shows no widgets. The controls that belong here need JupyterLab, Notebook or "
+    "Colab."
+)
 
 
 def other_major_version() -> str:
-    """A sentence if the front end that is installed beside ipywidgets belongs to another major version; "" if not."""
+    """A sentence if the front end that is installed beside ipywidgets belongs to another major
+    version; "" if not.
+    """
     if "google.colab" in sys.modules:  # it has a front end of its own
         return ""
     ours = _major("ipywidgets")
-    for package, belongs in {"jupyterlab_widgets": {1: 7, 3: 8}, "widgetsnbextension": {3: 7, 4: 8}}.items():
+    for package, belongs in {
+        "jupyterlab_widgets": {1: 7, 3: 8},
+        "widgetsnbextension": {3: 7, 4: 8},
+    }.items():
         theirs = belongs.get(_major(package), ours)
         if theirs != ours:
             return (
-                f"If no controls appear below: ipywidgets is {ours}, but {package} is of ipywidgets {theirs}. "
+                f"If no controls appear below: ipywidgets is {ours}, but {package} is of "
+                f"ipywidgets {theirs}. "
                 f"`pip install --upgrade ipywidgets` brings what belongs together."
             )
     return ""
@@ -113,8 +142,10 @@ def other_major_version() -> str:
 
 def _refused() -> str:
     return (
-        f"The client could not show the controls of ipywidgets {importlib.metadata.version('ipywidgets')}: "
-        f"its own part of ipywidgets is missing or of another major version. Install the two together."
+        "The client could not show the controls of ipywidgets "
+        f"{importlib.metadata.version('ipywidgets')}: "
+        "its own part of ipywidgets is missing or of another major version. Install the two "
+        "together."
     )
 
 
@@ -134,17 +165,23 @@ def _live_class() -> type:
     from ipywidgets import HTML, FloatProgress, interactive
 
     class Live(interactive):
-        """`interactive` that shows what it computes: on its own it gives the result back to nobody."""
+        """`interactive` that shows what it computes: on its own it gives the result back to
+        nobody.
+        """
 
         def __init__(self, *args, **options):
             self._last = 3.0  # seconds of the last time, for the bar
-            self.progress = FloatProgress(min=0, max=1, description="computing", layout={"visibility": "hidden"})
+            self.progress = FloatProgress(
+                min=0, max=1, description="computing", layout={"visibility": "hidden"}
+            )
             self.said = HTML()
             super().__init__(*args, **options)
             self.children = [*self.children[:-1], self.progress, self.children[-1], self.said]
 
         def _ipython_display_(self, **_):
-            """The view, or for a client that has none the static figure; ipywidgets 7 and 8 both ask here first."""
+            """The view, or for a client that has none the static figure; ipywidgets 7 and 8 both
+            ask here first.
+            """
             if said := other_major_version():
                 print(said)
             shown = display(self.bundle(), raw=True, display_id=True)
@@ -152,11 +189,17 @@ def _live_class() -> type:
             self.comm.on_close(lambda _: shown.update(Page(self.instead(_refused()))))
 
         def bundle(self) -> dict[str, object]:
-            """The view and what stands for it, by media type; the client shows the richest it knows."""
+            """The view and what stands for it, by media type; the client shows the richest it
+            knows.
+            """
             view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
             about = f" Without them: {self.static.alt}" if self.static is not None else ""
-            data = {"application/vnd.jupyter.widget-view+json": view, "text/plain": NO_WIDGETS + about}
-            if "google.colab" not in sys.modules:  # which always has widgets; its order of preference is not known
+            data = {
+                "application/vnd.jupyter.widget-view+json": view,
+                "text/plain": NO_WIDGETS + about,
+            }
+            # which always has widgets; its order of preference is not known
+            if "google.colab" not in sys.modules:
                 data["text/html"] = self.instead(NO_WIDGETS)
             return data
 
@@ -165,12 +208,17 @@ def _live_class() -> type:
             sentence = f"<p>{html.escape(said)}</p>"
             if self.static is None:
                 return sentence
-            image = f'<img src="{_address(_png(self.static, 100))}" alt="{html.escape(self.static.alt)}">'
+            image = (
+                f'<img src="{_address(_png(self.static, 100))}" '
+                f'alt="{html.escape(self.static.alt)}">'
+            )
             return f"{sentence}\n{image}"
 
         def update(self, *_):
             """Compute with the controls' present values, and show the result in the output area."""
-            self.kwargs = {widget._kwarg: widget.get_interact_value() for widget in self.kwargs_widgets}
+            self.kwargs = {
+                widget._kwarg: widget.get_interact_value() for widget in self.kwargs_widgets
+            }
             self.manual_button.disabled, begun = True, time.monotonic()
             try:
                 with _running(self.progress, self._last), capture_output() as printed:
@@ -178,8 +226,12 @@ def _live_class() -> type:
                     if self.result is not None:
                         display(self.result)
                 self._last = time.monotonic() - begun
-            except Exception as error:  # whatever the chapter's function raises is said, not thrown at the reader
-                self.said.value = f"<b>Not computed.</b> {html.escape(f'{type(error).__name__}: {error}')}"
+            except (
+                Exception
+            ) as error:  # whatever the chapter's function raises is said, not thrown at the reader
+                self.said.value = (
+                    f"<b>Not computed.</b> {html.escape(f'{type(error).__name__}: {error}')}"
+                )
                 return
             finally:
                 self.manual_button.disabled = False
@@ -193,14 +245,19 @@ def _live_class() -> type:
 
 @contextlib.contextmanager
 def _running(bar, seconds: float) -> Iterator[None]:
-    """Inside it the bar moves, by the time that the last computation took; it shows only if this takes a moment."""
+    """Inside it the bar moves, by the time that the last computation took; it shows only if this
+    takes a moment.
+    """
     over, begun = threading.Event(), time.monotonic()
 
     def move() -> None:
         while not over.wait(0.25):
             gone = time.monotonic() - begun
             bar.layout.visibility = "visible"
-            bar.value, bar.description = 1 - math.exp(-2 * gone / seconds), f"computing, {gone:.0f} s"
+            bar.value, bar.description = (
+                1 - math.exp(-2 * gone / seconds),
+                f"computing, {gone:.0f} s",
+            )
 
     thread = threading.Thread(target=move, daemon=True)
     thread.start()
@@ -213,12 +270,16 @@ def _running(bar, seconds: float) -> Iterator[None]:
 
 
 def _bar(said: list[str], label: str, alt: str, start: int) -> str:
-    """The head of the slider. Its id depends on the words alone, so stored outputs stay the same."""
+    """The head of the slider. Its id depends on the words alone, so stored outputs stay the
+    same.
+    """
     name = "ar-" + hashlib.sha256("\0".join([*said, alt]).encode()).hexdigest()[:10]
     move = " ".join(_MOVE.split())
     return (
-        f'<div class="ar-slider">\n<div class="ar-bar" hidden><label for="{name}">{html.escape(label)}</label>\n'
-        f'<input type="range" id="{name}" min="0" max="{len(said) - 1}" step="1" value="{start}" autocomplete="off" '
+        '<div class="ar-slider">\n<div class="ar-bar" hidden><label '
+        f'for="{name}">{html.escape(label)}</label>\n'
+        f'<input type="range" id="{name}" min="0" max="{len(said) - 1}" step="1" value="{start}" '
+        'autocomplete="off" '
         f'aria-valuetext="{html.escape(said[start])}" oninput="{html.escape(move)}">\n'
         f'<output for="{name}">{html.escape(said[start])}</output></div>'
     )
@@ -235,7 +296,9 @@ def _address(png: bytes) -> str:
 
 
 def _png(figure, dpi: int) -> bytes:
-    """A matplotlib figure as a PNG of 128 colours, a third of the size; white behind, so dark pages keep it legible."""
+    """A matplotlib figure as a PNG of 128 colours, a third of the size; white behind, so dark pages
+    keep it legible.
+    """
     from matplotlib import pyplot
     from PIL import Image
 

@@ -36,7 +36,9 @@ def without_tf32() -> Iterator[None]:
 
 
 def plain_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The input gradient of the summed cross-entropy as most codes compute it, weight gradients and all. (n, …)."""
+    """The input gradient of the summed cross-entropy as most codes compute it, weight gradients and
+    all. (n, …).
+    """
     x = x.detach().clone().requires_grad_()
     F.cross_entropy(model(x), y, reduction="sum").backward()
     model.zero_grad(set_to_none=True)
@@ -49,7 +51,9 @@ def fast_gradient(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 class InDouble(nn.Module):
-    """The network as it is, computing in float64: how far the plain loop's own float32 gradients are off."""
+    """The network as it is, computing in float64: how far the plain loop's own float32 gradients
+    are off.
+    """
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -72,9 +76,11 @@ def iterates(subject: Subject, steps: int, seed: int = 0) -> list[Tensor]:
 
 
 def compare_gradients(plain: Tensor, fast: Tensor) -> dict[str, float]:
-    """Relative error (of the batch; of the median image), images past the target, differing signs, exact zeros.
+    """Relative error (of the batch; of the median image), images past the target, differing signs,
+    exact zeros.
 
-    Where rounding moves one activation across the kink of its ReLU, that image's gradient changes by more
+    Where rounding moves one activation across the kink of its ReLU, that image's gradient changes
+    by more
     than rounding: a few such images make the error of the batch.
     """
     own = (fast - plain).flatten(1).norm(dim=1) / plain.flatten(1).norm(dim=1).clamp_min(1e-30)
@@ -89,7 +95,9 @@ def compare_gradients(plain: Tensor, fast: Tensor) -> dict[str, float]:
 
 
 def gradients(subject: Subject, networks: dict[str, nn.Module], steps: int = 10) -> pd.DataFrame:
-    """One row a network, and one of the plain loop in float64: the worst over the iterates of `compare_gradients`."""
+    """One row per network, and one of the plain loop in float64: the worst over the iterates of
+    `compare_gradients`.
+    """
     networks = {"plain float64": InDouble(subject.model)} | networks
     rows = {name: [] for name in networks}
     with without_tf32():
@@ -98,13 +106,18 @@ def gradients(subject: Subject, networks: dict[str, nn.Module], steps: int = 10)
             for name, network in networks.items():
                 rows[name].append(compare_gradients(expected, fast_gradient(network, x, subject.y)))
     worst = [pd.DataFrame(found).max().to_dict() for found in rows.values()]
-    head = [{"network": subject.title, "passes": name, "n": len(subject.x), "iterates": steps} for name in rows]
+    head = [
+        {"network": subject.title, "passes": name, "n": len(subject.x), "iterates": steps}
+        for name in rows
+    ]
     return pd.DataFrame([a | b for a, b in zip(head, worst, strict=True)])
 
 
 def pgd_masks(subject: Subject, networks: dict[str, nn.Module], steps: int = 20) -> pd.DataFrame:
     """PGD's last iterate from one random start: the plain loop against `attacks.perturb`."""
-    start = attacks.random_start(subject.x, eps=subject.eps, generator=torch.Generator(subject.x.device).manual_seed(1))
+    start = attacks.random_start(
+        subject.x, eps=subject.eps, generator=torch.Generator(subject.x.device).manual_seed(1)
+    )
     options = {"eps": subject.eps, "steps": steps, "step_size": subject.eps / 4, "start": start}
 
     def fallen(attack, network) -> Tensor:
@@ -118,8 +131,12 @@ def pgd_masks(subject: Subject, networks: dict[str, nn.Module], steps: int = 20)
     return _compared(subject, f"pgd-{steps}, last iterate", expected, found)
 
 
-def evaluation_masks(subject: Subject, networks: dict[str, nn.Module], names: tuple[str, ...]) -> pd.DataFrame:
-    """`attacks.evaluate` on the network as it is (not folded, eager, float32) against prepared ones."""
+def evaluation_masks(
+    subject: Subject, networks: dict[str, nn.Module], names: tuple[str, ...]
+) -> pd.DataFrame:
+    """`attacks.evaluate` on the network as it is (not folded, eager, float32) against prepared
+    ones.
+    """
 
     def fallen(network: nn.Module) -> Tensor:
         with warnings.catch_warnings():
@@ -133,12 +150,17 @@ def evaluation_masks(subject: Subject, networks: dict[str, nn.Module], names: tu
     return _compared(subject, "+".join(names), expected, found)
 
 
-def _compared(subject: Subject, attack: str, expected: Tensor, found: dict[str, Tensor]) -> pd.DataFrame:
+def _compared(
+    subject: Subject, attack: str, expected: Tensor, found: dict[str, Tensor]
+) -> pd.DataFrame:
     n = len(expected)
     rows = []
     for name, fallen in found.items():
         differing = int((fallen != expected).sum())
-        accuracies = {"plain accuracy": 1 - float(expected.sum()) / n, "fast accuracy": 1 - float(fallen.sum()) / n}
+        accuracies = {
+            "plain accuracy": 1 - float(expected.sum()) / n,
+            "fast accuracy": 1 - float(fallen.sum()) / n,
+        }
         head = {"network": subject.title, "attack": attack, "passes": name, "n": n}
         rows.append(head | accuracies | {"differing": differing, "share": differing / n})
     return pd.DataFrame(rows)

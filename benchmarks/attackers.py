@@ -1,10 +1,10 @@
 """Attacks of several libraries as functions of a batch, at equal settings.
 
-    plain          PGD as most public codes have it: `loss.backward()`, which computes weight gradients too
-    torchattacks, foolbox, art
-                   those libraries' own attacks, called as their documentation does, on the network as it is
-    ours           this library's: "bare" is one call of `attacks.…` on the network as it is; a mode of
-                   `engine.prepare` ("folded", "compiled", …) is a network prepared beforehand
+    plain          PGD as most public codes have it: `loss.backward()`, which computes weight
+                   gradients too torchattacks, foolbox, art those libraries' own attacks, called as
+                   their documentation does, on the network as it is
+    ours           this library's: "bare" is one call of `attacks.…` on the network as it is; a mode
+                   of `engine.prepare` ("folded", "compiled", …) is a network prepared beforehand
 
 Each maker returns a function (x, y) -> adversarial images, all on the subject's device.
 """
@@ -56,21 +56,29 @@ def prepared(subject: Subject, mode: str, precision: str = "float32") -> engine.
     return engine.prepare(subject.model, mode, dtype)
 
 
-def ours(kind: str, network: nn.Module, eps: float, budget: Budget, *, early_stop: bool = True) -> Attack:
+def ours(
+    kind: str, network: nn.Module, eps: float, budget: Budget, *, early_stop: bool = True
+) -> Attack:
     """This library's attack of a kind on a network, prepared or as it is."""
     common = {"eps": eps, "early_stop": early_stop}
     auto = common | {"steps": budget.apgd_steps}
     if kind == "pgd":
-        return lambda x, y: attacks.pgd(network, x, y, steps=budget.steps, restarts=budget.restarts, **common)
+        return lambda x, y: attacks.pgd(
+            network, x, y, steps=budget.steps, restarts=budget.restarts, **common
+        )
     if kind == "apgd-ce":
         return lambda x, y: attacks.apgd(network, x, y, **auto)
     if kind == "apgd-t":
-        return lambda x, y: attacks.apgd(network, x, y, loss="dlr-targeted", targets=TARGETS, **auto)
+        return lambda x, y: attacks.apgd(
+            network, x, y, loss="dlr-targeted", targets=TARGETS, **auto
+        )
     return lambda x, y: attacks.square(network, x, y, eps=eps, queries=budget.queries)
 
 
 def plain(kind: str, subject: Subject, budget: Budget) -> Attack | None:
-    """PGD as the public codes write it, restarted as they do: all images again, misclassified ones kept."""
+    """PGD as the public codes write it, restarted as they do: all images again, misclassified ones
+    kept.
+    """
     if kind != "pgd":
         return None
     options = {"eps": subject.eps, "steps": budget.steps, "step_size": subject.eps / 4}
@@ -115,7 +123,9 @@ def foolbox(kind: str, subject: Subject, budget: Budget) -> Attack | None:
 
 
 def art(kind: str, subject: Subject, budget: Budget) -> Attack | None:
-    """adversarial-robustness-toolbox takes and gives numpy arrays; it has no targeted APGD of that kind."""
+    """adversarial-robustness-toolbox takes and gives numpy arrays; it has no targeted APGD of that
+    kind.
+    """
     if kind == "apgd-t":
         return None
     from art.attacks import evasion
@@ -125,15 +135,23 @@ def art(kind: str, subject: Subject, budget: Budget) -> Attack | None:
     place = "gpu" if subject.x.is_cuda else "cpu"
     network = PyTorchClassifier(subject.model, nn.CrossEntropyLoss(), **shape, device_type=place)
     options = {"norm": np.inf, "eps": subject.eps, "verbose": False}
-    steps = {"eps_step": subject.eps / 4, "max_iter": budget.steps, "num_random_init": budget.restarts}
+    steps = {
+        "eps_step": subject.eps / 4,
+        "max_iter": budget.steps,
+        "num_random_init": budget.restarts,
+    }
     auto = {"eps_step": 2 * subject.eps, "max_iter": budget.apgd_steps, "nb_random_init": 1}
     # its batch size is that of each call here, so that one call is one batch for everybody
     makers = {
-        "pgd": lambda n: evasion.ProjectedGradientDescentPyTorch(network, **options, **steps, batch_size=n),
+        "pgd": lambda n: evasion.ProjectedGradientDescentPyTorch(
+            network, **options, **steps, batch_size=n
+        ),
         "apgd-ce": lambda n: evasion.AutoProjectedGradientDescent(
             network, **options, **auto, loss_type="cross_entropy", batch_size=n
         ),
-        "square": lambda n: evasion.SquareAttack(network, **options, max_iter=budget.queries, batch_size=n),
+        "square": lambda n: evasion.SquareAttack(
+            network, **options, max_iter=budget.queries, batch_size=n
+        ),
     }
 
     def attack(x: Tensor, y: Tensor) -> Tensor:

@@ -2,15 +2,18 @@
 
 In one process, on the same weights, images and settings:
 
-    speed        PGD-20 (ℓ∞, step ε/4) on batches of 128, ResNet-20 and ResNet-56, 32 px: this library bare, prepared,
-                 compiled, against torchattacks, foolbox, adversarial-robustness-toolbox and a plain loop
-    evaluation   PGD-50×10, APGD-CE, targeted APGD-DLR, Square, and the three last as one evaluation: robust
-                 accuracy, the images on which a peer and ours differ, seconds
-    agreement    our fast passes against the plain loop's: broken images, gradients at the same iterates
+    speed        PGD-20 (ℓ∞, step ε/4) on batches of 128, ResNet-20 and ResNet-56, 32 px: this
+                 library bare, prepared, compiled, against torchattacks, foolbox,
+                 adversarial-robustness-toolbox and a plain loop
+    evaluation   PGD-50×10, APGD-CE, targeted APGD-DLR, Square, and the three last as one
+                 evaluation: robust accuracy, the images on which a peer and ours differ, seconds
+    agreement    our fast passes against the plain loop's: broken images, gradients at the same
+    iterates
 
-The peers come from `.venv-peers` (`python tests/crosscheck/environment.py` makes it). Rounds go A B C A B C …; a wall
-time of a busy machine says little, so the table has processor seconds too. Writes
-records/benchmarks/attacks-DEVICE.json (with --only PART: attacks_PART-DEVICE.json; with --quick: nothing).
+The peers come from `.venv-peers` (`python tests/crosscheck/environment.py` makes it). Rounds go A B
+C A B C …; a wall time of a busy machine says little, so the table has processor seconds too. Writes
+records/benchmarks/attacks-DEVICE.json (with --only PART: attacks_PART-DEVICE.json; with --quick:
+nothing).
 """
 
 import argparse
@@ -32,7 +35,10 @@ PARTS = ("speed", "evaluation", "agreement")
 KINDS = ("pgd-50x10", "apgd-ce", "apgd-t", "square", "evaluate")
 WHOLE = ("apgd-ce", "apgd-t", "square")  # what "evaluate" runs
 TARGETS = {
-    "cpu": "PGD-20 at least 1.5 times as fast as the fastest peer bare, 1.7 times prepared and compiled",
+    "cpu": (
+        "PGD-20 at least 1.5 times as fast as the fastest peer bare, 1.7 times prepared and "
+        "compiled"
+    ),
     "agreement": "at most 0.1 % of the images broken differently; float32 gradients within 1e-4",
 }
 
@@ -56,10 +62,14 @@ def _wanted(pair: tuple[str, str], options: argparse.Namespace) -> bool:
 
 
 def speed(subject: Subject, options: argparse.Namespace) -> pd.DataFrame:
-    """PGD on one batch: image-steps a second, median and spread over rounds, first call (with compilation) apart."""
+    """PGD on one batch: image-steps a second, median and spread over rounds, first call (with
+    compilation) apart.
+    """
     budget, batch = Budget(steps=options.steps), subject.first(options.batch)
     contenders: dict[str, Attack] = attackers.others("pgd", batch, budget, options.with_peers)
-    contenders["ours bare"] = attackers.ours("pgd", batch.model, batch.eps, budget, early_stop=False)
+    contenders["ours bare"] = attackers.ours(
+        "pgd", batch.model, batch.eps, budget, early_stop=False
+    )
     first, accuracy = {}, {}
     for name, make in networks(batch, options).items():
         begun = time.perf_counter()
@@ -71,22 +81,42 @@ def speed(subject: Subject, options: argparse.Namespace) -> pd.DataFrame:
         accuracy[name] = float(attackers.right(batch.model, found, batch.y).float().mean())
         first[name] = first.get(name, 0.0) + time.perf_counter() - begun
         print(f"  {name}: first call {first[name]:.1f} s", flush=True)
-    calls = {name: (lambda attack=attack: attack(batch.x, batch.y)) for name, attack in contenders.items()}
+    calls = {
+        name: (lambda attack=attack: attack(batch.x, batch.y))
+        for name, attack in contenders.items()
+    }
     times = report.interleaved(calls, options.rounds, batch.x.device, warm_up=0)
     table = speed_table(batch, budget, times, first, accuracy)
-    print(table[["attack", "image-steps/s", "× peer", "× peer, cpu"]].to_string(index=False), flush=True)
+    print(
+        table[["attack", "image-steps/s", "× peer", "× peer, cpu"]].to_string(index=False),
+        flush=True,
+    )
     return table
 
 
-def speed_table(subject: Subject, budget: Budget, times: dict, first: dict, accuracy: dict) -> pd.DataFrame:
-    """One row a contender. × peer: over the fastest that is not ours, by wall and by processor time."""
+def speed_table(
+    subject: Subject, budget: Budget, times: dict, first: dict, accuracy: dict
+) -> pd.DataFrame:
+    """One row a contender. × peer: over the fastest that is not ours, by wall and by processor
+    time.
+    """
     done = len(subject.x) * budget.steps
     peers = [name for name in times if not name.startswith("ours")]
-    wall, cpu = (min((getattr(times[name], what) for name in peers), default=np.nan) for what in ("median", "cpu"))
+    wall, cpu = (
+        min((getattr(times[name], what) for name in peers), default=np.nan)
+        for what in ("median", "cpu")
+    )
     rows = []
     for name, found in times.items():
-        rates = {"image-steps/s": done / found.median, "slowest": done / found.high, "fastest": done / found.low}
-        ratios = {"× peer": wall / found.median, "× peer, cpu": cpu / found.cpu if found.cpu else np.nan}
+        rates = {
+            "image-steps/s": done / found.median,
+            "slowest": done / found.high,
+            "fastest": done / found.low,
+        }
+        ratios = {
+            "× peer": wall / found.median,
+            "× peer, cpu": cpu / found.cpu if found.cpu else np.nan,
+        }
         rest = {"cpu s": found.cpu, "first call s": first[name], "accuracy": accuracy[name]}
         rows.append({"network": subject.title, "attack": name} | rates | ratios | rest)
     return pd.DataFrame(rows)
@@ -96,7 +126,9 @@ def speed_table(subject: Subject, budget: Budget, times: dict, first: dict, accu
 
 
 def evaluation(subject: Subject, options: argparse.Namespace) -> pd.DataFrame:
-    """Every kind of attack by everybody who has it, batch by batch until the images or the seconds are used up."""
+    """Every kind of attack by everybody who has it, batch by batch until the images or the seconds
+    are used up.
+    """
     tables = []
     budget = Budget(steps=50, restarts=10)
     if options.quick:
@@ -106,23 +138,30 @@ def evaluation(subject: Subject, options: argparse.Namespace) -> pd.DataFrame:
         runs = {}
         for name, attack in contenders.items():
             runs[name] = run(attack, subject, options.eval_batch, options.budget)
-            print(f"  {kind}, {name}: {len(runs[name][0])} images, {runs[name][1]:.1f} s", flush=True)
+            print(
+                f"  {kind}, {name}: {len(runs[name][0])} images, {runs[name][1]:.1f} s", flush=True
+            )
         tables.append(evaluation_table(subject, kind, runs))
     return pd.concat(tables, ignore_index=True)
 
 
-def _contenders(kind: str, subject: Subject, budget: Budget, options: argparse.Namespace) -> dict[str, Attack]:
+def _contenders(
+    kind: str, subject: Subject, budget: Budget, options: argparse.Namespace
+) -> dict[str, Attack]:
     """Ours first: the others are compared with the first."""
     made = {"ours bare": subject.model}
     for name, make in networks(subject, options).items():
-        # On a CPU one alone, for time: a compiled one would compile anew for every number of images that is left.
+        # On a CPU one alone, for time: a compiled one would compile anew for every number of images
+        # that is left.
         if subject.x.is_cuda or name == "ours folded":
             made[name] = make()
     if kind == "evaluate":
         found = {name: whole(network, subject.eps) for name, network in made.items()}
         return found | ({} if not options.with_peers else whole_of_peers(subject, budget))
     kind = "pgd" if kind.startswith("pgd") else kind
-    found = {name: attackers.ours(kind, network, subject.eps, budget) for name, network in made.items()}
+    found = {
+        name: attackers.ours(kind, network, subject.eps, budget) for name, network in made.items()
+    }
     other = attackers.others(kind, subject, budget, options.with_peers)
     if kind == "square" and not subject.x.is_cuda:
         other.pop("art", None)  # classifies every image anew at every query: hours on a CPU
@@ -130,12 +169,16 @@ def _contenders(kind: str, subject: Subject, budget: Budget, options: argparse.N
 
 
 def whole(network: nn.Module, eps: float) -> Callable[[Tensor, Tensor], np.ndarray]:
-    """`attacks.evaluate`, with its checks of trustworthiness; gives the standing images themselves."""
+    """`attacks.evaluate`, with its checks of trustworthiness; gives the standing images
+    themselves.
+    """
 
     def attack(x: Tensor, y: Tensor) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", attacks.TrustWarning)
-            return attacks.evaluate(network, x, y, eps=eps, attacks=WHOLE, batch_size=len(x)).robust[0]
+            return attacks.evaluate(
+                network, x, y, eps=eps, attacks=WHOLE, batch_size=len(x)
+            ).robust[0]
 
     return attack
 
@@ -151,7 +194,9 @@ def whole_of_peers(subject: Subject, budget: Budget) -> dict[str, Attack]:
 
 
 def run(attack: Attack, subject: Subject, batch: int, seconds: float) -> tuple[np.ndarray, float]:
-    """Which images stand (n,) bool, as many as could be tried in time (at least one batch), and the seconds."""
+    """Which images stand (n,) bool, as many as could be tried in time (at least one batch), and the
+    seconds.
+    """
     standing, begun = [], time.perf_counter()
     for x, y in zip(subject.x.split(batch), subject.y.split(batch), strict=True):
         found = attack(x, y)
@@ -163,8 +208,12 @@ def run(attack: Attack, subject: Subject, batch: int, seconds: float) -> tuple[n
     return np.concatenate(standing), time.perf_counter() - begun
 
 
-def evaluation_table(subject: Subject, kind: str, runs: dict[str, tuple[np.ndarray, float]]) -> pd.DataFrame:
-    """One row a contender; accuracies that are compared are of the same images: those that this contender reached."""
+def evaluation_table(
+    subject: Subject, kind: str, runs: dict[str, tuple[np.ndarray, float]]
+) -> pd.DataFrame:
+    """One row a contender; accuracies that are compared are of the same images: those that this
+    contender reached.
+    """
     rows, (ours, ours_seconds) = [], next(iter(runs.values()))
     for name, (standing, seconds) in runs.items():
         n = min(len(standing), len(ours))
@@ -189,12 +238,19 @@ def agree(subject: Subject, options: argparse.Namespace) -> dict[str, pd.DataFra
     """Masks and gradients of every way to prepare a network that was asked for."""
     made = {name: make() for name, make in networks(subject, options).items()}
     few, steps = subject.first(options.images), 3 if options.quick else 20
-    eager = {name: network for name, network in made.items() if subject.x.is_cuda or "compiled" not in name}
+    eager = {
+        name: network
+        for name, network in made.items()
+        if subject.x.is_cuda or "compiled" not in name
+    }
     strong = ("pgd-3",) if options.quick else ("apgd-ce", "apgd-t")
     masks = [agreement.pgd_masks(subject.first(options.mask_images), made, steps)]
     masks.append(agreement.evaluation_masks(few, eager, strong))
     gradients = agreement.gradients(few.first(128), made, steps // 2 + 1)
-    return {"agreement of broken images": pd.concat(masks, ignore_index=True), "agreement of gradients": gradients}
+    return {
+        "agreement of broken images": pd.concat(masks, ignore_index=True),
+        "agreement of gradients": gradients,
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
@@ -206,7 +262,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
     found = subjects(names, device)
     tables: dict[str, pd.DataFrame] = {}
     for part in PARTS if options.only is None else options.only.split(","):
-        print(f"{part}: {torch.get_num_threads()} threads, load {report.LOAD_AT_START:.1f}", flush=True)
+        print(
+            f"{part}: {torch.get_num_threads()} threads, load {report.LOAD_AT_START:.1f}",
+            flush=True,
+        )
         tables |= _part(part, found, options)
     for title, table in tables.items():
         print(f"\n{title}\n{table.to_string(index=False, float_format='{:.4g}'.format)}")
@@ -227,10 +286,21 @@ def _part(part: str, found: list[Subject], options: argparse.Namespace) -> dict[
 
 
 def _notes(found: list[Subject], options: argparse.Namespace) -> dict:
-    settings = {name: getattr(options, name) for name in ("steps", "batch", "rounds", "images", "eval_batch")}
-    accuracies = {s.title: float(attackers.right(s.model, s.x[:1000], s.y[:1000]).float().mean()) for s in found}
+    settings = {
+        name: getattr(options, name)
+        for name in ("steps", "batch", "rounds", "images", "eval_batch")
+    }
+    accuracies = {
+        s.title: float(attackers.right(s.model, s.x[:1000], s.y[:1000]).float().mean())
+        for s in found
+    }
     eps = {s.title: f"{255 * s.eps:g}/255" for s in found}
-    return {"targets": TARGETS, "settings": settings, "eps": eps, "natural accuracy, 1000 images": accuracies}
+    return {
+        "targets": TARGETS,
+        "settings": settings,
+        "eps": eps,
+        "natural accuracy, 1000 images": accuracies,
+    }
 
 
 def peers_or_say(options: argparse.Namespace) -> bool:
@@ -249,19 +319,45 @@ def peers_or_say(options: argparse.Namespace) -> bool:
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes on the digits, to see that it runs; no JSON")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="tiny sizes on the digits, to see that it runs; no JSON",
+    )
     parser.add_argument("--only", default=None, help=f"parts, by commas: {','.join(PARTS)}")
     parser.add_argument("--networks", default="resnet20,resnet56")
-    parser.add_argument("--attacks", default=None, help=f"kinds that are evaluated, by commas: {','.join(KINDS)}")
     parser.add_argument(
-        "--modes", default=None, help="modes, precisions or both (folded float32) of ours, by commas; by default all"
+        "--attacks", default=None, help=f"kinds that are evaluated, by commas: {','.join(KINDS)}"
     )
-    parser.add_argument("--images", type=int, default=None, help="evaluated: by default 100 on a CPU, 10000 on a GPU")
-    parser.add_argument("--budget", type=float, default=300, help="seconds an attack may take, to the next batch's end")
-    parser.add_argument("--rounds", type=int, default=None, help="of speed: by default 3 on a CPU, 10 on a GPU")
-    parser.add_argument("--no-peers", action="store_true", help="without torchattacks, foolbox and art")
-    parser.add_argument("--peers", default=None, help="the peers' site-packages, by default those in .venv-peers")
-    parser.add_argument("--folder", default=None, help="where the JSON goes, by default records/benchmarks")
+    parser.add_argument(
+        "--modes",
+        default=None,
+        help="modes, precisions or both (folded float32) of ours, by commas; by default all",
+    )
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=None,
+        help="evaluated: by default 100 on a CPU, 10000 on a GPU",
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=300,
+        help="seconds an attack may take, to the next batch's end",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=None, help="of speed: by default 3 on a CPU, 10 on a GPU"
+    )
+    parser.add_argument(
+        "--no-peers", action="store_true", help="without torchattacks, foolbox and art"
+    )
+    parser.add_argument(
+        "--peers", default=None, help="the peers' site-packages, by default those in .venv-peers"
+    )
+    parser.add_argument(
+        "--folder", default=None, help="where the JSON goes, by default records/benchmarks"
+    )
     options = parser.parse_args(arguments)
     return sized(options, engine.device(options.device))
 
@@ -270,7 +366,8 @@ def sized(options: argparse.Namespace, device: torch.device) -> argparse.Namespa
     """The sizes of a run: of a CPU, of a GPU, or tiny."""
     gpu = device.type == "cuda"
     options.steps, options.batch = (3, 16) if options.quick else (20, 128)
-    options.attacks = options.attacks or ",".join(KINDS[: -1 if options.quick else None])  # the last is as it is: long
+    # the last is as it is: long
+    options.attacks = options.attacks or ",".join(KINDS[: -1 if options.quick else None])
     options.rounds = options.rounds or (1 if options.quick else 10 if gpu else 3)
     options.images = options.images or (24 if options.quick else 10_000 if gpu else 100)
     options.mask_images = min(options.images, 24) if options.quick else 10_000 if gpu else 1000

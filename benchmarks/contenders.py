@@ -1,6 +1,7 @@
 """This project's training step as a contender, and every contender by its name.
 
-Names: "public", "torchattacks", "art", and "ours MODE PRECISION" ("ours folded float32", "ours graphed bfloat16").
+Names: "public", "torchattacks", "art", and "ours MODE PRECISION" ("ours folded float32", "ours
+graphed bfloat16").
 """
 
 import torch
@@ -15,7 +16,9 @@ from benchmarks.loops import Missing, Setting
 
 
 class DeviceBatches:
-    """Batches without end from pictures that lie on the device as bytes, cropped and flipped there."""
+    """Batches without end from pictures that lie on the device as bytes, cropped and
+    flipped there.
+    """
 
     def __init__(self, setting: Setting):
         pixels, labels = loops.pictures(setting)
@@ -28,7 +31,9 @@ class DeviceBatches:
     def next(self) -> tuple[Tensor, Tensor]:
         """Images (b, 3, h, w) float32 in [0, 1] and labels (b,)."""
         if not self.order:
-            shuffled = torch.randperm(len(self.labels), generator=self.generator, device=self.setting.device)
+            shuffled = torch.randperm(
+                len(self.labels), generator=self.generator, device=self.setting.device
+            )
             whole = len(shuffled) // self.setting.batch * self.setting.batch
             self.order = list(shuffled[:whole].split(self.setting.batch))
         index = self.order.pop()
@@ -36,11 +41,19 @@ class DeviceBatches:
 
 
 class Ours:
-    """This project's own training step (`arlib.training.step`) on the benchmark's pictures, which lie on the device."""
+    """This project's own training step (`arlib.training.step`) on the benchmark's pictures, which
+    lie on the device.
+    """
 
     def __init__(self, setting: Setting, mode: str, precision: str):
         machine = engine.settle(setting.device, mode, precision)
-        recipe = Recipe(dataset="cifar10", eps=setting.eps, steps=setting.steps, lr=setting.lr, seed=setting.seed)
+        recipe = Recipe(
+            dataset="cifar10",
+            eps=setting.eps,
+            steps=setting.steps,
+            lr=setting.lr,
+            seed=setting.seed,
+        )
         self.batches, self.lr = DeviceBatches(setting), setting.lr
         self.model = loops.network(setting).to(setting.device, memory_format=machine.layout).train()
         self.update = Step(recipe, self.model, machine)

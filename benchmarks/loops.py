@@ -1,12 +1,15 @@
-"""The training loops that are compared: one batch a step, the same network, pictures and radius in each.
+"""The training loops that are compared: one batch a step, the same network, pictures and radius in
+each.
 
-    public         adversarial training as most public codes have it: torch autograd to weights and input inside
-                   the attack, a DataLoader that crops and flips image by image on the CPU, `.item()` every batch
+    public         adversarial training as most public codes have it: torch autograd to weights and
+                   input inside the attack, a DataLoader that crops and flips image by image on the
+                   CPU, `.item()` every batch
     torchattacks   the same loop with that library's PGD inside
     art            the same loop with adversarial-robustness-toolbox's PGD inside
     ours …         this project's step, in one of its modes and precisions
 
-All craft in eval mode (batch statistics frozen), so that all compute the same thing. The pictures are random
+All craft in eval mode (batch statistics frozen), so that all compute the same thing. The pictures
+are random
 and fixed: time does not depend on what they show, and no data set has to be there.
 """
 
@@ -58,7 +61,9 @@ class Setting:
 
 
 def resnet18(classes: int = 10) -> nn.Module:
-    """ResNet-18 for 32-pixel images: torchvision's, with a 3×3 stem of stride 1 and no pooling after it."""
+    """ResNet-18 for 32-pixel images: torchvision's, with a 3×3 stem of stride 1 and no pooling
+    after it.
+    """
     net = imagenet(num_classes=classes)
     net.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     net.maxpool = nn.Identity()
@@ -71,7 +76,9 @@ def network(setting: Setting) -> nn.Module:
         torch.manual_seed(setting.seed)
         if setting.network == "resnet18":
             return resnet18()
-        return models.resnet(int(setting.network.removeprefix("resnet")), 10, setting.width, mean=MEAN, std=STD)
+        return models.resnet(
+            int(setting.network.removeprefix("resnet")), 10, setting.width, mean=MEAN, std=STD
+        )
 
 
 def pictures(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +89,9 @@ def pictures(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Pictures(Dataset):
-    """Pictures as torchvision's CIFAR classes hand them out: through PIL, transformed one by one."""
+    """Pictures as torchvision's CIFAR classes hand them out: through PIL, transformed one
+    by one.
+    """
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray, transform: Callable):
         self.pixels, self.labels, self.transform = pixels, labels, transform
@@ -95,20 +104,37 @@ class Pictures(Dataset):
 
 
 def public_batches(setting: Setting) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches without end from a DataLoader; two workers on a GPU, none on a CPU that is busy anyway."""
+    """Batches without end from a DataLoader; two workers on a GPU, none on a CPU that is busy
+    anyway.
+    """
     crop = transforms.RandomCrop(setting.size, padding=4)
     transform = transforms.Compose([crop, transforms.RandomHorizontalFlip(), transforms.ToTensor()])
     gpu = setting.device != "cpu"
     workers = {"num_workers": 2, "persistent_workers": True, "pin_memory": True} if gpu else {}
-    loader = DataLoader(Pictures(*pictures(setting), transform), setting.batch, shuffle=True, drop_last=True, **workers)
+    loader = DataLoader(
+        Pictures(*pictures(setting), transform),
+        setting.batch,
+        shuffle=True,
+        drop_last=True,
+        **workers,
+    )
     while True:
         yield from loader
 
 
 def public_pgd(
-    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, steps: int, step_size: float, start: Tensor | None = None
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    steps: int,
+    step_size: float,
+    start: Tensor | None = None,
 ) -> Tensor:
-    """PGD on a perturbation through `loss.backward()`, which computes every weight's gradient as well."""
+    """PGD on a perturbation through `loss.backward()`, which computes every weight's gradient as
+    well.
+    """
     delta = torch.empty_like(x).uniform_(-eps, eps) if start is None else start - x
     delta = torch.max(torch.min(delta, 1 - x), -x).requires_grad_()
     for _ in range(steps):
@@ -156,7 +182,11 @@ def show_peers(folder: str | Path | None = None) -> Path:
 
     Raises `Missing` with the command that installs them.
     """
-    found = [Path(folder)] if folder else sorted((ROOT / ".venv-peers").glob("lib/python*/site-packages"))
+    found = (
+        [Path(folder)]
+        if folder
+        else sorted((ROOT / ".venv-peers").glob("lib/python*/site-packages"))
+    )
     if not found or not (found[0] / "torchattacks").is_dir():
         raise Missing(
             f"the peers are not in {folder or ROOT / '.venv-peers'}; install them by "
@@ -191,9 +221,18 @@ def art_craft(setting: Setting) -> Craft:
 
     def attack(model: nn.Module) -> ProjectedGradientDescentPyTorch:
         kind = "gpu" if setting.device != "cpu" else "cpu"
-        shape = {"input_shape": (3, setting.size, setting.size), "nb_classes": 10, "clip_values": (0.0, 1.0)}
+        shape = {
+            "input_shape": (3, setting.size, setting.size),
+            "nb_classes": 10,
+            "clip_values": (0.0, 1.0),
+        }
         classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), **shape, device_type=kind)
-        options = {"norm": np.inf, "eps": setting.eps, "eps_step": setting.step_size, "max_iter": setting.steps}
+        options = {
+            "norm": np.inf,
+            "eps": setting.eps,
+            "eps_step": setting.step_size,
+            "max_iter": setting.steps,
+        }
         return ProjectedGradientDescentPyTorch(
             classifier, **options, num_random_init=1, batch_size=setting.batch, verbose=False
         )

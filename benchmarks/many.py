@@ -1,4 +1,5 @@
-"""Several trainings at once on one device: python -m benchmarks.many [--device cpu|cuda] [--runs 1 2 4]
+"""Several trainings at once on one device: python -m benchmarks.many [--device cpu|cuda] [--runs 1
+2 4]
 
 A small network does not fill a large GPU. Three ways to train N of them, each against one alone:
 
@@ -31,10 +32,14 @@ EPOCH = source("cifar10").train  # images, without the validation part
 
 
 class Vectorised:
-    """`Together` on the benchmark's pictures, as a loop: one `step()` is one batch of every run; a graph on CUDA."""
+    """`Together` on the benchmark's pictures, as a loop: one `step()` is one batch of every run; a
+    graph on CUDA.
+    """
 
     def __init__(self, setting: Setting, runs: int, precision: str = "float32"):
-        networks = [loops.network(replace(setting, seed=seed)).to(setting.device) for seed in range(runs)]
+        networks = [
+            loops.network(replace(setting, seed=seed)).to(setting.device) for seed in range(runs)
+        ]
         options = {"steps": setting.steps, "lr": setting.lr, "precision": precision}
         self.update = engine.Captured(Together(networks, eps=[setting.eps] * runs, **options).step)
         self.batches, self.runs, self.eps = contenders.DeviceBatches(setting), runs, setting.eps
@@ -42,7 +47,9 @@ class Vectorised:
     def step(self) -> int:
         drawn = [self.batches.next() for _ in range(self.runs)]
         x, y = (torch.stack(part) for part in zip(*drawn, strict=True))
-        start = attacks.random_start(x.flatten(0, 1), eps=self.eps, generator=self.batches.generator)
+        start = attacks.random_start(
+            x.flatten(0, 1), eps=self.eps, generator=self.batches.generator
+        )
         self.update(x, y, start.unflatten(0, x.shape[:2]))
         return y.numel()
 
@@ -79,22 +86,34 @@ def rate(loop, batches: int, rounds: int, device: str) -> list[float]:
 def together(
     way: str, setting: Setting, runs: int, contender: str, batches: int, rounds: int
 ) -> tuple[list[float], float]:
-    """Images per second in total, round by round, of `runs` trainings by one way, and the GPU memory in GiB."""
+    """Images per second in total, round by round, of `runs` trainings by one way, and the GPU
+    memory in GiB.
+    """
     if way == "processes":
         return workers.processes(setting, runs, contender, batches, rounds)
     if setting.device != "cpu":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     precision = contender.split()[-1]
-    loop = Vectorised(setting, runs, precision) if way == "vectorised" else Streams(setting, runs, contender)
+    loop = (
+        Vectorised(setting, runs, precision)
+        if way == "vectorised"
+        else Streams(setting, runs, contender)
+    )
     warm(loop, setting.device)
     return rate(loop, batches, rounds, setting.device), memory(setting.device)
 
 
 def table(
-    setting: Setting, contender: str, counts: Sequence[int] = (1, 2, 4), batches: int = 2, rounds: int = 3
+    setting: Setting,
+    contender: str,
+    counts: Sequence[int] = (1, 2, 4),
+    batches: int = 2,
+    rounds: int = 3,
 ) -> pd.DataFrame:
-    """Total images per second for each way and number of runs, against one run alone in its own process."""
+    """Total images per second for each way and number of runs, against one run alone in its own
+    process.
+    """
     ways = ["processes", "vectorised", *(["streams"] if setting.device != "cpu" else [])]
     rows, alone = [], None
     for runs, way in product(sorted({1, *counts}), ways):
@@ -105,17 +124,39 @@ def table(
             continue
         median = statistics.median(found)
         alone = alone or median
-        row = {"network": setting.network, "way": way, "runs": runs, "images/s": median, "low": min(found)}
-        rows.append(row | {"high": max(found), "× one alone": median / alone, "epoch s": EPOCH / median, "GiB": used})
-        print(f"  {way} × {runs}: {median:.1f} images/s, {median / alone:.2f} × one alone", flush=True)
+        row = {
+            "network": setting.network,
+            "way": way,
+            "runs": runs,
+            "images/s": median,
+            "low": min(found),
+        }
+        rows.append(
+            row
+            | {
+                "high": max(found),
+                "× one alone": median / alone,
+                "epoch s": EPOCH / median,
+                "GiB": used,
+            }
+        )
+        print(
+            f"  {way} × {runs}: {median:.1f} images/s, {median / alone:.2f} × one alone", flush=True
+        )
     return pd.DataFrame(rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--network", default=None, help="resnet8 on a CPU, resnet56 on a GPU by default")
-    parser.add_argument("--contender", default=None, help="the loop of processes and streams, for example 'ours auto'")
+    parser.add_argument(
+        "--network", default=None, help="resnet8 on a CPU, resnet56 on a GPU by default"
+    )
+    parser.add_argument(
+        "--contender",
+        default=None,
+        help="the loop of processes and streams, for example 'ours auto'",
+    )
     parser.add_argument("--runs", type=int, nargs="+", default=None)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
@@ -123,10 +164,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = str(engine.device(options.device))
     gpu = device != "cpu"
     torch.backends.cudnn.benchmark = gpu
-    setting = Setting(network=options.network or ("resnet56" if gpu else "resnet8"), device=device, steps=options.steps)
+    setting = Setting(
+        network=options.network or ("resnet56" if gpu else "resnet8"),
+        device=device,
+        steps=options.steps,
+    )
     counts = options.runs or ([1, 2, 4, 8, 12] if gpu else [1, 2, 4])
     contender = options.contender or contenders.fastest(device)
-    print(table(setting, contender, counts, 20 if gpu else 2, options.rounds).to_string(index=False))
+    print(
+        table(setting, contender, counts, 20 if gpu else 2, options.rounds).to_string(index=False)
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What every benchmark shares: the machine, fair timing, and one JSON file of results.
 
-`write` puts `records/benchmarks/NAME-DEVICE.json`, from which the book's tables and figures are computed
-(read it back with `arlib.tables.benchmarks`). No number of the book comes from anywhere else.
+`write` puts `records/benchmarks/NAME-DEVICE.json`, from which the book's tables and figures are
+computed (read it back with `arlib.tables.benchmarks`). No number of the book comes from anywhere
+else.
 """
 
 import datetime
@@ -31,10 +32,14 @@ DIGITS = 6
 
 
 def machine() -> dict:
-    """What the numbers depend on. load: of the last minute before this process began; above 0, others worked too."""
+    """What the numbers depend on. load: of the last minute before this process began; above 0,
+    others worked too.
+    """
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -49,7 +54,9 @@ def _processor() -> str:
     if names := [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]:
         return names[0]
     if sys.platform == "darwin":
-        asked = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)
+        asked = subprocess.run(
+            ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True
+        )
         if asked.stdout.strip():
             return asked.stdout.strip()
     return platform.processor() or platform.machine()
@@ -57,7 +64,9 @@ def _processor() -> str:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one call over several: median, least and most of the wall clock, median of the process's own."""
+    """Seconds of one call over several: median, least and most of the wall clock, median of the
+    process's own.
+    """
 
     median: float
     low: float
@@ -75,17 +84,29 @@ class Times:
         return {"wall s": self.median, "least": self.low, "most": self.high, "cpu s": self.cpu}
 
 
-def timed(function: Callable[[], object], repeats: int, device: str | torch.device, *, warm_up: int = 1) -> Times:
-    """Seconds of a call, after `warm_up` calls that do not count; a GPU is waited for before and after each."""
+def timed(
+    function: Callable[[], object], repeats: int, device: str | torch.device, *, warm_up: int = 1
+) -> Times:
+    """Seconds of a call, after `warm_up` calls that do not count; a GPU is waited for before and
+    after each.
+    """
     return interleaved({"": function}, repeats, device, warm_up=warm_up)[""]
 
 
 def interleaved(
-    functions: dict[str, Callable[[], object]], rounds: int, device: str | torch.device, *, warm_up: int = 1
+    functions: dict[str, Callable[[], object]],
+    rounds: int,
+    device: str | torch.device,
+    *,
+    warm_up: int = 1,
 ) -> dict[str, Times]:
-    """Seconds of each of some calls, taken A B C A B C …, so that whatever disturbs the machine hits all alike."""
+    """Seconds of each of some calls, taken A B C A B C …, so that whatever disturbs the machine
+    hits all alike.
+    """
     if rounds < 1 or not functions:
-        raise InputError(f"rounds is {rounds}, functions are {list(functions)}; needed: at least one of each.")
+        raise InputError(
+            f"rounds is {rounds}, functions are {list(functions)}; needed: at least one of each."
+        )
     samples: dict[str, list] = {name: [] for name in functions}
     for turn in range(-warm_up, rounds):
         for name, function in functions.items():
@@ -116,10 +137,11 @@ def write(
     folder: Path | None = None,
     **notes: object,
 ) -> Path:
-    """Write `NAME-DEVICE.json` whole or not at all, into the checkout's `records/benchmarks/` unless `folder` is given.
+    """Write `NAME-DEVICE.json` whole or not at all, into the checkout's `records/benchmarks/`
+    unless `folder` is given.
 
-    Numbers keep 6 significant digits; NaN becomes null and an infinity a word. notes: whatever a reader needs to
-    know beside the tables (settings, targets), as plain data.
+    Numbers keep 6 significant digits; NaN becomes null and an infinity a word. notes: whatever a
+    reader needs to know beside the tables (settings, targets), as plain data.
     """
     if folder is None and places.checkout() is None:
         raise InputError("report: there is no checkout to write into; give a folder.")
@@ -175,15 +197,21 @@ def _text(content: dict) -> str:
     tables = []
     for title, table in content["tables"].items():
         rows = ",\n    ".join(map(dump, table["rows"]))
-        tables.append(f'  {dump(title)}: {{"columns": {dump(table["columns"])}, "rows": [\n    {rows}\n  ]}}')
-    head = [f" {dump(key)}: {dump(content[key])}" for key in ("machine", "date", "command", "notes")]
+        tables.append(
+            f'  {dump(title)}: {{"columns": {dump(table["columns"])}, "rows": [\n    {rows}\n  ]}}'
+        )
+    head = [
+        f" {dump(key)}: {dump(content[key])}" for key in ("machine", "date", "command", "notes")
+    ]
     text = "{\n" + ",\n".join([*head, ' "tables": {\n' + ",\n".join(tables) + "\n }"]) + "\n}\n"
     assert json.loads(text) == content
     return text
 
 
 def command(main: Callable[[], object]) -> None:
-    """Run a benchmark as a program: a mistake in its arguments ends it with one line instead of a traceback."""
+    """Run a benchmark as a program: a mistake in its arguments ends it with one line instead of a
+    traceback.
+    """
     try:
         main()
     except InputError as error:

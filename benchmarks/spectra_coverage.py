@@ -1,9 +1,10 @@
-"""How often the intervals of `spectra.estimate` hold the truth: python -m benchmarks.spectra_coverage
+"""How often the intervals of `spectra.estimate` hold the truth: python -m
+benchmarks.spectra_coverage
 
-1,000 fixed probe sets (seeds 0 to 999) for each family of operators; the truth by a dense matrix. The
-width is compared with that of the t interval from exact quadrature, zᵀ|A|z by the dense SVD, with
-the same probes. Some 10 minutes on one core; --sets 100 takes one and writes nothing. The 1,000 go to
-`records/benchmarks/spectra_coverage-cpu.json`.
+1,000 fixed probe sets (seeds 0 to 999) for each family of operators; the truth by a dense matrix.
+The width is compared with that of the t interval from exact quadrature, zᵀ|A|z by the dense SVD,
+with the same probes. Some 10 minutes on one core; --sets 100 takes one and writes nothing. The
+1,000 go to `records/benchmarks/spectra_coverage-cpu.json`.
 """
 
 import argparse
@@ -29,7 +30,8 @@ def family(name: str) -> torch.Tensor:
     """The dense matrix of a zero-padded convolution of each family; a fixed random kernel."""
     generator = torch.Generator().manual_seed(7)
     normal = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)
-    if name == "near-orthogonal":  # a delta kernel times an orthogonal matrix, disturbed: std/mean about .13
+    # a delta kernel times an orthogonal matrix, disturbed: std/mean about .13
+    if name == "near-orthogonal":
         weight = 0.025 * normal(8, 8, 3, 3)
         weight[:, :, 1, 1] += torch.linalg.qr(normal(8, 8)).Q
         options = {}
@@ -49,7 +51,9 @@ FAMILIES = ("square", "tall", "strided", "depthwise", "near-orthogonal", "rank-d
 
 
 def coverage(name: str, sets: int, probes: int = PROBES) -> dict:
-    """Share of probe sets whose interval holds each statistic, and the width against exact quadrature."""
+    """Share of probe sets whose interval holds each statistic, and the width against exact
+    quadrature.
+    """
     matrix = family(name)
     operator = LinearMap(*matrix.shape, lambda x: x @ matrix.T, lambda y: y @ matrix)
     small = matrix if matrix.shape[1] <= matrix.shape[0] else matrix.T
@@ -77,7 +81,9 @@ def coverage(name: str, sets: int, probes: int = PROBES) -> dict:
     }
 
 
-def exact_width(sigma: torch.Tensor, vh: torch.Tensor, squares: float, probes: int, seed: int) -> float:
+def exact_width(
+    sigma: torch.Tensor, vh: torch.Tensor, squares: float, probes: int, seed: int
+) -> float:
     """Width of the interval of std from the same probes with zᵀ|A|z exact: every σ is a node."""
     n = len(sigma)
     signs = torch.randint(0, 2, (PILOTS + probes, n), generator=torch.Generator().manual_seed(seed))
@@ -91,7 +97,10 @@ def exact_width(sigma: torch.Tensor, vh: torch.Tensor, squares: float, probes: i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--sets", type=int, default=SETS, help="probe sets a family; fewer than the default: only shown"
+        "--sets",
+        type=int,
+        default=SETS,
+        help="probe sets a family; fewer than the default: only shown",
     )
     sets = parser.parse_args().sets
     rows, start = [], time.perf_counter()
@@ -101,8 +110,17 @@ def main() -> None:
     frame = pd.DataFrame(rows)
     print(frame.to_string(index=False, float_format="{:.4g}".format))
     if sets >= SETS:
-        print(report.write("spectra_coverage", "cpu", {"coverage": frame}, sets=sets, probes=PROBES, confidence=0.95,
-                           seconds=time.perf_counter() - start))  # fmt: skip
+        print(
+            report.write(
+                "spectra_coverage",
+                "cpu",
+                {"coverage": frame},
+                sets=sets,
+                probes=PROBES,
+                confidence=0.95,
+                seconds=time.perf_counter() - start,
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What the attack benchmarks attack: trained networks from the records, on test images they have not seen.
+"""What the attack benchmarks attack: trained networks from the records, on test images they have
+not seen.
 
-Without CIFAR-10's files the digits stand in; without a trained network of a kind, an untrained one, whose
-times are the same and whose accuracies mean nothing (`trained` says so).
+Without CIFAR-10's files the digits stand in; without a trained network of a kind, an untrained one,
+whose times are the same and whose accuracies mean nothing (`trained` says so).
 """
 
 from dataclasses import dataclass
@@ -12,13 +13,19 @@ from torch import Tensor, nn
 from arlib import data, models, studies
 from arlib.errors import InputError, RecordError
 
-STUDIES = {"resnet8": "digits", "resnet20": "cifar10-resnet20-small", "resnet56": "cifar10-resnet56"}
+STUDIES = {
+    "resnet8": "digits",
+    "resnet20": "cifar10-resnet20-small",
+    "resnet56": "cifar10-resnet56",
+}
 STRENGTHS = {"digits": 32.0, "cifar10": 8.0}  # trained against, and attacked with
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One network under attack. x: (n, c, h, w) float32 in [0, 1], y: (n,) int64, eps in [0, 1] pixel units."""
+    """One network under attack. x: (n, c, h, w) float32 in [0, 1], y: (n,) int64, eps in [0, 1]
+    pixel units.
+    """
 
     network: str
     dataset: str
@@ -35,7 +42,9 @@ class Subject:
 
     def first(self, n: int) -> "Subject":
         """The same with the first n images."""
-        return Subject(self.network, self.dataset, self.model, self.x[:n], self.y[:n], self.eps, self.trained)
+        return Subject(
+            self.network, self.dataset, self.model, self.x[:n], self.y[:n], self.eps, self.trained
+        )
 
 
 def subjects(names: tuple[str, ...], device: torch.device) -> list[Subject]:
@@ -59,11 +68,15 @@ def _subject(name: str, dataset: data.Dataset, device: torch.device) -> Subject:
             torch.manual_seed(0)
             model = models.build(name, dataset.name)
     x, y = dataset.test
-    return Subject(name, dataset.name, model.eval().to(device), x.to(device), y.to(device), eps, known)
+    return Subject(
+        name, dataset.name, model.eval().to(device), x.to(device), y.to(device), eps, known
+    )
 
 
 def trained(name: str, strength: float) -> nn.Module | None:
-    """The network of seed 0 trained at that strength, from its study's records; None if there is none."""
+    """The network of seed 0 trained at that strength, from its study's records; None if there is
+    none.
+    """
     if name not in STUDIES:
         return None
     study = studies.load(STUDIES[name])

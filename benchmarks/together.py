@@ -1,11 +1,13 @@
-"""Several networks of one architecture trained as one: torch.func over a run axis, one optimiser for all.
+"""Several networks of one architecture trained as one: torch.func over a run axis, one optimiser
+for all.
 
-vmap turns each convolution of N networks into one grouped convolution. A step is N separate steps to rounding.
+vmap turns each convolution of N networks into one grouped convolution. A step is N separate steps
+to rounding.
 
-Batch norm: with a batch *and* running statistics for each run, vmap folds the run axis into the channels, so
-that every run is normalised by its own batch; the running statistics (momentum, unbiased variance) and batch
-counters of each run move in place, as N separate networks' would. SGD acts on each weight by itself, so one
-optimiser over stacked weights is N optimisers.
+Batch norm: with a batch *and* running statistics for each run, vmap folds the run axis into the
+channels, so that every run is normalised by its own batch; the running statistics (momentum,
+unbiased variance) and batch counters of each run move in place, as N separate networks' would. SGD
+acts on each weight by itself, so one optimiser over stacked weights is N optimisers.
 """
 
 import copy
@@ -54,7 +56,9 @@ class Together:
         self.optimizer = torch.optim.SGD(list(self.parameters.values()), **options)
 
     def _halve(self) -> None:
-        """Let every layer take its input in its weight's type, batch norm's float32 (autocast stops at vmap)."""
+        """Let every layer take its input in its weight's type, batch norm's float32 (autocast stops
+        at vmap).
+        """
         for network in (self.base, self.frozen):
             for name, layer in network.named_modules():
                 if isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
@@ -63,29 +67,41 @@ class Together:
                     self.halved |= {f"{name}.weight", f"{name}.bias"}
 
     def _cast(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value.bfloat16() if name in self.halved else value for name, value in state.items()}
+        return {
+            name: value.bfloat16() if name in self.halved else value
+            for name, value in state.items()
+        }
 
     @torch.no_grad()
     def folded(self) -> dict[str, Tensor]:
-        """Weights and buffers of all runs for crafting, each batch norm folded into its convolution."""
+        """Weights and buffers of all runs for crafting, each batch norm folded into its
+        convolution.
+        """
         ours = self.parameters | self.buffers
-        names = [name for name, _ in (*self.frozen.named_parameters(), *self.frozen.named_buffers())]
+        names = [
+            name for name, _ in (*self.frozen.named_parameters(), *self.frozen.named_buffers())
+        ]
         found = {name: ours[name] for name in names if name in ours}
         for conv, bn in self.pairs:
-            scale = ours[f"{bn}.weight"] * (ours[f"{bn}.running_var"] + self.base.get_submodule(bn).eps).rsqrt()
+            scale = (
+                ours[f"{bn}.weight"]
+                * (ours[f"{bn}.running_var"] + self.base.get_submodule(bn).eps).rsqrt()
+            )
             found[f"{conv}.weight"] = ours[f"{conv}.weight"] * scale[..., None, None, None]
             bias = ours.get(f"{conv}.bias", 0.0)
             found[f"{conv}.bias"] = ours[f"{bn}.bias"] + (bias - ours[f"{bn}.running_mean"]) * scale
         return self._cast(found)
 
     def craft(self, x: Tensor, y: Tensor, start: Tensor) -> Tensor:
-        """PGD on every run's own network, radius and images. x, start: (runs, b, c, h, w), y: (runs, b).
+        """PGD on every run's own network, radius and images. x, start: (runs, b, c, h, w), y:
+        (runs, b).
 
-        As `attacks.perturb`, which may cut its images into parts and so would cut through the run axis.
+        As `attacks.perturb`, which may cut its images into parts and so would cut through the run
+        axis.
         """
         weights = self.folded()
         one = lambda state, images: functional_call(self.frozen, state, (images,))
-        eps = self.eps.repeat_interleave(x.shape[1])  # one an image
+        eps = self.eps.repeat_interleave(x.shape[1])  # one per image
         ball, z = LinfBall(x.flatten(0, 1), eps), start.flatten(0, 1)
         for _ in range(self.steps):
             z.requires_grad_()
@@ -97,7 +113,9 @@ class Together:
     def step(self, x: Tensor, y: Tensor, start: Tensor) -> Tensor:
         """One optimiser step of every run; returns the mean loss of each (runs,), on the device."""
         crafted = self.craft(x, y, start)
-        one = lambda parameters, buffers, images: functional_call(self.base, (parameters, buffers), (images,))
+        one = lambda parameters, buffers, images: functional_call(
+            self.base, (parameters, buffers), (images,)
+        )
         logits = vmap(one)(self._cast(self.parameters), self.buffers, crafted)
         losses = _losses(logits, y).mean(1)
         self.optimizer.zero_grad(set_to_none=True)
@@ -110,7 +128,10 @@ class Together:
         found = []
         for run in range(len(self.eps)):
             network = copy.deepcopy(self.base)
-            state = {name: value[run].detach().clone() for name, value in (self.parameters | self.buffers).items()}
+            state = {
+                name: value[run].detach().clone()
+                for name, value in (self.parameters | self.buffers).items()
+            }
             network.load_state_dict(state)
             found.append(network)
         return found

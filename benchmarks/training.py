@@ -1,9 +1,11 @@
-"""The adversarial-training step against others': python -m benchmarks.training [--device cpu|cuda] [--quick]
+"""The adversarial-training step against others': python -m benchmarks.training [--device cpu|cuda]
+[--quick]
 
-ResNet-56 (thin, 16 channels) and ResNet-18, PGD-10 at 8/255, batch 128 (ResNet-18 on a CPU: 32), the same weights;
-contenders as in `benchmarks.loops` and `benchmarks.contenders`. Their rounds are interleaved; images/s is the median
-round, low and high the slowest and fastest. `start s`: what the first step took beyond a usual one (compilation,
-graph capture). TFLOP/s counts useful operations only, so gradients that nobody uses do not count.
+ResNet-56 (thin, 16 channels) and ResNet-18, PGD-10 at 8/255, batch 128 (ResNet-18 on a CPU: 32),
+the same weights; contenders as in `benchmarks.loops` and `benchmarks.contenders`. Their rounds are
+interleaved; images/s is the median round, low and high the slowest and fastest. `start s`: what the
+first step took beyond a usual one (compilation, graph capture). TFLOP/s counts useful operations
+only, so gradients that nobody uses do not count.
 
 --scaling measures our step over batch size, depth, attack steps and simultaneous runs instead.
 """
@@ -26,7 +28,9 @@ from benchmarks.many import EPOCH
 
 
 def warm(setting: Setting, names: Sequence[str]) -> tuple[dict[str, object], dict[str, float]]:
-    """The contenders that run here, and the seconds of each one's first step; the others are named and left out."""
+    """The contenders that run here, and the seconds of each one's first step; the others are named
+    and left out.
+    """
     ready, first = {}, {}
     for name in names:
         try:
@@ -35,7 +39,10 @@ def warm(setting: Setting, names: Sequence[str]) -> tuple[dict[str, object], dic
             loop.step()
             workers.wait(setting.device)
         except (Missing, RuntimeError, ValueError, TypeError) as reason:
-            print(f"  {name} left out: {type(reason).__name__}: {str(reason).splitlines()[0]}", flush=True)
+            print(
+                f"  {name} left out: {type(reason).__name__}: {str(reason).splitlines()[0]}",
+                flush=True,
+            )
             continue
         ready[name], first[name] = loop, time.perf_counter() - begun
         print(f"  {name}: first step {first[name]:.1f} s", flush=True)
@@ -51,23 +58,35 @@ def throughput(
     def turn(name: str) -> None:
         images[name] = sum(ready[name].step() for _ in range(batches))
 
-    times = report.interleaved({n: lambda n=n: turn(n) for n in ready}, rounds, setting.device, warm_up=0)
+    times = report.interleaved(
+        {n: lambda n=n: turn(n) for n in ready}, rounds, setting.device, warm_up=0
+    )
     return {name: (times[name], images[name]) for name in ready}
 
 
 def compare(
-    setting: Setting, names: Sequence[str], ceilings: pd.DataFrame, *, batches: int, rounds: int, budget: float
+    setting: Setting,
+    names: Sequence[str],
+    ceilings: pd.DataFrame,
+    *,
+    batches: int,
+    rounds: int,
+    budget: float,
 ) -> pd.DataFrame:
     """One row a contender. budget: seconds for the timed rounds, of which at least one is taken."""
     ready, first = warm(setting, names)
-    usual = max((s for n, s in first.items() if not _compiles(n)), default=max(first.values(), default=1.0))
+    usual = max(
+        (s for n, s in first.items() if not _compiles(n)), default=max(first.values(), default=1.0)
+    )
     expected = batches * sum(min(s, usual) for s in first.values())
     rounds = max(1, min(rounds, int(budget / expected))) if ready else 0
     print(f"  {rounds} rounds of {batches} batches", flush=True)
     done = limits.work(setting)
     rows = [
         _row(name, setting, batches, first[name], times, images, done, ceilings)
-        for name, (times, images) in (throughput(ready, setting, batches, rounds) if ready else {}).items()
+        for name, (times, images) in (
+            throughput(ready, setting, batches, rounds) if ready else {}
+        ).items()
     ]
     ready.clear()
     gc.collect()
@@ -78,7 +97,9 @@ def _compiles(name: str) -> bool:
     return "compiled" in name or "graphed" in name
 
 
-def _row(name, setting, batches, first, times, images, done: limits.Work, ceilings: pd.DataFrame) -> dict:
+def _row(
+    name, setting, batches, first, times, images, done: limits.Work, ceilings: pd.DataFrame
+) -> dict:
     speed = images / times.median
     row = {"network": setting.network, "loop": name, "batch": setting.batch, "images/s": speed}
     row |= {"low": images / times.high, "high": images / times.low, "cpu s": times.cpu / batches}
@@ -86,8 +107,11 @@ def _row(name, setting, batches, first, times, images, done: limits.Work, ceilin
     return row | achieved(speed, done, name, ceilings)
 
 
-def achieved(speed: float, done: limits.Work, name: str, ceilings: pd.DataFrame) -> dict[str, float]:
-    """Useful TFLOP/s and unfused GB/s at that many images a second, and their shares of the measured ceilings.
+def achieved(
+    speed: float, done: limits.Work, name: str, ceilings: pd.DataFrame
+) -> dict[str, float]:
+    """Useful TFLOP/s and unfused GB/s at that many images a second, and their shares of the
+    measured ceilings.
 
     Passes in two precisions have no one ceiling and no one size of a number.
     """
@@ -96,8 +120,14 @@ def achieved(speed: float, done: limits.Work, name: str, ceilings: pd.DataFrame)
         return {"TFLOP/s": speed * done.flops / 1e12} | dict.fromkeys(
             ("of ceiling", "GB/s unfused", "of copy"), math.nan
         )
-    flops, moved = speed * done.flops / 1e12, speed * done.bytes / 1e9 * (0.5 if precision == "bfloat16" else 1.0)
-    shares = flops / limits.highest(ceilings, precision), moved / ceilings.value[ceilings.ceiling == "copy"].max()
+    flops, moved = (
+        speed * done.flops / 1e12,
+        speed * done.bytes / 1e9 * (0.5 if precision == "bfloat16" else 1.0),
+    )
+    shares = (
+        flops / limits.highest(ceilings, precision),
+        moved / ceilings.value[ceilings.ceiling == "copy"].max(),
+    )
     return {"TFLOP/s": flops, "of ceiling": shares[0], "GB/s unfused": moved, "of copy": shares[1]}
 
 
@@ -106,11 +136,19 @@ def against_peers(table: pd.DataFrame) -> pd.DataFrame:
     if table.empty:
         return table
     others = table["images/s"][~table.loop.str.startswith("ours")]
-    return table.assign(**{"× fastest peer": table["images/s"] / others.max() if len(others) else float("nan")})
+    return table.assign(
+        **{"× fastest peer": table["images/s"] / others.max() if len(others) else float("nan")}
+    )
 
 
 def sweep(
-    cases: dict[object, Setting], column: str, contender: str, ceilings: pd.DataFrame, *, batches: int, rounds: int
+    cases: dict[object, Setting],
+    column: str,
+    contender: str,
+    ceilings: pd.DataFrame,
+    *,
+    batches: int,
+    rounds: int,
 ) -> pd.DataFrame:
     """Our step over one quantity: interleaved rounds of all its values."""
     ready, rows = {}, []
@@ -120,7 +158,12 @@ def sweep(
     measured = throughput(ready, next(iter(cases.values())), batches, rounds) if ready else {}
     for value, (times, images) in measured.items():
         speed = images / times.median
-        row = {column: value, "images/s": speed, "low": images / times.high, "high": images / times.low}
+        row = {
+            column: value,
+            "images/s": speed,
+            "low": images / times.high,
+            "high": images / times.low,
+        }
         row |= {"image-steps/s": speed * (cases[value].steps + 1)}
         rows.append(row | achieved(speed, limits.work(cases[value]), contender, ceilings))
     return pd.DataFrame(rows)
@@ -132,30 +175,42 @@ def scaling(device: str, contender: str, quick: bool, rounds: int) -> dict[str, 
     base = Setting(network="resnet56" if gpu else "resnet8", device=device, steps=10 if gpu else 3)
     base = replace(base, batch=128 if gpu else 8 if quick else 64, images=8192 if gpu else 512)
     sizes = (128, 256, 512, 1024, 2048, 4096) if gpu else (4, 8) if quick else (32, 64, 128, 256)
-    depths, attack_steps = ((8,), (1, 2)) if quick else ((8, 20, 56), (1, 3, 10, 20) if gpu else (1, 3, 10))
+    depths, attack_steps = (
+        ((8,), (1, 2)) if quick else ((8, 20, 56), (1, 3, 10, 20) if gpu else (1, 3, 10))
+    )
     batches, runs = (20, (1, 2, 4, 8, 12)) if gpu else (1, (1, 2) if quick else (1, 2, 4))
     ceilings = limits.ceilings(device, contenders.precisions(device), quick)
     cases = {
-        ("batch", f"batch size ({base.network}, PGD-{base.steps}"): {n: replace(base, batch=n) for n in sizes},
+        ("batch", f"batch size ({base.network}, PGD-{base.steps}"): {
+            n: replace(base, batch=n) for n in sizes
+        },
         ("depth", f"depth (PGD-{base.steps}, batch {base.batch}"): {
             d: replace(base, network=f"resnet{d}") for d in depths
         },
-        ("K", f"attack steps ({base.network}, batch {base.batch}"): {k: replace(base, steps=k) for k in attack_steps},
+        ("K", f"attack steps ({base.network}, batch {base.batch}"): {
+            k: replace(base, steps=k) for k in attack_steps
+        },
     }
     tables = {}
     for (column, title), chosen_cases in cases.items():
         print(f"{column}: {', '.join(map(str, chosen_cases))}", flush=True)
         options = {"batches": batches, "rounds": rounds}
-        tables[f"{title}, {contender})"] = sweep(chosen_cases, column, contender, ceilings, **options)
+        tables[f"{title}, {contender})"] = sweep(
+            chosen_cases, column, contender, ceilings, **options
+        )
     title = f"simultaneous runs ({base.network}, PGD-{base.steps}, batch {base.batch}, {contender})"
     tables[title] = many.table(base, contender, runs, max(batches, 2), rounds)
     return tables | {"ceilings": ceilings}
 
 
 def settings(device: str, quick: bool) -> list[Setting]:
-    """The two networks; on a CPU the wide one gets a smaller batch, which changes its images/s little."""
+    """The two networks; on a CPU the wide one gets a smaller batch, which changes its images/s
+    little.
+    """
     if quick:
-        return [Setting(network="resnet8", width=4, batch=8, steps=2, images=16, size=16, device=device)]
+        return [
+            Setting(network="resnet8", width=4, batch=8, steps=2, images=16, size=16, device=device)
+        ]
     wide, images = (128, EPOCH) if device != "cpu" else (32, 1024)
     both = {"device": device, "images": images}
     return [Setting(**both), Setting(network="resnet18", batch=wide, **both)]
@@ -184,15 +239,23 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
     for title, table in tables.items():
         print(f"\n{title}\n{table.to_string(index=False, float_format='{:.4g}'.format)}")
     print(f"\n{time.perf_counter() - begun:.0f} s in all")
-    if (options.quick or options.only) and options.folder is None:  # a part does not replace the whole
+    # a part does not replace the whole
+    if (options.quick or options.only) and options.folder is None:
         return tables
-    print(report.write(name, device, tables, folder=options.folder, targets=TARGETS, pictures="random, fixed"))
+    print(
+        report.write(
+            name, device, tables, folder=options.folder, targets=TARGETS, pictures="random, fixed"
+        )
+    )
     return tables
 
 
 TARGETS = {
     "cpu": "a PGD-10 step at least 1.5 times the fastest peer's as it is, 1.7 times compiled",
-    "cuda": "ResNet-56, PGD-10: 45,000 images in at most 3.3 s, simultaneous runs counted; 5 times the fastest peer",
+    "cuda": (
+        "ResNet-56, PGD-10: 45,000 images in at most 3.3 s, simultaneous runs counted; 5 times the "
+        "fastest peer"
+    ),
 }
 
 
@@ -213,7 +276,9 @@ def steps(device: str, options: argparse.Namespace) -> dict[str, pd.DataFrame]:
         names = chosen(device, peers, options.only)
         share = options.budget / len(settings(device, options.quick))
         title = f"{setting.network}, PGD-{setting.steps}, batch {setting.batch}"
-        tables[title] = compare(setting, names, ceilings, batches=batches, rounds=options.rounds, budget=share)
+        tables[title] = compare(
+            setting, names, ceilings, batches=batches, rounds=options.rounds, budget=share
+        )
     return tables | {"ceilings": ceilings}
 
 
@@ -221,18 +286,30 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="auto")
     parser.add_argument(
-        "--quick", action="store_true", help="tiny sizes, to see that it runs; no JSON without --folder"
+        "--quick",
+        action="store_true",
+        help="tiny sizes, to see that it runs; no JSON without --folder",
     )
-    parser.add_argument("--scaling", action="store_true", help="our step over batch, depth, attack steps, runs")
-    parser.add_argument("--no-peers", action="store_true", help="without torchattacks and art")
-    parser.add_argument("--peers", default=None, help="the peers' site-packages, by default those in .venv-peers")
     parser.add_argument(
-        "--only", default=None, help="contenders whose name has one of these, by commas; no JSON without --folder"
+        "--scaling", action="store_true", help="our step over batch, depth, attack steps, runs"
+    )
+    parser.add_argument("--no-peers", action="store_true", help="without torchattacks and art")
+    parser.add_argument(
+        "--peers", default=None, help="the peers' site-packages, by default those in .venv-peers"
+    )
+    parser.add_argument(
+        "--only",
+        default=None,
+        help="contenders whose name has one of these, by commas; no JSON without --folder",
     )
     parser.add_argument("--contender", default=None, help="the loop that --scaling measures")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--budget", type=float, default=240, help="seconds for timed rounds, warming up apart")
-    parser.add_argument("--folder", default=None, help="where the JSON goes, by default records/benchmarks")
+    parser.add_argument(
+        "--budget", type=float, default=240, help="seconds for timed rounds, warming up apart"
+    )
+    parser.add_argument(
+        "--folder", default=None, help="where the JSON goes, by default records/benchmarks"
+    )
     return parser.parse_args(arguments)
 
 

@@ -1,6 +1,8 @@
-"""Worker processes that train one network each: python -m benchmarks.workers JOB (started by `benchmarks.many`).
+"""Worker processes that train one network each: python -m benchmarks.workers JOB (started by
+`benchmarks.many`).
 
-A worker says when it is ready (compiled, captured, warm), then runs one round for each line it is sent.
+A worker says when it is ready (compiled, captured, warm), then runs one round for each line it is
+sent.
 """
 
 import json
@@ -21,7 +23,12 @@ class Worker:
     """A process that trains one network, a round whenever it is told to."""
 
     def __init__(self, setting: Setting, contender: str, batches: int, threads: int):
-        job = {"setting": asdict(setting), "contender": contender, "batches": batches, "threads": threads}
+        job = {
+            "setting": asdict(setting),
+            "contender": contender,
+            "batches": batches,
+            "threads": threads,
+        }
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  not a pipe: nobody reads while it works
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors}
         command = [sys.executable, "-m", "benchmarks.workers", json.dumps(job)]
@@ -37,7 +44,9 @@ class Worker:
             if line.startswith("{"):
                 return json.loads(line)
         self.errors.seek(0)
-        words = self.errors.read().strip().splitlines()[-1:] or [f"exit status {self.process.wait()}"]
+        words = self.errors.read().strip().splitlines()[-1:] or [
+            f"exit status {self.process.wait()}"
+        ]
         raise loops.Missing(f"a worker process died: {words[0]}")
 
     def stop(self) -> None:
@@ -46,15 +55,21 @@ class Worker:
         self.errors.close()
 
 
-def processes(setting: Setting, runs: int, contender: str, batches: int, rounds: int) -> tuple[list[float], float]:
-    """Images per second of all workers, each round from the first start to the last end; and their GiB together.
+def processes(
+    setting: Setting, runs: int, contender: str, batches: int, rounds: int
+) -> tuple[list[float], float]:
+    """Images per second of all workers, each round from the first start to the last end; and their
+    GiB together.
 
     Raises `loops.Missing` with the worker's own words if one dies.
     """
     threads = max(1, torch.get_num_threads() // runs)
-    workers = [Worker(replace(setting, seed=seed), contender, batches, threads) for seed in range(runs)]
+    workers = [
+        Worker(replace(setting, seed=seed), contender, batches, threads) for seed in range(runs)
+    ]
     try:
-        memory = sum(worker.answer()["memory"] for worker in workers)  # ready: compiled, captured and warm
+        # ready: compiled, captured and warm
+        memory = sum(worker.answer()["memory"] for worker in workers)
         return [_round(workers, setting.batch * batches) for _ in range(rounds)], memory
     finally:
         for worker in workers:

@@ -1,4 +1,6 @@
-"""The chapters as files, and how tests execute them: in processes of their own, from published records only."""
+"""The chapters as files, and how tests execute them: in processes of their own, from published
+records only.
+"""
 
 import json
 import os
@@ -40,15 +42,39 @@ def environment(store: Path) -> dict[str, str]:
 def nbval(paths: list[Path], store: Path, *options: str) -> subprocess.CompletedProcess:
     """Execute notebooks and compare every stored output, as `pytest --nbval` does."""
     sanitize = str(ROOT / "tests" / "nbval_sanitize.cfg")
-    command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(paths[0].parent), "-q", "--color=no"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        str(paths[0].parent),
+        "-q",
+        "--color=no",
+    ]
     command += ["-p", "no:cacheprovider", "--nbval-current-env", "--nbval-sanitize-with", sanitize]
     command += options or ("--nbval",)
     return subprocess.run(
-        [*command, *map(str, paths)], capture_output=True, text=True, env=environment(store), cwd=paths[0].parent
+        [*command, *map(str, paths)],
+        capture_output=True,
+        text=True,
+        env=environment(store),
+        cwd=paths[0].parent,
     )
 
 
 def papermill(chapter: Path, out: Path, *options: str, **kept) -> subprocess.CompletedProcess:
     """Run one chapter by papermill, in the folder of its output."""
-    command = [sys.executable, "-m", "papermill", "--no-progress-bar", *options, str(chapter), str(out)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=out.parent, timeout=900, **kept)
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        "--no-progress-bar",
+        *options,
+        str(chapter),
+        str(out),
+    ]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=out.parent, timeout=900, **kept
+    )

@@ -1,7 +1,9 @@
-"""A GPU imitated on the CPU: tensors that say they lie on "cuda:0", and errors where a real one would have them.
+"""A GPU imitated on the CPU: tensors that say they lie on "cuda:0", and errors where a real one
+would have them.
 
-Memory is tagged. A tensor of tagged memory calls itself a CUDA tensor; what is made from it is tagged; `.cpu()` gives
-untagged memory. As on a GPU, an operation on both kinds, or `numpy()` of the one, is an error. No time, no kernels, no
+Memory is tagged. A tensor of tagged memory calls itself a CUDA tensor; what is made from it is
+tagged; `.cpu()` gives untagged memory. As on a GPU, an operation on both kinds, or `numpy()` of the
+one, is an error. No time, no kernels, no
 streams: only whether every tensor is where it has to be.
 """
 
@@ -21,13 +23,20 @@ GPU = torch.device("cuda:0")
 aten = torch.ops.aten
 # Copies go from one device to another; an index may lie on the CPU.
 MOVES = {aten.copy_.default, aten._to_copy.default, aten.set_.source_Tensor}
-INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
+INDEXED = {
+    aten.index.Tensor,
+    aten.index_put.default,
+    aten.index_put_.default,
+    aten._index_put_impl_.default,
+}
 MIXING = MOVES | INDEXED
 Tensor = torch.Tensor
 
 
 def place(tensor: Tensor) -> bool | None:
-    """True on the GPU, False on the CPU, None for what torch makes in C++ beside the tensors it works on."""
+    """True on the GPU, False on the CPU, None for what torch makes in C++ beside the tensors it
+    works on.
+    """
     with torch._C.DisableTorchFunction():
         return getattr(tensor.untyped_storage(), "on_gpu", False)
 
@@ -53,7 +62,9 @@ class _Operations(TorchDispatchMode):
         kinds = {place(t) for t in inputs if t.ndim or tagged(t)} - {None}
         if len(kinds) > 1 and func not in MIXING:
             shapes = [f"{'cuda' if tagged(t) else 'cpu'}{tuple(t.shape)}" for t in inputs]
-            raise RuntimeError(f"Expected all tensors to be on the same device: {func} of {', '.join(shapes)}")
+            raise RuntimeError(
+                f"Expected all tensors to be on the same device: {func} of {', '.join(shapes)}"
+            )
         found = func(*args, **kwargs)
         if func not in MIXING:
             tag(found, max(kinds or {place(t) for t in inputs} - {None}, default=None))
@@ -72,7 +83,9 @@ class _Functions(TorchFunctionMode):
         if func == Tensor.is_cuda.__get__:
             return tagged(args[0])
         if func in (Tensor.numpy, Tensor.__array__) and tagged(args[0]):
-            raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
+            raise TypeError(
+                "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first."
+            )
         if func is Tensor.cpu:
             return _moved(args[0], torch.device("cpu"))
         if func in (Tensor.to, Tensor.cuda):
@@ -142,13 +155,23 @@ def _to(func, args, kwargs) -> Tensor:
 def gpu() -> Iterator[None]:
     """Inside it "cuda:0" is there. Graphs, compilation and more than one device are not."""
     said = {
-        "is_available": True, "device_count": 1, "get_device_name": "imitated", "synchronize": None,
-        "empty_cache": None, "is_current_stream_capturing": False, "is_bf16_supported": True, "max_memory_reserved": 0,
-        "mem_get_info": (math.inf, math.inf), "reset_peak_memory_stats": None, "max_memory_allocated": 0,
-    }  # fmt: skip
+        "is_available": True,
+        "device_count": 1,
+        "get_device_name": "imitated",
+        "synchronize": None,
+        "empty_cache": None,
+        "is_current_stream_capturing": False,
+        "is_bf16_supported": True,
+        "max_memory_reserved": 0,
+        "mem_get_info": (math.inf, math.inf),
+        "reset_peak_memory_stats": None,
+        "max_memory_allocated": 0,
+    }
     with ExitStack() as stack:
         for name, value in said.items():
-            stack.enter_context(mock.patch.object(torch.cuda, name, lambda *_, value=value, **__: value))
+            stack.enter_context(
+                mock.patch.object(torch.cuda, name, lambda *_, value=value, **__: value)
+            )
         stack.enter_context(mock.patch.object(torch, "Generator", _Generator))
         stack.enter_context(mock.patch.object(torch.UntypedStorage, "clone", _cloned))
         stack.enter_context(_Operations())

@@ -1,7 +1,7 @@
 """Record tables, histories and arrays made up with known answers: what the rest of the suite reads.
 
-A world says how far each effect goes at the effect strength: +1 as the paper says, 0 nothing, −1 reversed.
-Every number = seed's own level + world × effect × strength / effect strength + noise.
+A world says how far each effect goes at the effect strength: +1 as the paper says, 0 nothing, −1
+reversed. Every number = seed's own level + world × effect × strength / effect strength + noise.
 """
 
 from types import SimpleNamespace
@@ -47,7 +47,11 @@ NET = {
     ("instance_margin_median", "test", ""): (0.002, 0.02, False),
     ("instance_margin_accepted", "test", ""): (1.0, 0.0, False),
 } | {
-    ("flip_rate", "test", f"{kind}@{radius}"): (level * radius / 16, -0.7 * level * radius / 16, False)
+    ("flip_rate", "test", f"{kind}@{radius}"): (
+        level * radius / 16,
+        -0.7 * level * radius / 16,
+        False,
+    )
     for kind, level in (("pgd", 0.9), ("uniform", 0.2), ("sign", 0.3))
     for radius in RADII
 }
@@ -104,20 +108,26 @@ def records(
     """A study's record table, last and best checkpoints.
 
     worlds: worlds of single statistics: {name or (name, split, setting): world}. noise: standard
-    deviation of a run, as a share of the planted effect. epochs: checkpoints of the ε = 0 runs along
-    training; there everything sits where an AT net of equal train cross-entropy would ("less fitting"),
-    or in the world `along`. Train cross-entropy and train error always rise with ε. controls: epochs of shorter
-    standard trainings, placed in the same way.
+    deviation of a run, as a share of the planted effect. epochs: checkpoints of the ε = 0 runs
+    along training; there everything sits where an AT net of equal train cross-entropy would ("less
+    fitting"), or in the world `along`. Train cross-entropy and train error always rise with ε.
+    controls: epochs of shorter standard trainings, placed in the same way.
     """
     fit = {("ce", "train", ""): 1.0} | ({("error", "train", ""): 1.0} if controls else {})
     draw, worlds = np.random.default_rng(rng), fit | (worlds or {})
     own, second = {seed: draw.normal() for seed in seeds}, np.random.default_rng([rng, 2])
     told = lambda *about: [*_run(*about, draw), *_run(*about, second, NET_2, LAYER_2)]
-    runs = [(checkpoint, strength, seed, strength / effect, world)
-            for strength in strengths for seed in seeds for checkpoint in ("last", "best")]  # fmt: skip
+    runs = [
+        (checkpoint, strength, seed, strength / effect, world)
+        for strength in strengths
+        for seed in seeds
+        for checkpoint in ("last", "best")
+    ]
     for epoch in epochs:  # from far from fitted down to nearly the finished net
         far = 2.0 * (1 - epoch / (max(epochs) + 1)) ** 2 + 0.01
-        runs += [(f"epoch-{epoch}", 0.0, seed, far, world if along is None else along) for seed in seeds]
+        runs += [
+            (f"epoch-{epoch}", 0.0, seed, far, world if along is None else along) for seed in seeds
+        ]
     rows = []
     for checkpoint, strength, seed, dose, here in runs:
         for key, layer, value in told(dose, own[seed], here, worlds, noise):
@@ -125,11 +135,18 @@ def records(
     for epoch in controls:
         far = 2.0 * (1 - epoch / (max(controls) + 1)) ** 2 + 0.01
         for seed in seeds:
-            here = {name: move for name, move in worlds.items() if name in fit}  # elsewhere as `along` says
-            for key, layer, value in told(far, own[seed], world if along is None else along, here, noise):
-                rows.append(("last", key[1], key[0], layer, key[2], value, 0.0, seed, f"control-{epoch}"))
+            # elsewhere as `along` says
+            here = {name: move for name, move in worlds.items() if name in fit}
+            for key, layer, value in told(
+                far, own[seed], world if along is None else along, here, noise
+            ):
+                rows.append(
+                    ("last", key[1], key[0], layer, key[2], value, 0.0, seed, f"control-{epoch}")
+                )
     frame = pd.DataFrame(rows, columns=[*COLUMNS, "variant"]).assign(n=1000)
-    return frame.assign(run=[f"r{a:g}-s{b}" for a, b in zip(frame["strength"], frame["seed"], strict=True)])
+    return frame.assign(
+        run=[f"r{a:g}-s{b}" for a, b in zip(frame["strength"], frame["seed"], strict=True)]
+    )
 
 
 def _run(dose, own, world, worlds, noise, draw, net=NET, layer_statistics=LAYER):
@@ -147,7 +164,7 @@ def _run(dose, own, world, worlds, noise, draw, net=NET, layer_statistics=LAYER)
 
 
 def histories(*, strengths=STRENGTHS, seeds=SEEDS, epochs=6, rng=0) -> pd.DataFrame:
-    """Training curves: a row an epoch, with the columns of `Study.histories()`."""
+    """Training curves: a row per epoch, with the columns of `Study.histories()`."""
     draw = np.random.default_rng(rng)
     rows = []
     for strength in strengths:
@@ -191,7 +208,9 @@ def arrays(strength: float, seed: int = 0, *, images=200) -> dict[str, np.ndarra
     for operator in ("circular", "circular+bn", "reshaped"):
         for index, layer in enumerate(CONVOLUTIONS + OTHERS):
             spread = (0.6 - 0.03 * strength) * (1 + index / 20)
-            out[f"quantiles|{operator}|{layer}"] = (1 + spread * np.linspace(-1, 1, 201)).clip(0).astype(np.float32)
+            out[f"quantiles|{operator}|{layer}"] = (
+                (1 + spread * np.linspace(-1, 1, 201)).clip(0).astype(np.float32)
+            )
     return out
 
 
@@ -203,5 +222,11 @@ def study(records, *, protocol=1, toy=False, name="s", dataset="digits", claims=
     entries = [Entry(Recipe(dataset=dataset, seed=seed)) for seed in range(3)]
     recipes = [entry.recipe for entry in entries]
     return SimpleNamespace(
-        name=name, toy=toy, protocol=protocol, claims=claims, entries=entries, recipes=recipes, records=lambda: records
+        name=name,
+        toy=toy,
+        protocol=protocol,
+        claims=claims,
+        entries=entries,
+        recipes=recipes,
+        records=lambda: records,
     )

@@ -1,4 +1,6 @@
-"""Models as people have them: what a trace would get wrong, what comes in and out, and everything left as it was."""
+"""Models as people have them: what a trace would get wrong, what comes in and out, and everything
+left as it was.
+"""
 
 import copy
 import dataclasses
@@ -24,14 +26,23 @@ LABELS = torch.zeros(32, dtype=torch.int64)
 
 
 class Net(nn.Module):
-    """A convolution with its batch norm and a classifier; `kind` says what its forward does besides."""
+    """A convolution with its batch norm and a classifier; `kind` says what its forward does
+    besides.
+    """
 
     def __init__(self, kind="", bn=True):
         super().__init__()
         torch.manual_seed(0)
         self.kind, self.calls, self.feat, self.log, self.alpha = kind, 0, None, [], 1.0
-        self.conv, self.bn = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8) if bn else nn.Identity()
-        self.fc, self.drop, self.temp = nn.Linear(8 * 64, 5), nn.Dropout(0.5), nn.Parameter(torch.ones(()))
+        self.conv, self.bn = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8) if bn else nn.Identity(),
+        )
+        self.fc, self.drop, self.temp = (
+            nn.Linear(8 * 64, 5),
+            nn.Dropout(0.5),
+            nn.Parameter(torch.ones(())),
+        )
         self.register_buffer("mean", torch.tensor(0.5))
         if bn:
             self.bn.running_mean.normal_()
@@ -106,8 +117,12 @@ def test_what_a_trace_would_lose_is_noticed_and_the_model_itself_is_used(kind):
         found = prepared(X)
     assert prepared.doubt and not prepared.pairs
     assert torch.allclose(found, answers(model), atol=1e-5)
-    assert torch.allclose(gradient(prepared, X), gradient(model, X), atol=1e-3 if kind == "autocast" else 1e-5)
-    result = silent(attacks.evaluate, model, X, answers(model).argmax(1), eps=1e-6, attacks=["fgsm"])
+    assert torch.allclose(
+        gradient(prepared, X), gradient(model, X), atol=1e-3 if kind == "autocast" else 1e-5
+    )
+    result = silent(
+        attacks.evaluate, model, X, answers(model).argmax(1), eps=1e-6, attacks=["fgsm"]
+    )
     assert result.table["accuracy"][0] == 1
 
 
@@ -128,7 +143,9 @@ def test_a_random_model_stays_random_and_is_doubted(kind, bn):
     prepared = engine.prepare(model)
     found = [silent(prepared, X) for _ in range(10)]
     assert any(not torch.equal(found[0], other) for other in found)
-    result = silent(attacks.evaluate, model, X, answers(model).argmax(1), eps=0.01, attacks=["fgsm"])
+    result = silent(
+        attacks.evaluate, model, X, answers(model).argmax(1), eps=0.01, attacks=["fgsm"]
+    )
     assert any("two forward passes of the same images differ" in doubt for doubt in result.warnings)
 
 
@@ -147,7 +164,11 @@ class Tied(Net):
 
     def forward(self, x):
         h = self.bn(self.first(torch.relu(self.conv(x))))
-        h = F.conv2d(h, self.first.weight, padding=1) if self.how == "functional" else self.second(h)
+        h = (
+            F.conv2d(h, self.first.weight, padding=1)
+            if self.how == "functional"
+            else self.second(h)
+        )
         return self.fc(torch.relu(self.bn2(h)).flatten(1))
 
 
@@ -159,12 +180,19 @@ def test_a_weight_that_is_read_twice_is_not_folded(kind):
     assert "first" not in engine.batchnorm_of(model)
 
 
-@pytest.mark.parametrize("norm", [parametrizations.spectral_norm, parametrizations.weight_norm, spectral_norm])
+@pytest.mark.parametrize(
+    "norm", [parametrizations.spectral_norm, parametrizations.weight_norm, spectral_norm]
+)
 @pytest.mark.parametrize("train", [True, False])
 def test_reparametrised_layers_are_themselves_and_stay_as_they_were(norm, train):
     torch.manual_seed(0)
-    model = nn.Sequential(norm(nn.Conv2d(3, 4, 3, padding=1)), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
-                          norm(nn.Linear(256, 5)))  # fmt: skip
+    model = nn.Sequential(
+        norm(nn.Conv2d(3, 4, 3, padding=1)),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        norm(nn.Linear(256, 5)),
+    )
     answers(model), model.train(train)
     before = copy.deepcopy(model.state_dict())
     y = answers(copy.deepcopy(model).eval()).argmax(1)
@@ -206,25 +234,34 @@ def test_a_model_that_answers_differently_without_gradients_is_not_folded():
 
     model = Moody()
     with pytest.warns(UserWarning, match="differently where gradients are switched off"):
-        assert torch.allclose(engine.prepare(model)(X.clone().requires_grad_()), model(X), atol=1e-5)
+        assert torch.allclose(
+            engine.prepare(model)(X.clone().requires_grad_()), model(X), atol=1e-5
+        )
 
 
 def test_sums_of_shapes_keep_their_order():
     class Shapes(Net):
         def forward(self, x):
             h = self.bn(self.conv(x))
-            return self.fc(h.reshape((h.shape[0],) + (h.shape[1:2] + (8, 8))).transpose(2, 3).flatten(1))  # noqa: RUF005
+            shape = (h.shape[0],) + (h.shape[1:2] + (8, 8))  # noqa: RUF005
+            return self.fc(h.reshape(shape).transpose(2, 3).flatten(1))
 
     model = Shapes()
     assert torch.allclose(engine.prepare(model)(X), answers(model), atol=1e-5)
 
 
 def test_features_are_those_of_the_layers():
-    """In-place activations behind a layer, branches and noise: what a hook sees at the layer counts."""
-    overwritten = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(144, 5)).eval()
+    """In-place activations behind a layer, branches and noise: what a hook sees at the layer
+    counts.
+    """
+    overwritten = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(144, 5)
+    ).eval()
     for model, layer in ((overwritten, "0"), (Net("isinstance"), "conv"), (Net("cached"), "conv")):
         seen = []
-        handle = model.get_submodule(layer).register_forward_hook(lambda _, __, value: seen.append(value.clone()))  # noqa: B023
+        handle = model.get_submodule(layer).register_forward_hook(
+            lambda _, __, value, seen=seen: seen.append(value.clone())
+        )
         answers(model)
         handle.remove()
         with torch.no_grad():
@@ -245,7 +282,9 @@ def test_the_input_of_a_layer_is_that_of_the_layer():
 # --- left as found
 
 
-@pytest.mark.parametrize("name", ["pgd", "evaluate", "instance", "flip", "change", "jacobian", "of", "fold", "prepare"])
+@pytest.mark.parametrize(
+    "name", ["pgd", "evaluate", "instance", "flip", "change", "jacobian", "of", "fold", "prepare"]
+)
 def test_everything_is_left_as_it_was(name):
     calls = {
         "pgd": lambda: attacks.pgd(model, X[:8], LABELS[:8], eps=0.03),
@@ -286,12 +325,18 @@ def test_also_after_an_exception():
         model.log.append(3)
         model.requires_grad_(False)
         raise KeyError
-    assert not hasattr(model, "new") and model.feat is None and model.log == [] and not model.training
-    assert not (model.bn.running_mean == 7).any() and all(p.requires_grad for p in model.parameters())
+    assert (
+        not hasattr(model, "new") and model.feat is None and model.log == [] and not model.training
+    )
+    assert not (model.bn.running_mean == 7).any() and all(
+        p.requires_grad for p in model.parameters()
+    )
 
 
 def test_nothing_in_the_science_touches_the_allocator(monkeypatch):
-    monkeypatch.setattr(engine.memory, "keep_memory", lambda: pytest.fail("the process was changed"))
+    monkeypatch.setattr(
+        engine.memory, "keep_memory", lambda: pytest.fail("the process was changed")
+    )
     attacks.pgd(Net(), X, LABELS, eps=0.03, steps=1)
     assert not hasattr(engine.prepared, "keep_memory")
 
@@ -300,9 +345,11 @@ def test_nothing_in_the_science_touches_the_allocator(monkeypatch):
 @pytest.mark.parametrize("fold", [True, False])
 def test_models_that_cannot_be_copied_work(kind, fold):
     model = Net(bn=fold)
-    model.extra = {"lock": threading.Lock, "generator": torch.Generator, "iterator": lambda: (i for i in range(3))}[
-        kind
-    ]()
+    model.extra = {
+        "lock": threading.Lock,
+        "generator": torch.Generator,
+        "iterator": lambda: (i for i in range(3)),
+    }[kind]()
     expected = answers(model)
     attacks.pgd(model, X, LABELS, eps=0.03, steps=2)
     smoothness.feature_change(model, X, radius=0.03)
@@ -317,13 +364,21 @@ def test_a_model_that_writes_over_its_input_reaches_no_image_of_the_caller(bn):
     x = X.clone()
     y = answers(model).argmax(1)
     found, expected = (
-        (silent(attacks.pgd, m, x, y, eps=0.05), silent(smoothness.flip_rate, m, x, radius=0.1, attack="sign"),
-         silent(attacks.square, m, x, y, eps=0.1, queries=30), silent(smoothness.normalisers, m, x, layers=["conv"]))
+        (
+            silent(attacks.pgd, m, x, y, eps=0.05),
+            silent(smoothness.flip_rate, m, x, radius=0.1, attack="sign"),
+            silent(attacks.square, m, x, y, eps=0.1, queries=30),
+            silent(smoothness.normalisers, m, x, layers=["conv"]),
+        )
         for m in (model, other)
-    )  # fmt: skip
+    )
     assert torch.equal(x, X)
-    assert torch.allclose(found[0], expected[0], atol=1e-5) and torch.allclose(found[2], expected[2], atol=1e-5)
-    assert found[1] == expected[1] and found[3]["conv"] == pytest.approx(expected[3]["conv"], rel=1e-5)
+    assert torch.allclose(found[0], expected[0], atol=1e-5) and torch.allclose(
+        found[2], expected[2], atol=1e-5
+    )
+    assert found[1] == expected[1] and found[3]["conv"] == pytest.approx(
+        expected[3]["conv"], rel=1e-5
+    )
 
 
 # --- numbers that cannot lie
@@ -369,7 +424,9 @@ def test_answers_that_are_not_finite_are_no_success_and_are_said():
     assert Broken()(adversarial).argmax(1).ne(y).any()
     x[0, 0, 0, 0] = 0.95
     result = silent(attacks.evaluate, Broken(), x, y, eps=0.01, attacks=["fgsm"])
-    assert any("logits of 25.0% of the natural images are not finite" in doubt for doubt in result.warnings)
+    assert any(
+        "logits of 25.0% of the natural images are not finite" in doubt for doubt in result.warnings
+    )
     assert not result.natural[0]
 
 
@@ -378,7 +435,9 @@ def test_answers_that_are_not_finite_are_no_success_and_are_said():
 def test_everything_scales_with_the_pixel_range(clip, norm):
     torch.manual_seed(0)
     low, high = clip
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 5)).double().eval()
+    net = (
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 5)).double().eval()
+    )
     scaled = lambda z: net((z - low) / (high - low))
     x = torch.rand(32, 1, 8, 8, dtype=torch.float64)
     y, z = answers(net, x).argmax(1), x * (high - low) + low
@@ -388,13 +447,19 @@ def test_everything_scales_with_the_pixel_range(clip, norm):
     near = attacks.minimum_norm(scaled, z, y, norm=norm, clip=clip)
     distance = attacks.distance(scaled, z, near, y, norm=norm, clip=clip)
     assert distance.numpy() == pytest.approx(
-        attacks.distance(net, x, attacks.minimum_norm(net, x, y, norm=norm), y, norm=norm).numpy() * (high - low),
+        attacks.distance(net, x, attacks.minimum_norm(net, x, y, norm=norm), y, norm=norm).numpy()
+        * (high - low),
         rel=2e-3,
     )
     eps = 0.02 * (1 if norm == "linf" else 8)
     options = {"norm": norm, "attacks": ["pgd-10"]}
-    mine = silent(attacks.evaluate, scaled, z, y, eps=eps * (high - low), clip=clip, **options).table["accuracy"]
-    assert mine.tolist() == silent(attacks.evaluate, net, x, y, eps=eps, **options).table["accuracy"].tolist()
+    mine = silent(
+        attacks.evaluate, scaled, z, y, eps=eps * (high - low), clip=clip, **options
+    ).table["accuracy"]
+    assert (
+        mine.tolist()
+        == silent(attacks.evaluate, net, x, y, eps=eps, **options).table["accuracy"].tolist()
+    )
     with pytest.raises(InputError, match=r"allowed for"):
         attacks.pgd(scaled, z, y, eps=9 * (high - low), norm=norm, clip=clip)
 
@@ -403,13 +468,17 @@ def test_l2_margins_go_up_to_the_longest_way():
     constant = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
     nn.init.zeros_(constant[1].weight)
     constant[1].bias.data = torch.arange(5.0, 0, -1)
-    assert margins.instance(constant, X[:2], LABELS[:2], norm="l2").tolist() == pytest.approx([192**0.5] * 2)
+    assert margins.instance(constant, X[:2], LABELS[:2], norm="l2").tolist() == pytest.approx(
+        [192**0.5] * 2
+    )
     assert margins.instance(constant, X[:2], LABELS[:2]).tolist() == [1, 1]
     far = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
     far[1].weight.data = torch.stack([torch.zeros(192), torch.ones(192)])
     far[1].bias.data = torch.tensor([150.0, 0])
     x = torch.full((1, 3, 8, 8), 0.5)
-    assert float(margins.instance(far, x, LABELS[:1], norm="l2")) == pytest.approx(54 / 192**0.5, rel=1e-3)
+    assert float(margins.instance(far, x, LABELS[:1], norm="l2")) == pytest.approx(
+        54 / 192**0.5, rel=1e-3
+    )
 
 
 def test_rounding_to_8_bits_stays_in_range():
@@ -444,7 +513,9 @@ def test_a_model_without_a_gradient_is_told_to_use_square(kind):
     ):
         with pytest.raises(InputError, match=r"no gradient to its images .* attacks.square"):
             silent(call)
-    assert silent(attacks.evaluate, model, X, y, eps=0.1, attacks="square").table["n"].iloc[-1] == len(X)
+    assert silent(attacks.evaluate, model, X, y, eps=0.1, attacks="square").table["n"].iloc[
+        -1
+    ] == len(X)
 
 
 # --- what people have in hand
@@ -480,10 +551,18 @@ def test_logits_are_found_in_what_a_model_returns(kind, bn):
             return OUTPUTS[kind](self.fc(h), h)
 
     model, y = Wrapped(bn=bn), answers(plain).argmax(1)
-    assert torch.allclose(attacks.pgd(model, X, y, eps=0.03), attacks.pgd(plain, X, y, eps=0.03), atol=1e-5)
-    assert silent(attacks.evaluate, model, X, y, eps=0.01, attacks=["pgd-5"]).table["accuracy"][0] == 1
-    assert smoothness.flip_rate(model, X, radius=0.05) == smoothness.flip_rate(plain, X, radius=0.05)
-    assert torch.allclose(margins.instance(model, X[:4], y[:4]), margins.instance(plain, X[:4], y[:4]), atol=1e-6)
+    assert torch.allclose(
+        attacks.pgd(model, X, y, eps=0.03), attacks.pgd(plain, X, y, eps=0.03), atol=1e-5
+    )
+    assert (
+        silent(attacks.evaluate, model, X, y, eps=0.01, attacks=["pgd-5"]).table["accuracy"][0] == 1
+    )
+    assert smoothness.flip_rate(model, X, radius=0.05) == smoothness.flip_rate(
+        plain, X, radius=0.05
+    )
+    assert torch.allclose(
+        margins.instance(model, X[:4], y[:4]), margins.instance(plain, X[:4], y[:4]), atol=1e-6
+    )
 
 
 def test_logits_may_be_pointed_at_and_else_the_message_says_so():
@@ -492,7 +571,9 @@ def test_logits_may_be_pointed_at_and_else_the_message_says_so():
             return {"a": super().forward(x), "b": x}
 
     y = answers(Net()).argmax(1)
-    with pytest.raises(InputError, match=r"returns a dict of a, b, in which no logits were found.*Give logits="):
+    with pytest.raises(
+        InputError, match=r"returns a dict of a, b, in which no logits were found.*Give logits="
+    ):
         attacks.pgd(Odd(), X, y, eps=0.03)
     found = attacks.pgd(Odd(), X, y, eps=0.03, logits=lambda output: output["a"])
     assert torch.allclose(found, attacks.pgd(Net(), X, y, eps=0.03), atol=1e-5)
@@ -501,12 +582,16 @@ def test_logits_may_be_pointed_at_and_else_the_message_says_so():
 @pytest.mark.parametrize("shape", ["n", "n x 1"])
 def test_one_number_an_image_is_a_binary_classifier(shape):
     torch.manual_seed(0)
-    weight, x = torch.randn(192), 0.3 * X + 0.35  # no pixel meets the range on its way to the boundary
+    # no pixel meets the range on its way to the boundary
+    weight, x = torch.randn(192), 0.3 * X + 0.35
     model = lambda z: (z.flatten(1) @ weight)[(...,) if shape == "n" else (..., None)]
     y = (x.flatten(1) @ weight > 0).long()
     exact = (x.flatten(1) @ weight).abs() / weight.abs().sum()
     assert margins.instance(model, x, y).numpy() == pytest.approx(exact.numpy(), rel=2e-3)
-    assert silent(attacks.evaluate, model, x, y, eps=1e-6, attacks=["apgd-ce"]).table["accuracy"][0] == 1
+    assert (
+        silent(attacks.evaluate, model, x, y, eps=1e-6, attacks=["apgd-ce"]).table["accuracy"][0]
+        == 1
+    )
 
 
 def test_callables_arrays_and_lists():
@@ -522,7 +607,9 @@ def test_callables_arrays_and_lists():
         (torch.compile(model, backend="eager"), X, y),
         (silent(torch.jit.trace, model, X), X, y),
     ):
-        assert torch.allclose(silent(attacks.pgd, other, x, labels, eps=0.03).float(), expected, atol=1e-5)
+        assert torch.allclose(
+            silent(attacks.pgd, other, x, labels, eps=0.03).float(), expected, atol=1e-5
+        )
     assert attacks.pgd(model, X.double(), y, eps=0.03).dtype == torch.float64
     assert attacks.pgd(model, X, y, eps=[0.03] * 32).dtype == torch.float32
     assert attacks.pgd(model, X, y, eps=np.full(32, 0.03)).dtype == torch.float32
@@ -532,9 +619,18 @@ def test_wrapped_networks_show_the_layers_inside():
     expected = spectra.of(Net(), (3, 8, 8), fold_bn=True)
     for wrapped in (nn.DataParallel(Net()), torch.compile(Net(), backend="eager")):
         found = spectra.of(wrapped, (3, 8, 8), fold_bn=True)
-        assert found["layer"].tolist() == ["conv", "fc"] and found["std"].tolist() == expected["std"].tolist()
-        assert smoothness.feature_change(wrapped, X, radius=0.03)["layer"].tolist() == ["conv", "fc"]
-    for other in (silent(torch.jit.script, nn.Sequential(nn.Flatten(), nn.Linear(192, 5))), lambda x: x):
+        assert (
+            found["layer"].tolist() == ["conv", "fc"]
+            and found["std"].tolist() == expected["std"].tolist()
+        )
+        assert smoothness.feature_change(wrapped, X, radius=0.03)["layer"].tolist() == [
+            "conv",
+            "fc",
+        ]
+    for other in (
+        silent(torch.jit.script, nn.Sequential(nn.Flatten(), nn.Linear(192, 5))),
+        lambda x: x,
+    ):
         with pytest.raises(InputError, match=r"TorchScript|give the torch module"):
             spectra.of(other, (3, 8, 8))
         with pytest.raises(InputError, match="without layers"):
@@ -551,7 +647,9 @@ def test_models_of_any_precision(dtype, bn):
     assert 0 <= smoothness.flip_rate(model, X, radius=0.03) <= 1
     changes = [smoothness.feature_change(m, X, radius=0.03)["change"] for m in (model, Net(bn=bn))]
     assert changes[0].to_numpy() == pytest.approx(changes[1].to_numpy(), rel=0.05)
-    steep = [smoothness.jacobian(m, X[:4], layers=["fc"])["sigma_max"][0] for m in (model, Net(bn=bn))]
+    steep = [
+        smoothness.jacobian(m, X[:4], layers=["fc"])["sigma_max"][0] for m in (model, Net(bn=bn))
+    ]
     assert steep[0] == pytest.approx(steep[1], rel=0.05)
 
 
@@ -561,7 +659,9 @@ def test_inference_mode_and_no_grad_of_the_caller_change_nothing():
     calls = (
         lambda x: attacks.pgd(model, x, y, eps=0.03).sum(),
         lambda x: margins.instance(model, x[:4], y[:4], steps=3).sum(),
-        lambda x: smoothness.feature_change(model, x, radius=0.03, direction="adversarial", steps=2)["change"].sum(),
+        lambda x: smoothness.feature_change(
+            model, x, radius=0.03, direction="adversarial", steps=2
+        )["change"].sum(),
         lambda x: smoothness.jacobian(model, x[:2])["sigma_max"].sum(),
         lambda x: spectra.jacobian(model, x[:2])["max"].sum(),
         lambda x: spectra.of(model, (3, 8, 8))["std"].sum(),
@@ -602,12 +702,19 @@ def test_attention(kind):
 
     model = ViT().eval()
     y = answers(model).argmax(1)
-    assert silent(attacks.evaluate, model, X, y, eps=0.01, attacks=["apgd-ce"]).table["accuracy"][0] == 1
+    assert (
+        silent(attacks.evaluate, model, X, y, eps=0.01, attacks=["apgd-ce"]).table["accuracy"][0]
+        == 1
+    )
     layers = smoothness.feature_change(model, X, radius=0.03)["layer"].tolist()
     assert "patch" in layers and not any(name.endswith("out_proj") for name in layers)
-    assert len(smoothness.feature_change(model, X[:8], radius=0.03, direction="adversarial", steps=2)) == len(layers)
+    assert len(
+        smoothness.feature_change(model, X[:8], radius=0.03, direction="adversarial", steps=2)
+    ) == len(layers)
     matrix = torch.autograd.functional.jacobian(lambda one: model(one)[0], X[:1]).reshape(5, -1)
-    assert spectra.jacobian(model, X[:1])["max"][0] == pytest.approx(float(torch.linalg.svdvals(matrix)[0]), rel=1e-4)
+    assert spectra.jacobian(model, X[:1])["max"][0] == pytest.approx(
+        float(torch.linalg.svdvals(matrix)[0]), rel=1e-4
+    )
     assert smoothness.jacobian(model, X[:2], layers=["fc"])["sigma_max"][0] > 0
 
 
@@ -615,29 +722,43 @@ def test_attention(kind):
     "shape, make",
     [
         ((20,), lambda: nn.Sequential(nn.Linear(20, 5))),
-        ((2, 30), lambda: nn.Sequential(nn.Conv1d(2, 4, 3, padding=1), nn.BatchNorm1d(4), nn.Flatten(),
-                                          nn.Linear(120, 5))),
-        ((1, 4, 6, 5), lambda: nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.Flatten(),
-                                             nn.Linear(480, 5))),
+        (
+            (2, 30),
+            lambda: nn.Sequential(
+                nn.Conv1d(2, 4, 3, padding=1), nn.BatchNorm1d(4), nn.Flatten(), nn.Linear(120, 5)
+            ),
+        ),
+        (
+            (1, 4, 6, 5),
+            lambda: nn.Sequential(
+                nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.Flatten(), nn.Linear(480, 5)
+            ),
+        ),
     ],
-)  # fmt: skip
+)
 def test_other_dimensions(shape, make):
     torch.manual_seed(0)
     model, x = make().eval(), torch.rand(16, *shape)
     y = answers(model, x).argmax(1)
     assert silent(attacks.evaluate, model, x, y, eps=1e-6).table["accuracy"][0] == 1
     assert margins.instance(model, x[:4], y[:4], steps=3).gt(0).all()
-    assert len(smoothness.feature_change(model, x, radius=0.01)) == len(spectra.of(model, shape, fold_bn=True))
+    assert len(smoothness.feature_change(model, x, radius=0.01)) == len(
+        spectra.of(model, shape, fold_bn=True)
+    )
     assert torch.allclose(engine.prepare(model)(x), answers(model, x), atol=1e-5)
 
 
 def test_images_on_another_scale_are_one_message_that_names_both():
     model = Net()
-    with pytest.raises(InputError, match=r"scale 0 to 255: give x / 255, and eps on the scale 0 to 1"):
+    with pytest.raises(
+        InputError, match=r"scale 0 to 255: give x / 255, and eps on the scale 0 to 1"
+    ):
         attacks.pgd(model, X * 255, LABELS, eps=8)
     with pytest.raises(InputError, match=r"uint8, on the scale 0 to 255.*\[0, 1\]"):
         attacks.pgd(model, (X * 255).byte(), LABELS, eps=0.03)
-    with pytest.raises(InputError, match=r"look normalised.*with_normalization\(model, mean, std\)"):
+    with pytest.raises(
+        InputError, match=r"look normalised.*with_normalization\(model, mean, std\)"
+    ):
         attacks.pgd(model, (X - 0.5) / 0.25, LABELS, eps=0.03)
     with pytest.raises(InputError, match=r"rounding: x.clamp\(0, 1\)"):
         attacks.pgd(model, X + 1e-6 + (1 - X.max()), LABELS, eps=0.03)
@@ -649,10 +770,14 @@ def test_normalisation_becomes_the_first_layer():
     model, mean, std = Net(), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
     inside = arlib.with_normalization(model, mean, std)
     tensor = lambda values: torch.tensor(values).view(1, 3, 1, 1)
-    assert torch.allclose(answers(inside), answers(model, (X - tensor(mean)) / tensor(std)), atol=1e-5)
+    assert torch.allclose(
+        answers(inside), answers(model, (X - tensor(mean)) / tensor(std)), atol=1e-5
+    )
     with pytest.raises(InputError, match="std above 0"):
         arlib.with_normalization(model, (0.5,), (0.0,))
-    result = silent(attacks.evaluate, model, 2 * (2 * X - 1), LABELS, eps=0.1, attacks=["fgsm"], clip=(-2, 2))
+    result = silent(
+        attacks.evaluate, model, 2 * (2 * X - 1), LABELS, eps=0.1, attacks=["fgsm"], clip=(-2, 2)
+    )
     assert any("look normalised" in doubt for doubt in result.warnings)
 
 
@@ -694,17 +819,26 @@ class Functional(nn.Module):
         (Scaled(6, 5), (6,)),
         (Functional(), (3, 9, 9)),
         (nn.ConvTranspose1d(2, 3, 2, stride=1, dilation=2, output_padding=1), (2, 3)),
-        (nn.ConvTranspose2d(1, 2, (4, 1), padding=(1, 0), dilation=(2, 2), output_padding=(0, 1)), (1, 4, 3)),
+        (
+            nn.ConvTranspose2d(
+                1, 2, (4, 1), padding=(1, 0), dilation=(2, 2), output_padding=(0, 1)
+            ),
+            (1, 4, 3),
+        ),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_a_row_is_the_operator_of_the_layer(layer, shape):
     model = nn.Sequential(layer).double()
     x = torch.zeros(1, *shape, dtype=torch.float64)
-    sigma = torch.linalg.svdvals(torch.autograd.functional.jacobian(model, x).reshape(-1, x.numel()))
+    sigma = torch.linalg.svdvals(
+        torch.autograd.functional.jacobian(model, x).reshape(-1, x.numel())
+    )
     (row,) = spectra.of(model, shape, "as-built").to_dict("records")
     assert row["count"] == len(sigma)
-    assert row["max"] == pytest.approx(float(sigma[0])) and row["mean"] == pytest.approx(float(sigma.mean()))
+    assert row["max"] == pytest.approx(float(sigma[0])) and row["mean"] == pytest.approx(
+        float(sigma.mean())
+    )
 
 
 def test_a_layer_that_is_no_one_operator_is_refused_by_name_or_left_out():
@@ -717,19 +851,29 @@ def test_a_layer_that_is_no_one_operator_is_refused_by_name_or_left_out():
             return super().forward(x) ** 2
 
     for odd in (Cosine(192, 5), None):
-        model = nn.Sequential(OrderedDict(flat=nn.Flatten(), odd=odd) if odd else OrderedDict(odd=Squared(3, 4, 3)))
-        with pytest.raises(InputError, match=r"Layer odd \((Cosine|Squared)\) has a forward of its own.*sizes="):
+        model = nn.Sequential(
+            OrderedDict(flat=nn.Flatten(), odd=odd) if odd else OrderedDict(odd=Squared(3, 4, 3))
+        )
+        with pytest.raises(
+            InputError, match=r"Layer odd \((Cosine|Squared)\) has a forward of its own.*sizes="
+        ):
             spectra.of(model, (3, 8, 8))
         assert spectra.of(model, (3, 8, 8), sizes={"odd": None}).empty
 
 
 def test_linearised_is_affine_or_refused_and_a_copy():
     block = nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Tanh(), nn.Dropout(0.5), nn.Conv2d(4, 2, 3)
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.Tanh(),
+        nn.Dropout(0.5),
+        nn.Conv2d(4, 2, 3),
     )
     copied = spectra.linearised(block)
     x, h = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
-    assert torch.allclose(copied(x + h) - copied(x), copied(h) - copied(torch.zeros_like(h)), atol=1e-5)
+    assert torch.allclose(
+        copied(x + h) - copied(x), copied(h) - copied(torch.zeros_like(h)), atol=1e-5
+    )
     before = copied(x)
     with torch.no_grad():
         block[0].weight.zero_()

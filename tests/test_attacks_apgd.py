@@ -4,7 +4,17 @@ import math
 
 import pytest
 import torch
-from attacked import Function, binary, convolutional, digits, generator, linear, pictures, right, smallest_perturbation
+from attacked import (
+    Function,
+    binary,
+    convolutional,
+    digits,
+    generator,
+    linear,
+    pictures,
+    right,
+    smallest_perturbation,
+)
 
 from arlib import attacks
 from arlib.attacks import steps as parts
@@ -22,7 +32,9 @@ def test_the_step_is_judged_after_the_published_numbers_of_steps():
 
 @pytest.mark.parametrize("loss", ["margin-targeted", "dlr-targeted"])
 @pytest.mark.parametrize("norm", NORMS)
-def test_trying_each_target_breaks_a_linear_model_exactly_from_its_smallest_perturbation_on(norm, loss):
+def test_trying_each_target_breaks_a_linear_model_exactly_from_its_smallest_perturbation_on(
+    norm, loss
+):
     model, x, y = linear(5, n=16)
     distance = smallest_perturbation(model, x, y, norm)
     assert (distance < 0.39).all()
@@ -38,7 +50,9 @@ def test_trying_each_target_breaks_a_linear_model_exactly_from_its_smallest_pert
 @pytest.mark.parametrize("loss", ["ce", "dlr", "margin"])
 def test_each_plain_loss_breaks_a_linear_model_with_room_to_spare(loss):
     model, x, y = linear(5, n=16)
-    x_adv = attacks.apgd(model, x, y, eps=2 * smallest_perturbation(model, x, y, "linf"), loss=loss, steps=20)
+    x_adv = attacks.apgd(
+        model, x, y, eps=2 * smallest_perturbation(model, x, y, "linf"), loss=loss, steps=20
+    )
     assert not right(model, x_adv, y).any()
 
 
@@ -65,8 +79,17 @@ def test_the_likeliest_wrong_classes_are_tried_each_on_the_survivors(classes, ta
     attacks.apgd(model, x, y, eps=0.1, steps=3, loss="margin-targeted", targets=targets)
     assert model.seen == [2, 4] + [4] * 4 * passes
     model.seen.clear()
-    attacks.apgd(model, x, torch.tensor([0, 0, 0, 1]), eps=0.1, steps=3, loss="margin-targeted", targets=targets)
-    assert model.seen == [2, 4] + [4] * 4 + [3] * 4 * (passes - 1)  # the misclassified one is dropped
+    attacks.apgd(
+        model,
+        x,
+        torch.tensor([0, 0, 0, 1]),
+        eps=0.1,
+        steps=3,
+        loss="margin-targeted",
+        targets=targets,
+    )
+    # the misclassified one is dropped
+    assert model.seen == [2, 4] + [4] * 4 + [3] * 4 * (passes - 1)
 
 
 @pytest.mark.parametrize("loss", ["ce", "margin-targeted"])
@@ -77,7 +100,9 @@ def test_early_stop_changes_no_verdict_and_works_less(loss):
     standing = []
     for stop in (False, True):
         counted.seen.clear()
-        x_adv = attacks.apgd(counted, x, y, eps=torch.linspace(0, 0.3, 64), steps=30, loss=loss, early_stop=stop)
+        x_adv = attacks.apgd(
+            counted, x, y, eps=torch.linspace(0, 0.3, 64), steps=30, loss=loss, early_stop=stop
+        )
         standing.append(right(model, x_adv, y))
         seen.append(sum(counted.seen))
     assert 0 < standing[0].sum() < 64 and torch.equal(*standing)
@@ -89,7 +114,13 @@ def test_batch_split_does_not_matter(norm):
     model, x = convolutional(dtype=torch.float64), pictures(dtype=torch.float64)
     y = model(x).argmax(1)
     run = lambda index: attacks.apgd(
-        model, x[index], y[index], eps=0.05, steps=25, norm=norm, generator=attacks.Streams(3, index.tolist())
+        model,
+        x[index],
+        y[index],
+        eps=0.05,
+        steps=25,
+        norm=norm,
+        generator=attacks.Streams(3, index.tolist()),
     )
     split = torch.cat([run(part) for part in torch.arange(24).split(7)])
     assert torch.allclose(split, run(torch.arange(24)), atol=1e-9)
@@ -97,7 +128,9 @@ def test_batch_split_does_not_matter(norm):
 
 def test_more_restarts_never_help_the_model_image_by_image_with_auto_pgd():
     model, x, y = digits()
-    run = lambda restarts: attacks.apgd(model, x, y, eps=0.09, steps=4, restarts=restarts, generator=generator(1))
+    run = lambda restarts: attacks.apgd(
+        model, x, y, eps=0.09, steps=4, restarts=restarts, generator=generator(1)
+    )
     one, four = right(model, run(1), y), right(model, run(4), y)
     assert (four <= one).all() and four.sum() < one.sum()
 
@@ -121,8 +154,18 @@ def test_an_unknown_loss_is_refused():
 
 
 def test_squares_shrink_on_schedule():
-    assert [covered(q, 10_000, 0.8) for q in (1, 10, 11, 51, 9000)] == [0.8, 0.8, 0.4, 0.2, 0.8 / 2**8]
-    assert covered(500, 1000, 0.8) == covered(5000, 10_000, 0.8) == 0.8 / 2 ** sum(at < 5000 for at in HALVINGS)
+    assert [covered(q, 10_000, 0.8) for q in (1, 10, 11, 51, 9000)] == [
+        0.8,
+        0.8,
+        0.4,
+        0.2,
+        0.8 / 2**8,
+    ]
+    assert (
+        covered(500, 1000, 0.8)
+        == covered(5000, 10_000, 0.8)
+        == 0.8 / 2 ** sum(at < 5000 for at in HALVINGS)
+    )
 
 
 def test_windows_are_whole_and_fall_everywhere_alike():
@@ -169,7 +212,12 @@ def test_square_does_not_depend_on_the_batch():
     model, x = convolutional(dtype=torch.float64), pictures(dtype=torch.float64)
     y = model(x).argmax(1)
     run = lambda index: attacks.square(
-        model, x[index], y[index], eps=0.03, queries=60, generator=attacks.Streams(3, index.tolist())
+        model,
+        x[index],
+        y[index],
+        eps=0.03,
+        queries=60,
+        generator=attacks.Streams(3, index.tolist()),
     )
     split = torch.cat([run(part) for part in torch.arange(24).split(7)])
     standing = right(model, split, y)
@@ -208,7 +256,9 @@ def test_minimum_norm_finds_less_than_a_bisection_with_auto_pgd(norm):
     low, high = torch.zeros(60), torch.full((60,), 1.0 if norm == "linf" else 8.0)
     for _ in range(7):
         middle = (low + high) / 2
-        x_adv = attacks.apgd(model, x, y, eps=middle, steps=25, norm=norm, loss="margin", early_stop=True)
+        x_adv = attacks.apgd(
+            model, x, y, eps=middle, steps=25, norm=norm, loss="margin", early_stop=True
+        )
         hit = ~right(model, x_adv, y)
         low, high = torch.where(hit, low, middle), torch.where(hit, middle, high)
     found = attacks.distance(model, x, attacks.minimum_norm(model, x, y, norm=norm), y, norm=norm)

@@ -1,4 +1,6 @@
-"""Our attacks against torchattacks and foolbox, in an environment of their own (tests/crosscheck/)."""
+"""Our attacks against torchattacks and foolbox, in an environment of their own
+(tests/crosscheck/).
+"""
 
 import json
 import os
@@ -24,7 +26,11 @@ def pairs():
         interpreter = environment.python()
     except environment.Unavailable as reason:
         pytest.skip(str(reason))
-    quiet = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "GIT_PYTHON_REFRESH": "quiet"}
+    quiet = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "ignore",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
     command = [interpreter, CROSSCHECK / "compare.py"]
     done = subprocess.run(command, env=quiet, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -35,7 +41,9 @@ def accuracies(pair):
     return np.mean(pair["ours"]["standing"]), np.mean(pair["theirs"]["standing"])
 
 
-@pytest.mark.parametrize("name", ["pgd from the image", "pgd from the image, foolbox", "pgd l2 from the image"])
+@pytest.mark.parametrize(
+    "name", ["pgd from the image", "pgd from the image, foolbox", "pgd l2 from the image"]
+)
 def test_pgd_without_chance_agrees_image_by_image(pairs, name):
     same = np.equal(pairs[name]["ours"]["standing"], pairs[name]["theirs"]["standing"])
     assert same.mean() >= 0.995  # rounding may turn the sign of a small gradient
@@ -44,7 +52,9 @@ def test_pgd_without_chance_agrees_image_by_image(pairs, name):
 
 @pytest.mark.parametrize("name", ["pgd", "apgd-ce", "apgd-dlr", "apgd-ce l2", "apgd-t"])
 def test_attacks_with_a_random_start_agree_within_three_points_and_ours_is_not_weaker(pairs, name):
-    """200 images: one seed alone moves apgd-dlr by up to 2 points, the others by 1; PGD and DLR run with five."""
+    """200 images: one seed alone moves apgd-dlr by up to 2 points, the others by 1; PGD and DLR run
+    with five.
+    """
     ours, theirs = accuracies(pairs[name])
     assert abs(ours - theirs) <= 0.03
     assert ours <= theirs + (0.02 if name == "apgd-dlr" else 0.01) + 1e-9

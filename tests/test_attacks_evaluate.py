@@ -1,4 +1,6 @@
-"""Robust accuracy: what is counted, what is kept for resuming, and when the result distrusts itself."""
+"""Robust accuracy: what is counted, what is kept for resuming, and when the result distrusts
+itself.
+"""
 
 import warnings
 
@@ -6,7 +8,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from attacked import Function, convolutional, digits, generator, linear, pictures, right, smallest_perturbation
+from attacked import (
+    Function,
+    convolutional,
+    digits,
+    generator,
+    linear,
+    pictures,
+    right,
+    smallest_perturbation,
+)
 from torch import nn
 
 from arlib import attacks, files
@@ -33,14 +44,18 @@ def quiet(*arguments, **options):
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Attacks that break the images they are told to: {attack: {eps: first pixels}}; with a list of what ran."""
+    """Attacks that break the images they are told to: {attack: {eps: first pixels}}; with a list of
+    what ran.
+    """
     script, ran = {}, []
 
     def run(self, forward, ball, y, streams):
         ids = (ball.x.flatten(1)[:, 0] * 1000).round().long().tolist()
         ran.append((self.name, ball.eps, ids))
         best = Best(ball.x)
-        hits = torch.tensor([i in script.get(self.name, {}).get(ball.eps, ()) for i in ids], dtype=torch.bool)
+        hits = torch.tensor(
+            [i in script.get(self.name, {}).get(ball.eps, ()) for i in ids], dtype=torch.bool
+        )
         best.update(ball.x, hits, hits.to(ball.x.dtype))
         return best
 
@@ -52,7 +67,9 @@ def numbered(n, wrong=()):
     """A model that is right on n images but `wrong`; the first pixel of image i is i / 1000."""
     x = torch.full((n, 1, 2, 2), 0.5)
     x[:, 0, 0, 0] = torch.arange(n) / 1000
-    model = Function(lambda x: torch.stack([x[:, 0, 1, 1] + 1, x[:, 0, 1, 1], x[:, 0, 1, 1] - 1], 1))
+    model = Function(
+        lambda x: torch.stack([x[:, 0, 1, 1] + 1, x[:, 0, 1, 1], x[:, 0, 1, 1] - 1], 1)
+    )
     y = torch.zeros(n, dtype=torch.int64)
     y[list(wrong)] = 1
     return model, x, y
@@ -64,9 +81,15 @@ def numbered(n, wrong=()):
 def test_the_worst_case_is_taken_per_image_not_on_averages(scripted):
     script, _ = scripted
     script |= {"pgd-10": {0.1: {0, 1, 2}}, "apgd-ce": {0.1: {2, 3}}}
-    result = quiet(*numbered(10, wrong=[9]), eps=0.1, attacks=("pgd-10", "apgd-ce"), independent=True)
+    result = quiet(
+        *numbered(10, wrong=[9]), eps=0.1, attacks=("pgd-10", "apgd-ce"), independent=True
+    )
     assert list(result.table.columns) == COLUMNS
-    assert [row(result, 0.1, a)["correct"] for a in ("pgd-10", "apgd-ce", "worst case")] == [6, 7, 5]
+    assert [row(result, 0.1, a)["correct"] for a in ("pgd-10", "apgd-ce", "worst case")] == [
+        6,
+        7,
+        5,
+    ]
     assert row(result, 0.0, "none")["correct"] == 9
     assert result.robust.tolist() == [[i in (4, 5, 6, 7, 8) for i in range(10)]]
     assert result.natural.tolist() == [i != 9 for i in range(10)]
@@ -83,7 +106,11 @@ def test_a_broken_image_is_not_attacked_again(scripted):
         ("apgd-ce", 0.2, [3, 4]),
     ]
     assert result.eps == (0.1, 0.2)
-    assert [row(result, e, a)["correct"] for e in (0.1, 0.2) for a in ("pgd-10", "apgd-ce", "worst case")] == [
+    assert [
+        row(result, e, a)["correct"]
+        for e in (0.1, 0.2)
+        for a in ("pgd-10", "apgd-ce", "worst case")
+    ] == [
         *(3, 2, 2),
         *(2, 1, 1),
     ]
@@ -110,7 +137,12 @@ def test_images_are_counted_then_divided(scripted):
 
 
 def test_wilson_intervals_are_those_of_the_textbook():
-    known = {(0, 10): (0.0, 0.2775), (5, 10): (0.2366, 0.7634), (10, 10): (0.7225, 1.0), (81, 263): (0.2553, 0.3662)}
+    known = {
+        (0, 10): (0.0, 0.2775),
+        (5, 10): (0.2366, 0.7634),
+        (10, 10): (0.7225, 1.0),
+        (81, 263): (0.2553, 0.3662),
+    }
     for (correct, n), interval in known.items():
         assert attacks.wilson(correct, n) == pytest.approx(interval, abs=5e-5)
 
@@ -120,7 +152,13 @@ def test_each_row_says_of_which_attacks_it_is(monkeypatch):
     model, x, y = linear(4, n=8)
     names = ("square", "fgsm", "apgd-ce")  # black boxes go last
     with_all = quiet(model, x, y, eps=0.05, attacks=names).table["attacks"].tolist()
-    assert with_all == ["none", "fgsm", "fgsm+apgd-ce", "fgsm+apgd-ce+square", "fgsm+apgd-ce+square"]
+    assert with_all == [
+        "none",
+        "fgsm",
+        "fgsm+apgd-ce",
+        "fgsm+apgd-ce+square",
+        "fgsm+apgd-ce+square",
+    ]
     alone = quiet(model, x, y, eps=0.05, attacks=names, independent=True).table["attacks"].tolist()
     assert alone == ["none", "fgsm", "apgd-ce", "square", "fgsm+apgd-ce+square"]
 
@@ -138,26 +176,39 @@ def test_a_linear_model_has_the_robust_accuracy_of_the_closed_form():
 def test_batch_size_does_not_matter():
     model, x = convolutional(dtype=torch.float64), pictures(40, dtype=torch.float64)
     y = model(x).argmax(1)
-    found = [quiet(model, x, y, eps=[0.03, 0.1], attacks=("pgd-10x2", "apgd-ce"), batch_size=b).robust for b in (7, 40)]
+    found = [
+        quiet(model, x, y, eps=[0.03, 0.1], attacks=("pgd-10x2", "apgd-ce"), batch_size=b).robust
+        for b in (7, 40)
+    ]
     assert np.array_equal(*found) and 0 < found[0].sum() < found[0].size
 
 
 def test_the_seed_matters_and_repeats():
     model, x = convolutional(), pictures(40)
     y = model(x).argmax(1)
-    run = lambda seed: quiet(model, x, y, eps=[0.01, 0.02, 0.03, 0.05], attacks="pgd-1", seed=seed).robust
+    run = lambda seed: (
+        quiet(model, x, y, eps=[0.01, 0.02, 0.03, 0.05], attacks="pgd-1", seed=seed).robust
+    )
     assert np.array_equal(run(0), run(0))
     assert not all(np.array_equal(run(0), run(seed)) for seed in (1, 2, 3))
 
 
 def test_eight_bit_rounding_is_evaluated_beside():
-    """A boundary between two levels: fp32 pixels cross it at eps = 1.5/255, whole levels only at 2/255."""
-    model = Function(lambda x: torch.stack([101.2 / 255 - x.sum((1, 2, 3)), 0 * x.sum((1, 2, 3))], 1))
+    """A boundary between two levels: fp32 pixels cross it at eps = 1.5/255, whole levels only at
+    2/255.
+    """
+    model = Function(
+        lambda x: torch.stack([101.2 / 255 - x.sum((1, 2, 3)), 0 * x.sum((1, 2, 3))], 1)
+    )
     x, y = torch.full((6, 1, 1, 1), 100 / 255), torch.zeros(6, dtype=torch.int64)
     result = quiet(model, x, y, eps=[1.5 / 255, 2 / 255], attacks="fgsm", independent=True)
     assert [row(result, e)["accuracy"] for e in result.eps] == [0, 0]
     assert row(result, 1.5 / 255)["accuracy_8bit"] == 1
-    assert quiet(model, x, y, eps=2 / 255, attacks="fgsm").table["accuracy_8bit"].tolist() == [1, 0, 0]
+    assert quiet(model, x, y, eps=2 / 255, attacks="fgsm").table["accuracy_8bit"].tolist() == [
+        1,
+        0,
+        0,
+    ]
 
 
 @pytest.mark.parametrize("clip", [(0.0, 1.0), (-1.0, 1.0)])
@@ -234,7 +285,12 @@ def test_ctrl_c_leaves_the_callers_own_state_filled(scripted, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         quiet(model, x, y, eps=0.1, attacks="pgd-10", batch_size=3, state=state)
     monkeypatch.setattr(Named, "run", inner)
-    assert row(quiet(model, x, y, eps=0.1, attacks="pgd-10", batch_size=3, state=state), 0.1)["correct"] == 8
+    assert (
+        row(quiet(model, x, y, eps=0.1, attacks="pgd-10", batch_size=3, state=state), 0.1)[
+            "correct"
+        ]
+        == 8
+    )
     assert [ids for _, _, ids in ran] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
 
 
@@ -265,7 +321,11 @@ def test_a_state_of_another_evaluation_is_refused_and_says_what_differs(change, 
 @pytest.mark.parametrize(
     ("classes", "options", "message"),
     [
-        (3, {"attacks": ("apgd-ce", "apgd-t")}, "at least 4 classes; this model has 3. Use 'apgd-margin-t'"),
+        (
+            3,
+            {"attacks": ("apgd-ce", "apgd-t")},
+            "at least 4 classes; this model has 3. Use 'apgd-margin-t'",
+        ),
         (2, {"attacks": "apgd-dlr"}, "at least 3 classes"),
         (4, {"attacks": "agpd-ce"}, "Did you mean 'apgd-ce'"),
         (4, {"attacks": "pgd-0"}, "attack is 'pgd-0'"),
@@ -287,13 +347,17 @@ def test_evaluate_refuses_before_work_starts(classes, options, message):
 def test_a_network_that_is_always_wrong_has_nothing_to_attack():
     model, x, y = linear(4, n=6)
     result = quiet(model, x, (y + 1) % 4, eps=0.1)
-    assert result.table["correct"].tolist() == [0] * 4 and "near chance" in " ".join(result.warnings)
+    assert result.table["correct"].tolist() == [0] * 4 and "near chance" in " ".join(
+        result.warnings
+    )
 
 
 def test_two_classes_are_evaluated_with_the_targeted_margin():
     model, x, y = linear(2, n=12)
     eps = 1.001 * float(smallest_perturbation(model, x, y, "linf").median())
-    assert row(quiet(model, x, y, eps=eps, attacks=("apgd-ce", "apgd-margin-t")), eps)["correct"] == 6
+    assert (
+        row(quiet(model, x, y, eps=eps, attacks=("apgd-ce", "apgd-margin-t")), eps)["correct"] == 6
+    )
 
 
 # When the result is not to be trusted
@@ -397,7 +461,8 @@ def test_accuracy_near_chance_is_noticed(trained):
 
 
 @pytest.mark.parametrize(
-    ("classes", "correct", "noticed"), [(2, 59, True), (2, 61, False), (3, 43, True), (3, 44, False)]
+    ("classes", "correct", "noticed"),
+    [(2, 59, True), (2, 61, False), (3, 43, True), (3, 44, False)],
 )
 def test_near_chance_means_twice_chance_or_a_tenth_above_it(classes, correct, noticed):
     assert bool(sanity.near_chance(correct, 100, classes)) == noticed

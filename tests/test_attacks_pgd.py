@@ -2,7 +2,16 @@
 
 import pytest
 import torch
-from attacked import binary, convolutional, digits, generator, linear, pictures, right, smallest_perturbation
+from attacked import (
+    binary,
+    convolutional,
+    digits,
+    generator,
+    linear,
+    pictures,
+    right,
+    smallest_perturbation,
+)
 from torch import nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -73,11 +82,19 @@ def test_a_callers_image_is_not_changed_and_needs_no_gradient():
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_batch_split_and_order_do_not_matter(norm):
-    """Exact in float64 with a random stream an image; in float32 rounding flips the sign of small gradients."""
+    """Exact in float64 with a random stream per image; in float32 rounding flips the sign of small
+    gradients.
+    """
     model, x = convolutional(dtype=torch.float64), pictures(dtype=torch.float64)
     y, order = model(x).argmax(1), torch.randperm(24, generator=generator())
     run = lambda index: attacks.pgd(
-        model, x[index], y[index], eps=0.05, norm=norm, restarts=2, generator=attacks.Streams(3, index.tolist())
+        model,
+        x[index],
+        y[index],
+        eps=0.05,
+        norm=norm,
+        restarts=2,
+        generator=attacks.Streams(3, index.tolist()),
     )
     together = run(torch.arange(24))
     assert torch.allclose(run(order), together[order], atol=1e-12)
@@ -90,7 +107,13 @@ def test_more_restarts_never_help_the_model_image_by_image(norm):
     model, x, y = digits()
     eps = 0.08 if norm == "linf" else 0.35
     standing = [
-        right(model, attacks.pgd(model, x, y, eps=eps, steps=3, norm=norm, restarts=r, generator=generator(5)), y)
+        right(
+            model,
+            attacks.pgd(
+                model, x, y, eps=eps, steps=3, norm=norm, restarts=r, generator=generator(5)
+            ),
+            y,
+        )
         for r in (1, 2, 5)
     ]
     assert (standing[1] <= standing[0]).all() and (standing[2] <= standing[1]).all()
@@ -98,11 +121,17 @@ def test_more_restarts_never_help_the_model_image_by_image(norm):
 
 
 def test_the_worst_restart_is_kept_not_the_last():
-    """A function that only a lucky start can leave: the last restart is lost for nearly every image."""
+    """A function that only a lucky start can leave: the last restart is lost for nearly every
+    image.
+    """
     model = binary(lambda x: torch.where(x[:, 0] > 0.55, -1.0, 1.0) + 0 * x.sum(1))
     x, y = torch.full((40, 2), 0.5), torch.zeros(40, dtype=torch.int64)
     hits = [
-        ~right(model, attacks.pgd(model, x, y, eps=0.06, steps=1, restarts=r, generator=generator(1)), y)
+        ~right(
+            model,
+            attacks.pgd(model, x, y, eps=0.06, steps=1, restarts=r, generator=generator(1)),
+            y,
+        )
         for r in (1, 20)
     ]
     assert 0 < hits[0].sum() < 10 and hits[1].sum() > 25 and (hits[1] >= hits[0]).all()
@@ -111,7 +140,9 @@ def test_the_worst_restart_is_kept_not_the_last():
 @pytest.mark.parametrize("steps", [3, 10])
 def test_success_at_any_iterate_counts_so_more_steps_are_never_weaker(steps):
     model, x, y = digits()
-    run = lambda steps: attacks.pgd(model, x, y, eps=0.08, step_size=0.02, steps=steps, generator=generator(2))
+    run = lambda steps: attacks.pgd(
+        model, x, y, eps=0.08, step_size=0.02, steps=steps, generator=generator(2)
+    )
     assert (right(model, run(2 * steps), y) <= right(model, run(steps), y)).all()
 
 
@@ -121,7 +152,9 @@ def test_an_iterate_on_the_way_counts_though_the_last_one_fails():
     x, y = torch.full((1, 1), 0.5), torch.zeros(1, dtype=torch.int64)
     options = {"eps": 0.2, "step_size": 0.03, "random_start": False, "loss": "margin"}
     assert not right(narrow, attacks.pgd(narrow, x, y, steps=6, **options), y)
-    assert right(narrow, attacks.perturb(narrow, x, y, steps=6, eps=0.2, step_size=0.03, loss="margin"), y)
+    assert right(
+        narrow, attacks.perturb(narrow, x, y, steps=6, eps=0.2, step_size=0.03, loss="margin"), y
+    )
     assert right(binary(bump), attacks.pgd(binary(bump), x, y, steps=6, **options), y)
 
 
@@ -134,7 +167,10 @@ def test_a_targeted_attack_raises_the_targets_probability(dtype, loss, attack):
     probability = lambda x: parts.forward_of(model)(x).softmax(1).gather(1, target[:, None])[:, 0]
     with torch.no_grad():
         target = parts.forward_of(model)(x).argmin(1)
-        before, after = probability(x), probability(attack(model, x, target, eps=0.05, loss=loss, targeted=True))
+        before, after = (
+            probability(x),
+            probability(attack(model, x, target, eps=0.05, loss=loss, targeted=True)),
+        )
         assert (after > before).all()
         untargeted = probability(attack(model, x, target, eps=0.05, loss=loss))
         assert (untargeted < before).all()
@@ -175,7 +211,9 @@ def test_random_start_off_begins_at_the_image():
 def test_a_generator_is_used_up_and_its_seed_matters():
     model, x = convolutional(), pictures()
     y, g = model(x).argmax(1), generator(4)
-    first, second = (attacks.pgd(model, x, y, eps=0.05, steps=1, step_size=0.001, generator=g) for _ in range(2))
+    first, second = (
+        attacks.pgd(model, x, y, eps=0.05, steps=1, step_size=0.001, generator=g) for _ in range(2)
+    )
     assert not torch.equal(first, second)
     again = attacks.pgd(model, x, y, eps=0.05, steps=1, step_size=0.001, generator=generator(4))
     assert torch.equal(first, again)
@@ -191,7 +229,10 @@ def test_the_global_random_state_is_not_touched():
 def test_early_stop_changes_no_verdict():
     model, x = convolutional(dtype=torch.float64), pictures(64, dtype=torch.float64)
     y = model(x).argmax(1)
-    found = [attacks.pgd(model, x, y, eps=0.03, steps=20, restarts=2, early_stop=stop) for stop in (False, True)]
+    found = [
+        attacks.pgd(model, x, y, eps=0.03, steps=20, restarts=2, early_stop=stop)
+        for stop in (False, True)
+    ]
     standing = [right(model, x_adv, y) for x_adv in found]
     assert 0 < standing[0].sum() < 64 and torch.equal(*standing)
 
@@ -199,7 +240,9 @@ def test_early_stop_changes_no_verdict():
 def test_without_a_gradient_nothing_breaks():
     model = binary(lambda x: 1 + 0 * x.sum((1, 2, 3)))
     x = pictures(4)
-    x_adv = attacks.pgd(model, x, torch.zeros(4, dtype=torch.int64), eps=0.1, norm="l2", random_start=False)
+    x_adv = attacks.pgd(
+        model, x, torch.zeros(4, dtype=torch.int64), eps=0.1, norm="l2", random_start=False
+    )
     assert torch.equal(x_adv, x)
 
 
@@ -216,7 +259,9 @@ def test_perturb_is_plain_pgd_and_returns_the_last_iterate():
         for _ in range(4):  # the definition
             z = expected.clone().requires_grad_(True)
             torch.nn.functional.cross_entropy(f(z), y, reduction="sum").backward()
-            expected = torch.minimum(torch.maximum(expected + 0.0125 * z.grad.sign(), x - 0.05), x + 0.05).clamp(0, 1)
+            expected = torch.minimum(
+                torch.maximum(expected + 0.0125 * z.grad.sign(), x - 0.05), x + 0.05
+            ).clamp(0, 1)
     assert torch.equal(found, expected)
 
 
@@ -233,12 +278,15 @@ def test_perturb_makes_one_pass_a_step_and_leaves_a_prepared_network_alone():
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("loss", ["ce", "margin", "dlr"])
 def test_the_loop_asks_no_tensor_for_a_value(norm, loss):
-    """So it neither waits for a GPU nor breaks a captured graph: fake tensors have no values to ask for."""
+    """So it neither waits for a GPU nor breaks a captured graph: fake tensors have no values to ask
+    for.
+    """
     with FakeTensorMode():
         weight = torch.empty(4, 1, 3, 3)
         f = lambda x: nn.functional.conv2d(x, weight).relu().mean((2, 3))
         x, y = torch.empty(5, 1, 6, 6), torch.empty(5, dtype=torch.int64)
-        size = {"eps": torch.empty(5), "step_size": torch.empty(5)}  # one an image, as well as numbers
+        # one per image, as well as numbers
+        size = {"eps": torch.empty(5), "step_size": torch.empty(5)}
         for options in ({"eps": 0.1, "start": x}, {"targeted": loss != "dlr", **size}):
             assert attacks.perturb(f, x, y, norm=norm, loss=loss, **options).shape == x.shape
         start = (parts.forward_of(f), parts.BALLS[norm](x, 0.1), x, Goal(y, loss))
@@ -249,7 +297,9 @@ def test_the_loop_asks_no_tensor_for_a_value(norm, loss):
 
 
 def test_more_steps_wait_no_more_often():
-    """All of pgd: what it asks of the device does not grow with its loop, unless it is to stop early."""
+    """All of pgd: what it asks of the device does not grow with its loop, unless it is to stop
+    early.
+    """
     asked, (model, x) = {}, (convolutional(), pictures())
     y = model(x).argmax(1)
     for stop in (False, True):
@@ -268,7 +318,12 @@ class _Asked(TorchDispatchMode):
         self.times = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.times += function.overloadpacket.__name__ in ("_local_scalar_dense", "item", "nonzero", "is_nonzero")
+        self.times += function.overloadpacket.__name__ in (
+            "_local_scalar_dense",
+            "item",
+            "nonzero",
+            "is_nonzero",
+        )
         return function(*args, **kwargs or {})
 
 
@@ -277,13 +332,19 @@ def test_when_broken_images_are_given_up_changes_no_verdict(monkeypatch, attack)
     """On a GPU they are counted less often, to wait less for it."""
     model, x = convolutional(dtype=torch.float64), pictures(64, dtype=torch.float64)
     y, on_cpu, dropped = model(x).argmax(1), parts.time_to_drop, []
-    options = {"queries": 60} if attack == "square" else {"steps": 25, "restarts": 2, "early_stop": True}
+    options = (
+        {"queries": 60} if attack == "square" else {"steps": 25, "restarts": 2, "early_stop": True}
+    )
 
     def verdict(schedule):
         steps = []
-        monkeypatch.setattr(parts, "time_to_drop", lambda step, _: steps.append(schedule(step)) or steps[-1])
+        monkeypatch.setattr(
+            parts, "time_to_drop", lambda step, _: steps.append(schedule(step)) or steps[-1]
+        )
         streams = attacks.Streams(0, range(64))
-        standing = right(model, getattr(attacks, attack)(model, x, y, eps=0.03, generator=streams, **options), y)
+        standing = right(
+            model, getattr(attacks, attack)(model, x, y, eps=0.03, generator=streams, **options), y
+        )
         dropped.append(sum(steps) / len(steps))
         return standing
 
@@ -311,8 +372,12 @@ def test_perturb_never_waits_for_the_device():
 def test_perturb_from_a_start_can_be_captured_as_a_graph(norm):
     model, x = engine.prepare(convolutional().cuda()), pictures().cuda()
     y = model(x).argmax(1)
-    start = attacks.random_start(x, eps=0.1, norm=norm, generator=torch.Generator("cuda").manual_seed(0))
-    captured = engine.Captured(lambda x, y, start: attacks.perturb(model, x, y, eps=0.1, norm=norm, start=start))
+    start = attacks.random_start(
+        x, eps=0.1, norm=norm, generator=torch.Generator("cuda").manual_seed(0)
+    )
+    captured = engine.Captured(
+        lambda x, y, start: attacks.perturb(model, x, y, eps=0.1, norm=norm, start=start)
+    )
     expected = attacks.perturb(model, x, y, eps=0.1, norm=norm, start=start)
     for _ in range(2):
         assert torch.allclose(captured(x, y, start), expected, atol=1e-6)

@@ -55,7 +55,9 @@ def test_the_step_is_the_steepest_one_of_the_norm(norm):
     gain = ((ball.ascend(x, gradient, 0.2) - x) * gradient).sum()
     others = parts.BALLS[norm](x.expand(500, 8), 0.2).start(g)
     assert (((others - x) * gradient).sum(1) <= gain).all()
-    assert gain == pytest.approx(0.2 * float(torch.linalg.vector_norm(gradient, 1 if norm == "linf" else 2)))
+    assert gain == pytest.approx(
+        0.2 * float(torch.linalg.vector_norm(gradient, 1 if norm == "linf" else 2))
+    )
 
 
 def test_a_tiny_gradient_still_gives_a_full_l2_step_and_a_zero_one_none():
@@ -78,7 +80,8 @@ def test_linf_start_is_uniform_in_the_cube_and_clipped():
 def test_l2_start_is_uniform_in_the_ball():
     x = torch.full((4000, 5), 0.5, dtype=torch.float64)
     delta = (attacks.random_start(x, eps=0.3, norm="l2", generator=generator()) - x) / 0.3
-    volume = parts.norms(delta, "l2") ** 5  # uniform on [0, 1] if the points are uniform in the ball
+    # uniform on [0, 1] if the points are uniform in the ball
+    volume = parts.norms(delta, "l2") ** 5
     for share in (0.1, 0.5, 0.9):
         assert (volume < share).double().mean() == pytest.approx(share, abs=0.03)
     assert delta.mean(0).abs().max() < 0.03
@@ -87,11 +90,14 @@ def test_l2_start_is_uniform_in_the_ball():
 @pytest.mark.parametrize("norm", NORMS)
 def test_an_image_keeps_its_stream_in_any_batch(norm):
     x = pictures(6)
-    start = lambda index: attacks.random_start(x[index], eps=0.1, norm=norm, generator=attacks.Streams(7, index))
+    start = lambda index: attacks.random_start(
+        x[index], eps=0.1, norm=norm, generator=attacks.Streams(7, index)
+    )
     together = start([0, 1, 2, 3, 4, 5])
     assert torch.equal(start([4, 2]), together[[4, 2]])
     assert not torch.equal(
-        together, attacks.random_start(x, eps=0.1, norm=norm, generator=attacks.Streams(8, range(6)))
+        together,
+        attacks.random_start(x, eps=0.1, norm=norm, generator=attacks.Streams(8, range(6))),
     )
 
 
@@ -127,14 +133,21 @@ def test_half_precision_networks_get_fp32_images_loss_and_projection(half):
 def test_on_a_cpu_a_pass_goes_in_parts_of_nearly_equal_size(monkeypatch, n):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     seen, x = [], torch.rand(n, 3, 32, 32, generator=generator())
-    images, double = parts.in_parts(x, lambda part: (seen.append(len(x[part])) or x[part], 2 * x[part]))
+    images, double = parts.in_parts(
+        x, lambda part: (seen.append(len(x[part])) or x[part], 2 * x[part])
+    )
     assert torch.equal(images, x) and torch.equal(double, 2 * x)
     assert sum(seen) == n and max(seen) <= 32 and len(seen) == -(-n // 32)
-    assert max(seen) - min(seen) < len(seen)  # no rest of one image, for which a matrix product rounds in another way
+    # no rest of one image, for which a matrix product rounds in another way
+    assert max(seen) - min(seen) < len(seen)
 
 
 def test_small_images_and_other_devices_go_in_one_pass():
-    for x in (torch.rand(500, 1, 8, 8), torch.empty(500, 3, 32, 32, device="meta"), torch.rand(5000, 7)):
+    for x in (
+        torch.rand(500, 1, 8, 8),
+        torch.empty(500, 3, 32, 32, device="meta"),
+        torch.rand(5000, 7),
+    ):
         seen = []
         parts.in_parts(x, lambda part: seen.append(part) or (x[part],))  # noqa: B023
         assert seen == [slice(None)]
@@ -142,12 +155,23 @@ def test_small_images_and_other_devices_go_in_one_pass():
 
 @pytest.mark.parametrize("loss", ["ce", "dlr-targeted"])
 def test_a_pass_in_parts_gives_the_same_bits(monkeypatch, loss):
-    model, x = models.resnet(8, width=8).eval().requires_grad_(False), torch.rand(70, 3, 32, 32, generator=generator())
+    model, x = (
+        models.resnet(8, width=8).eval().requires_grad_(False),
+        torch.rand(70, 3, 32, 32, generator=generator()),
+    )
     y, target = torch.arange(70) % 10, (torch.arange(70) + 1) % 10
     goal = losses.Goal(y, loss, target=target if loss in losses.TO_TARGET else None)
-    in_parts = [*parts.ascent(model, x, goal), *parts.look(model, x, goal), *parts.input_gradient(model, x, y, own)]
+    in_parts = [
+        *parts.ascent(model, x, goal),
+        *parts.look(model, x, goal),
+        *parts.input_gradient(model, x, y, own),
+    ]
     monkeypatch.setattr(parts, "PIXELS_A_CORE", 10**9)
-    at_once = [*parts.ascent(model, x, goal), *parts.look(model, x, goal), *parts.input_gradient(model, x, y, own)]
+    at_once = [
+        *parts.ascent(model, x, goal),
+        *parts.look(model, x, goal),
+        *parts.input_gradient(model, x, y, own),
+    ]
     assert all(torch.equal(a, b) for a, b in zip(in_parts, at_once, strict=True))
 
 
@@ -161,8 +185,12 @@ def test_a_network_prepared_in_half_precision_gets_whole_images_and_gives_whole_
     half = engine.prepare(model, "folded", torch.bfloat16)
     seen = []
     half.module.register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
-    gradient, logits, values = parts.slope(parts.forward_of(half), x, losses.Goal(model(x).argmax(1)))
-    assert set(seen) == {torch.float32} and {t.dtype for t in (gradient, logits, values)} == {torch.float32}
+    gradient, logits, values = parts.slope(
+        parts.forward_of(half), x, losses.Goal(model(x).argmax(1))
+    )
+    assert set(seen) == {torch.float32} and {t.dtype for t in (gradient, logits, values)} == {
+        torch.float32
+    }
     assert not torch.equal(logits, model(x)) and torch.allclose(logits, model(x), atol=0.05)
 
 
@@ -180,7 +208,9 @@ def test_dlr_is_free_of_scale_and_shift_and_as_defined():
     assert losses.dlr(logits, y).item() == pytest.approx(-(3 - 2) / (3 - 1))
     assert losses.dlr(10 * logits + 5, y).item() == pytest.approx(losses.dlr(logits, y).item())
     assert losses.dlr(logits, torch.tensor([1])).item() == pytest.approx((3 - 1) / (3 - 1))
-    assert losses.dlr_to(logits, y, torch.tensor([3])).item() == pytest.approx(-(3 - -1) / (3 - (1 + -1) / 2))
+    assert losses.dlr_to(logits, y, torch.tensor([3])).item() == pytest.approx(
+        -(3 - -1) / (3 - (1 + -1) / 2)
+    )
 
 
 @pytest.mark.parametrize("loss", ["margin", "dlr"])
@@ -207,7 +237,8 @@ def test_a_targeted_goal_turns_the_sign_and_hits_at_the_target():
 
 
 @pytest.mark.parametrize(
-    ("loss", "classes", "instead"), [("dlr", 2, "'margin'"), ("dlr-targeted", 3, "'margin-targeted'")]
+    ("loss", "classes", "instead"),
+    [("dlr", 2, "'margin'"), ("dlr-targeted", 3, "'margin-targeted'")],
 )
 def test_dlr_is_refused_with_too_few_classes_and_says_what_to_use(loss, classes, instead):
     model, x, y = linear(classes)
@@ -243,12 +274,21 @@ def refused(message, model=None, **changes):
         ({"loss": "dlr", "targeted": True}, "targeted=True"),
         ({"x": torch.full((4, 1, 4, 4), 1.01)}, r"outside \[0.0, 1.0\].*normalisation"),
         ({"x": torch.full((4, 1, 4, 4), math.nan)}, "images go from nan"),
-        ({"x": torch.zeros(4, 1, 4, 4, dtype=torch.uint8)}, "uint8, on the scale 0 to 255.*x / 255 as float32"),
+        (
+            {"x": torch.zeros(4, 1, 4, 4, dtype=torch.uint8)},
+            "uint8, on the scale 0 to 255.*x / 255 as float32",
+        ),
         ({"x": torch.zeros(4, 1, 4, 4, dtype=torch.float16)}, "torch.float16; give float32"),
-        ({"x": torch.zeros(0, 1, 4, 4), "y": torch.zeros(0, dtype=torch.int64)}, "at least one image"),
+        (
+            {"x": torch.zeros(0, 1, 4, 4), "y": torch.zeros(0, dtype=torch.int64)},
+            "at least one image",
+        ),
         ({"y": torch.tensor([0, 1, 2])}, "one int64 label"),
         ({"y": torch.tensor([0.0, 1, 2, 0])}, "one int64 label"),
-        ({"y": torch.tensor([0, 1, 2, 3])}, "labels go from 0 to 3, but the model has classes 0 to 2"),
+        (
+            {"y": torch.tensor([0, 1, 2, 3])},
+            "labels go from 0 to 3, but the model has classes 0 to 2",
+        ),
         ({"y": torch.tensor([0, 1, 2, -1])}, "labels go from -1"),
         ({"x": torch.zeros(4, 1, 4, 4, dtype=torch.float64, device="meta")}, "different devices"),
     ],

@@ -1,4 +1,6 @@
-"""The benchmark of attacks: its arithmetic, who is compared, and that our fast passes are the plain loop's."""
+"""The benchmark of attacks: its arithmetic, who is compared, and that our fast passes are the plain
+loop's.
+"""
 
 import os
 import subprocess
@@ -33,7 +35,10 @@ def subject():
 @pytest.fixture(scope="module")
 def passes(subject):
     modes = [("folded", "float32"), ("folded", "bfloat16")]
-    return {f"{mode} {precision}": attackers.prepared(subject, mode, precision) for mode, precision in modes}
+    return {
+        f"{mode} {precision}": attackers.prepared(subject, mode, precision)
+        for mode, precision in modes
+    }
 
 
 def test_folded_passes_break_the_plain_loops_images(subject, passes):
@@ -53,8 +58,13 @@ def test_a_folded_evaluation_breaks_the_plain_ones_images(subject, passes):
 def test_folded_gradients_are_the_plain_loops(subject, passes):
     table = agreement.gradients(subject, passes, steps=4).set_index("passes")
     exact, half = table.loc["folded float32"], table.loc["folded bfloat16"]
-    assert exact["relative error"] <= agreement.TARGETS["gradient"] and exact["signs differing"] < 1e-3
-    assert agreement.TARGETS["gradient"] < half["relative error"] < 0.2 and half["signs differing"] < 0.1
+    assert (
+        exact["relative error"] <= agreement.TARGETS["gradient"] and exact["signs differing"] < 1e-3
+    )
+    assert (
+        agreement.TARGETS["gradient"] < half["relative error"] < 0.2
+        and half["signs differing"] < 0.1
+    )
     assert half["zeros, fast"] <= half["zeros, plain"] + 0.01
     assert exact["images past 1e-4"] <= 0.01 < half["images past 1e-4"]
     assert 0 < table.loc["plain float64", "relative error"] <= agreement.TARGETS["gradient"]
@@ -90,7 +100,9 @@ def test_compared_gradients_are_what_they_are_called():
 
 def test_the_plain_gradient_leaves_no_weight_gradients(subject):
     gradient = agreement.plain_gradient(subject.model, subject.x[:4], subject.y[:4])
-    assert gradient.shape == subject.x[:4].shape and all(p.grad is None for p in subject.model.parameters())
+    assert gradient.shape == subject.x[:4].shape and all(
+        p.grad is None for p in subject.model.parameters()
+    )
 
 
 def test_iterates_are_those_of_the_plain_loop(subject):
@@ -120,8 +132,14 @@ def test_ratios_are_over_the_fastest_other(subject):
         "ours bare": report.Times(1.0, 0.5, 2.0, 0.5),
     }
     every = dict.fromkeys(times, 0.5)
-    table = benchmark.speed_table(subject.first(10), Budget(steps=20), times, every, every).set_index("attack")
-    assert list(table["× peer"]) == [0.5, 1.0, 2.0] and list(table["× peer, cpu"]) == [0.375, 1.0, 3.0]
+    table = benchmark.speed_table(
+        subject.first(10), Budget(steps=20), times, every, every
+    ).set_index("attack")
+    assert list(table["× peer"]) == [0.5, 1.0, 2.0] and list(table["× peer, cpu"]) == [
+        0.375,
+        1.0,
+        3.0,
+    ]
     assert tuple(table.loc["ours bare", ["image-steps/s", "slowest", "fastest"]]) == (200, 100, 400)
 
 
@@ -133,9 +151,14 @@ def test_without_peers_nothing_is_compared(subject):
 
 def test_accuracies_are_compared_on_the_images_that_both_reached(subject):
     ours, theirs = np.array([1, 0, 0, 1, 1, 1], bool), np.array([1, 1, 0, 0], bool)
-    table = benchmark.evaluation_table(subject, "pgd", {"ours bare": (ours, 2.0), "other": (theirs, 4.0)})
+    table = benchmark.evaluation_table(
+        subject, "pgd", {"ours bare": (ours, 2.0), "other": (theirs, 4.0)}
+    )
     (own, other) = table.to_dict("records")
-    assert own["accuracy"] == pytest.approx(2 / 3) and own["ours broke more"] == own["ours broke fewer"] == 0
+    assert (
+        own["accuracy"] == pytest.approx(2 / 3)
+        and own["ours broke more"] == own["ours broke fewer"] == 0
+    )
     assert (other["n"], other["accuracy"], other["ours, same images"]) == (4, 0.5, 0.5)
     assert (other["ours broke more"], other["ours broke fewer"]) == (1, 1)
     assert own["images/s"] == 3 and other["× ours bare"] == pytest.approx(1 / 3)
@@ -159,10 +182,15 @@ def test_a_slow_attack_stops_after_a_batch_and_says_how_far_it_came(subject):
 @pytest.mark.parametrize("kind", ["pgd", "apgd-ce", "apgd-t", "square"])
 def test_our_attacks_of_every_kind_stay_in_the_ball_and_break_something(subject, kind):
     few = subject.first(60)
-    attack = attackers.ours(kind, few.model, few.eps, Budget(steps=10, restarts=2, apgd_steps=10, queries=100))
+    attack = attackers.ours(
+        kind, few.model, few.eps, Budget(steps=10, restarts=2, apgd_steps=10, queries=100)
+    )
     x_adv = attack(few.x, few.y)
     assert (x_adv - few.x).abs().max() <= few.eps + 1e-6
-    assert attackers.right(few.model, x_adv, few.y).sum() < attackers.right(few.model, few.x, few.y).sum()
+    assert (
+        attackers.right(few.model, x_adv, few.y).sum()
+        < attackers.right(few.model, few.x, few.y).sum()
+    )
 
 
 def test_the_plain_restarts_keep_what_is_broken(subject):
@@ -197,8 +225,13 @@ def test_a_network_without_records_is_there_untrained():
 def test_modes_of_ours_can_be_chosen(subject):
     chosen = lambda modes: list(benchmark.networks(subject, benchmark.parsed(["--modes", modes])))
     compiled = [] if engine.machine.why_not_compiled(CPU) else ["ours compiled"]
-    half = ["ours folded bfloat16"] if any("bfloat16" in pair for pair in attackers.modes(CPU)) else []
-    assert chosen("folded float32") == ["ours folded"] and chosen("float32") == ["ours folded", *compiled]
+    half = (
+        ["ours folded bfloat16"] if any("bfloat16" in pair for pair in attackers.modes(CPU)) else []
+    )
+    assert chosen("folded float32") == ["ours folded"] and chosen("float32") == [
+        "ours folded",
+        *compiled,
+    ]
     assert chosen("folded") == ["ours folded", *half]
     network = benchmark.networks(subject, benchmark.parsed(["--modes", "folded"]))["ours folded"]()
     assert isinstance(network, engine.Prepared)
@@ -212,13 +245,33 @@ def test_missing_peers_are_said_and_left_out(tmp_path, capsys):
 
 
 def test_one_command_runs_and_writes_what_the_book_reads(tmp_path, capsys):
-    command = ["--quick", "--device", "cpu", "--no-peers", "--modes", "folded float32", "--folder", str(tmp_path)]
+    command = [
+        "--quick",
+        "--device",
+        "cpu",
+        "--no-peers",
+        "--modes",
+        "folded float32",
+        "--folder",
+        str(tmp_path),
+    ]
     tables = benchmark.main(command)
-    assert set(tables) == {"PGD-3, batch 16", "evaluation", "agreement of broken images", "agreement of gradients"}
+    assert set(tables) == {
+        "PGD-3, batch 16",
+        "evaluation",
+        "agreement of broken images",
+        "agreement of gradients",
+    }
     written = stored.read(tmp_path / "attacks-cpu.json")
-    assert list(written["tables"]["PGD-3, batch 16"]["attack"]) == ["plain", "ours bare", "ours folded"]
+    assert list(written["tables"]["PGD-3, batch 16"]["attack"]) == [
+        "plain",
+        "ours bare",
+        "ours folded",
+    ]
     assert set(tables["evaluation"]["attack"]) == {"pgd-50x10", "apgd-ce", "apgd-t", "square"}
-    assert (tables["agreement of gradients"]["relative error"] <= agreement.TARGETS["gradient"]).all()
+    assert (
+        tables["agreement of gradients"]["relative error"] <= agreement.TARGETS["gradient"]
+    ).all()
     assert "image-steps/s" in capsys.readouterr().out
 
 
@@ -233,11 +286,27 @@ def test_the_peers_run_in_the_same_process():
         environment.python()
     except environment.Unavailable as reason:
         pytest.skip(str(reason))
-    command = [sys.executable, "-m", "benchmarks.attacks", "--quick", "--device", "cpu", "--modes", "folded float32"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.attacks",
+        "--quick",
+        "--device",
+        "cpu",
+        "--modes",
+        "folded float32",
+    ]
     quiet = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, cwd=loops.ROOT, env=quiet, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        command, cwd=loops.ROOT, env=quiet, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     for name in ("plain", "torchattacks", "foolbox", "art", "ours bare", "ours folded"):
         assert f"  {name}: first call" in done.stdout
-    for run in ("pgd-50x10, art", "apgd-ce, torchattacks", "apgd-t, torchattacks", "square, torchattacks"):
+    for run in (
+        "pgd-50x10, art",
+        "apgd-ce, torchattacks",
+        "apgd-t, torchattacks",
+        "square, torchattacks",
+    ):
         assert f"  {run}: 24 images" in done.stdout

@@ -31,7 +31,9 @@ TABLE = pd.DataFrame(
 
 
 def test_what_is_written_is_read_back(tmp_path, monkeypatch):
-    path = report.write("example", "cpu", {"one": TABLE, "two": TABLE[:0]}, folder=tmp_path, rounds=3, target=np.inf)
+    path = report.write(
+        "example", "cpu", {"one": TABLE, "two": TABLE[:0]}, folder=tmp_path, rounds=3, target=np.inf
+    )
     assert path == tmp_path / "example-cpu.json"
     monkeypatch.setattr(benchmarks, "folders", lambda: [tmp_path / "nowhere", tmp_path])
     found = benchmarks.benchmark("example-cpu")
@@ -39,9 +41,17 @@ def test_what_is_written_is_read_back(tmp_path, monkeypatch):
     assert found["machine"] == json.loads(json.dumps(report.machine()))
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["date"])
     one, two = found["tables"]["one"], benchmarks.table("example-cpu", "two")
-    assert one["seconds"][0] == 0.123457 and math.isnan(one["seconds"][1]) and one["seconds"][2] == math.inf
+    assert (
+        one["seconds"][0] == 0.123457
+        and math.isnan(one["seconds"][1])
+        and one["seconds"][2] == math.inf
+    )
     assert one["n"].dtype == np.int64 and one["holds"].dtype == bool
-    assert one["method"].tolist()[:2] == ["a", "b"] and one["method"].isna().tolist() == [False, False, True]
+    assert one["method"].tolist()[:2] == ["a", "b"] and one["method"].isna().tolist() == [
+        False,
+        False,
+        True,
+    ]
     assert list(two) == list(TABLE) and two.empty
     with pytest.raises(InputError, match="Did you mean 'one'"):
         benchmarks.table("example-cpu", "on")
@@ -50,7 +60,9 @@ def test_what_is_written_is_read_back(tmp_path, monkeypatch):
 def test_nothing_measured_is_none(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmarks, "folders", lambda: [tmp_path])
     assert benchmarks.benchmark("spectra-cuda") is None
-    assert benchmarks.text("spectra") == ("*`spectra` on a CPU: not measured.*\n\n*`spectra` on a GPU: not measured.*")
+    assert benchmarks.text("spectra") == (
+        "*`spectra` on a CPU: not measured.*\n\n*`spectra` on a GPU: not measured.*"
+    )
     with pytest.raises(NotMeasured, match="spectra-cuda"):
         benchmarks.table("spectra-cuda", "any")
     with pytest.raises(InputError, match="spectra-cpu"):
@@ -63,7 +75,9 @@ def test_tables_are_printed_with_machine_and_date(tmp_path, monkeypatch):
     report.write("example", "cpu", {"one table": TABLE}, folder=tmp_path)
     shown = benchmarks.text("example", "cpu")
     machine = report.machine()
-    assert shown.startswith(f"{machine['gpu'] + ' with ' if machine['gpu'] else ''}{machine['processor']}, ")
+    assert shown.startswith(
+        f"{machine['gpu'] + ' with ' if machine['gpu'] else ''}{machine['processor']}, "
+    )
     assert f", {machine['threads']} thread{'s' if machine['threads'] > 1 else ''}, torch" in shown
     assert "(load 1.5 before it began)" in shown and "Command: `python" in shown
     assert shown.splitlines()[2:] == [
@@ -77,7 +91,9 @@ def test_tables_are_printed_with_machine_and_date(tmp_path, monkeypatch):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"tables": {"a": {"columns": ["x"], "rows": [[1, 2]]}}}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"tables": {"a": {"columns": ["x"], "rows": [[1, 2]]}}}']
+)
 def test_a_damaged_result_is_named(tmp_path, text):
     path = tmp_path / "broken-cpu.json"
     path.write_text(text)
@@ -100,23 +116,48 @@ def test_fast_ways_to_train_are_summed_up(tmp_path, monkeypatch):
     assert benchmarks.equivalences("cpu").empty
     columns = ("strength", "quantity", "unit", "low", "high", "verdict")
     rows = [(0.0, "std", "log ratio", -0.01, 0.01, "equivalent")]
-    compared = pd.DataFrame([*rows, (8.0, "strong error", "points", -1.234, 0.5, "not shown")], columns=columns)
-    notes = {"recipe": {"dataset": "digits", "model": "resnet8"}, "pairs": 8, "fast": "folded-bfloat16"}
-    report.write("equivalence_a", "cpu", {"plain against folded-bfloat16": compared}, folder=tmp_path, **notes)
-    report.write("equivalence_b", "cpu", {"time to equal accuracy": compared}, folder=tmp_path, **notes)
+    compared = pd.DataFrame(
+        [*rows, (8.0, "strong error", "points", -1.234, 0.5, "not shown")], columns=columns
+    )
+    notes = {
+        "recipe": {"dataset": "digits", "model": "resnet8"},
+        "pairs": 8,
+        "fast": "folded-bfloat16",
+    }
+    report.write(
+        "equivalence_a",
+        "cpu",
+        {"plain against folded-bfloat16": compared},
+        folder=tmp_path,
+        **notes,
+    )
+    report.write(
+        "equivalence_b", "cpu", {"time to equal accuracy": compared}, folder=tmp_path, **notes
+    )
     (row,) = benchmarks.equivalences("cpu").to_dict("records")
-    assert row["fast way"] == "folded-bfloat16" and row["equivalent"] == "1 of 2" and row["pairs"] == 8
+    assert (
+        row["fast way"] == "folded-bfloat16" and row["equivalent"] == "1 of 2" and row["pairs"] == 8
+    )
     assert row["data"] == "digits"
     assert row["otherwise"] == "strong error at strength 8: -1.2 to +0.5 points, not shown"
-    notes["recipe"] = {"dataset": "cifar10", "train_images": 10_000}  # what is at its default is left out
-    report.write("equivalence_a", "cpu", {"plain against folded-bfloat16": compared}, folder=tmp_path, **notes)
+    # what is at its default is left out
+    notes["recipe"] = {"dataset": "cifar10", "train_images": 10_000}
+    report.write(
+        "equivalence_a",
+        "cpu",
+        {"plain against folded-bfloat16": compared},
+        folder=tmp_path,
+        **notes,
+    )
     (row,) = benchmarks.equivalences("cpu").to_dict("records")
     assert (row["data"], row["network"]) == ("cifar10, 10,000 images", "resnet20")
 
 
 def test_every_stored_result_can_be_read():
     stored = sorted((ROOT / "records" / benchmarks.FOLDER).glob("*"))
-    assert [path.name for path in stored if not re.fullmatch(r"[a-z0-9_]+-(cpu|cuda)\.json", path.name)] == []
+    assert [
+        path.name for path in stored if not re.fullmatch(r"[a-z0-9_]+-(cpu|cuda)\.json", path.name)
+    ] == []
     for path in stored:
         found = benchmarks.read(path)
         assert found["tables"] and found["command"].startswith("python -m benchmarks."), path
@@ -126,7 +167,9 @@ def test_every_stored_result_can_be_read():
 def test_results_disturb_no_study_and_are_shipped(tmp_path):
     assert benchmarks.FOLDER not in studies.names()
     assert all(folder.parent in places.places().records for folder in benchmarks.folders())
-    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"][
+        "targets"
+    ]["wheel"]
     assert shipped["force-include"]["records"] == "arlib/_shipped/records"
 
 
@@ -154,7 +197,9 @@ def test_rounds_take_turns():
 
 
 def test_the_command_is_kept_without_paths_of_the_machine(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["/somewhere/benchmark.py", "--folder", "/tmp/x y", "--rounds", "3"])
+    monkeypatch.setattr(
+        "sys.argv", ["/somewhere/benchmark.py", "--folder", "/tmp/x y", "--rounds", "3"]
+    )
     assert report._command().split()[-4:] == ["--folder", "PATH", "--rounds", "3"]
     assert "/" not in report._command()
 

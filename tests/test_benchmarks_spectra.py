@@ -34,11 +34,16 @@ def test_what_is_timed_is_the_spectrum(method):
 def test_tables_of_gpus_have_two_methods_that_differ():
     everything = {*benchmark.FULL, *benchmark.ON_GPU}
     assert {label for label in everything if benchmark.runs(label, "cpu")} == set(benchmark.FULL)
-    assert everything - {label for label in everything if benchmark.runs(label, "cuda")} == {benchmark.PUBLISHED}
+    assert everything - {label for label in everything if benchmark.runs(label, "cuda")} == {
+        benchmark.PUBLISHED
+    }
 
 
 def test_on_the_cpu_is_ours():
-    convs = [(benchmark.kernel(3, "cpu"), (4, 4), (1, 1)), (benchmark.kernel(2, "cpu"), (6, 4), (2, 2))]
+    convs = [
+        (benchmark.kernel(3, "cpu"), (4, 4), (1, 1)),
+        (benchmark.kernel(2, "cpu"), (6, 4), (2, 2)),
+    ]
     both = zip(benchmark.ours_on_cpu(convs, None, 4), benchmark.ours(convs, None, 4), strict=True)
     assert all(torch.equal(one, other) for one, other in both)
 
@@ -56,4 +61,6 @@ def test_memory_is_what_the_call_takes():
     taken = memory.peak(lambda: torch.ones(2**25))  # 128 MiB
     assert math.isnan(taken) or 120 < taken < 160
     again = memory.peak(lambda: torch.ones(2**24))
-    assert math.isnan(again) or 60 < again < 90, "what an earlier call freed does not count, nor hide"
+    assert math.isnan(again) or 60 < again < 90, (
+        "what an earlier call freed does not count, nor hide"
+    )

@@ -1,4 +1,6 @@
-"""The benchmarks' logic at tiny size: what is compared is the same thing, and what is counted is right."""
+"""The benchmarks' logic at tiny size: what is compared is the same thing, and what is counted is
+right.
+"""
 
 import copy
 import json
@@ -53,7 +55,9 @@ def test_one_step_of_the_public_loop_is_one_step_of_ours():
     x, y = draw(8, 3, 8, 8), labels(8)
     start = attacks.random_start(x, eps=TINY.eps, generator=torch.Generator().manual_seed(5))
     options = {"eps": TINY.eps, "steps": TINY.steps, "step_size": TINY.step_size}
-    public = loops.Public(TINY, lambda model, x, y: loops.public_pgd(model, x, y, start=start, **options))
+    public = loops.Public(
+        TINY, lambda model, x, y: loops.public_pgd(model, x, y, start=start, **options)
+    )
     public.model.double()
     public.batches = iter([(x, y)])
     model = loops.network(TINY).double().train()
@@ -76,7 +80,9 @@ def brightness(setting):
 
 def test_the_public_loop_trains(monkeypatch):
     monkeypatch.setattr(loops, "pictures", brightness)
-    loop = loops.Public(Setting(network="resnet8", width=4, batch=32, steps=1, eps=1 / 255, images=64, lr=0.05))
+    loop = loops.Public(
+        Setting(network="resnet8", width=4, batch=32, steps=1, eps=1 / 255, images=64, lr=0.05)
+    )
     losses = []
     for _ in range(24):
         before = loop.loss
@@ -108,7 +114,9 @@ def test_peers_attack_inside_the_same_ball_and_raise_the_loss(name):
     model = loops.network(TINY).eval()
     x, y = draw(8, 3, 8, 8).float(), labels(8)
     crafted = craft(model, x, y)
-    assert (crafted - x).abs().max() <= TINY.eps + 1e-6 and crafted.min() >= 0 and crafted.max() <= 1
+    assert (
+        (crafted - x).abs().max() <= TINY.eps + 1e-6 and crafted.min() >= 0 and crafted.max() <= 1
+    )
     assert F.cross_entropy(model(crafted), y) > F.cross_entropy(model(x), y)
 
 
@@ -116,7 +124,9 @@ def test_vectorised_steps_are_separate_steps():
     networks, eps = [small_net(seed) for seed in range(3)], [0.0, 0.05, 0.2]
     one = Together(networks, eps=eps, steps=3, lr=0.05)
     apart = [copy.deepcopy(network).train() for network in networks]
-    optimizers = [torch.optim.SGD(n.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4) for n in apart]
+    optimizers = [
+        torch.optim.SGD(n.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4) for n in apart
+    ]
     generator = torch.Generator().manual_seed(0)
     for turn in range(3):
         x, y = draw(3, 6, 1, 8, 8, seed=turn), labels(3, 6, seed=turn)
@@ -131,7 +141,8 @@ def test_vectorised_steps_are_separate_steps():
             value.backward()
             optimizers[i].step()
     for together, network in zip(one.networks(), apart, strict=True):
-        for name, value in together.state_dict().items():  # batch statistics and their counters, too
+        # batch statistics and their counters, too
+        for name, value in together.state_dict().items():
             expected = network.state_dict()[name].double()
             assert (value - expected).norm() <= 1e-10 * expected.norm(), name
 
@@ -173,7 +184,9 @@ def test_throughput_counts_batches_and_images():
 
 def test_the_ceiling_is_that_of_the_fastest_convolution(monkeypatch):
     fastest = "convolution of 64 channels at 8"
-    times = lambda calls, *_, **__: {name: Times.of([(1e-3 if name == fastest else 1.0, 1.0)]) for name in calls}
+    times = lambda calls, *_, **__: {
+        name: Times.of([(1e-3 if name == fastest else 1.0, 1.0)]) for name in calls
+    }
     monkeypatch.setattr(limits.report, "interleaved", times)
     found = limits.ceilings("cpu", ["float32"], quick=True)
     assert found.ceiling.tolist() == ["matrix product, float32", f"{fastest}, float32", "copy"]
@@ -183,7 +196,8 @@ def test_the_ceiling_is_that_of_the_fastest_convolution(monkeypatch):
 
 def test_a_row_divides_images_by_seconds_and_knows_its_ceiling():
     ceilings = pd.DataFrame(
-        [["matrix product, float32", 1.0], ["convolution, float32", 2.0], ["copy", 10.0]], columns=["ceiling", "value"]
+        [["matrix product, float32", 1.0], ["convolution, float32", 2.0], ["copy", 10.0]],
+        columns=["ceiling", "value"],
     )
     times, work = Times(2.0, 1.0, 4.0, 2.0), limits.Work(flops=1e9, bytes=1e6)
     row = training._row("ours folded float32", TINY, 4, 5.5, times, 1000, work, ceilings)
@@ -212,7 +226,8 @@ def test_work_of_a_step_is_counted():
     ("differences", "said"),
     [
         ([0.1, -0.2, 0.3, 0.0, -0.1], "equivalent"),
-        ([0.30, 0.31, 0.29, 0.30, 0.32], "equivalent"),  # surely above 0, and surely within the margin
+        # surely above 0, and surely within the margin
+        ([0.30, 0.31, 0.29, 0.30, 0.32], "equivalent"),
         ([0.9, 1.1, 1.0, 0.95, 1.05], "different"),
         ([2.0, -2.0, 1.0, -1.0, 0.5], "not shown"),
         ([-3.0, -2.5, -3.5, -3.2, -2.8], "different"),
@@ -220,29 +235,46 @@ def test_work_of_a_step_is_counted():
 )
 def test_verdicts_follow_the_ninety_percent_t_interval(differences, said):
     mean, low, high, found = equivalence.verdict(differences, 1.0)
-    half = 2.131847 * np.std(differences, ddof=1) / math.sqrt(5)  # t at .95 with 4 degrees of freedom
+    # t at .95 with 4 degrees of freedom
+    half = 2.131847 * np.std(differences, ddof=1) / math.sqrt(5)
     assert (low, high) == pytest.approx((mean - half, mean + half), rel=1e-6)
     assert found == said
 
 
 def test_differences_are_points_and_medians_of_log_ratios():
-    plain = {"natural error": 10.0, "strong error": 50.0, "std": [1.0, 2.0, 4.0], "std / mean": [1.0, 1.0, 1.0]}
-    fast = {"natural error": 9.5, "strong error": 51.0, "std": [1.1, 2.2, 40.0], "std / mean": [1.0, 1.0, 2.0]}
+    plain = {
+        "natural error": 10.0,
+        "strong error": 50.0,
+        "std": [1.0, 2.0, 4.0],
+        "std / mean": [1.0, 1.0, 1.0],
+    }
+    fast = {
+        "natural error": 9.5,
+        "strong error": 51.0,
+        "std": [1.1, 2.2, 40.0],
+        "std / mean": [1.0, 1.0, 2.0],
+    }
     found = equivalence.difference(plain, fast)
     assert (found["natural error"], found["strong error"], found["std / mean"]) == (-0.5, 1.0, 0.0)
     assert found["std"] == pytest.approx(math.log(1.1))
 
 
 def test_seconds_to_accuracy_are_training_seconds_of_whole_epochs():
-    history = pd.DataFrame({"val_robust_error": [0.9, 0.6, 0.7, 0.5], "images_per_second": [100.0, 200.0, 100.0, 50.0]})
+    history = pd.DataFrame(
+        {"val_robust_error": [0.9, 0.6, 0.7, 0.5], "images_per_second": [100.0, 200.0, 100.0, 50.0]}
+    )
     assert equivalence.seconds_to(history, 0.6, 1000) == 15
     assert equivalence.seconds_to(history, 0.5, 1000) == 45
     assert math.isnan(equivalence.seconds_to(history, 0.4, 1000))
 
 
-@pytest.mark.filterwarnings("ignore")  # networks of one batch: collapsed, and their robustness not to be trusted
+# networks of one batch: collapsed, and their robustness not to be trusted
+@pytest.mark.filterwarnings("ignore")
 def test_each_fast_side_has_a_result_of_its_own():
-    sides = [equivalence.Side(*pair) for pair in (("folded",), ("compiled+graphed",), ("compiled", "bfloat16-attack"))]
+    sides = [
+        equivalence.Side(*pair)
+        for pair in (("folded",), ("compiled+graphed",), ("compiled", "bfloat16-attack"))
+    ]
     asked = [
         (side, {"size": size, "batch": n})
         for side in sides
@@ -251,21 +283,34 @@ def test_each_fast_side_has_a_result_of_its_own():
     ]
     found = [equivalence.result_name(side, **options) for side, options in asked]
     assert found[0] == "equivalence_reduced_folded_float32" and len(set(found)) == len(asked)
-    assert all(stored.benchmark(f"{name}-cuda") is None for name in found), "names that can be read back"
+    assert all(stored.benchmark(f"{name}-cuda") is None for name in found), (
+        "names that can be read back"
+    )
 
 
 def test_the_trainings_of_a_study_are_compared_at_its_own_strengths():
-    plan = equivalence.planned(equivalence.parsed(["--study", "cifar10-resnet20-small", "--pairs", "2"]), "cpu", Path())
+    plan = equivalence.planned(
+        equivalence.parsed(["--study", "cifar10-resnet20-small", "--pairs", "2"]), "cpu", Path()
+    )
     entries = [entry.run for entry in studies.load("cifar10-resnet20-small").entries]
-    assert [(r.strength, r.seed) for r in plan.recipes] == [(0, 0), (8, 0), (0, 1), (8, 1)] and plan.pairs == 2
+    assert [(r.strength, r.seed) for r in plan.recipes] == [
+        (0, 0),
+        (8, 0),
+        (0, 1),
+        (8, 1),
+    ] and plan.pairs == 2
     assert all(recipe.id in entries for recipe in plan.recipes) and plan.eps == 8 / 255
     assert equivalence.planned(equivalence.parsed(["--reduced"]), "cpu", Path()).pairs == 16
 
 
 def test_equivalence_keeps_what_it_trained_and_goes_on_from_it(tmp_path, monkeypatch):
     monkeypatch.setattr(equivalence, "STRONG", ("pgd-10",))
-    recipe = Recipe(dataset="digits", model="resnet8", width=4, steps=2, epochs=3, monitor_images=16)
-    plan = equivalence.Plan(tuple(equivalence.paired(recipe, 32 / 255, 2)), 32 / 255, 24, tmp_path, "cpu")
+    recipe = Recipe(
+        dataset="digits", model="resnet8", width=4, steps=2, epochs=3, monitor_images=16
+    )
+    plan = equivalence.Plan(
+        tuple(equivalence.paired(recipe, 32 / 255, 2)), 32 / 255, 24, tmp_path, "cpu"
+    )
     table, pairs = equivalence.compare(plan, equivalence.Side("folded"))
     assert len(pairs) == 2 * 2 * 4 and set(table.strength) == {0, 32}
     fooled = (table.quantity == "strong error") & (table[["plain", "fast"]] > 99.5).all(axis=1)
@@ -277,13 +322,32 @@ def test_equivalence_keeps_what_it_trained_and_goes_on_from_it(tmp_path, monkeyp
 
 
 def test_the_command_writes_its_tables(tmp_path):
-    training.main(["--device", "cpu", "--quick", "--no-peers", "--only", "public,folded float32", "--rounds", "1",
-                   "--folder", str(tmp_path)])  # fmt: skip
+    training.main(
+        [
+            "--device",
+            "cpu",
+            "--quick",
+            "--no-peers",
+            "--only",
+            "public,folded float32",
+            "--rounds",
+            "1",
+            "--folder",
+            str(tmp_path),
+        ]
+    )
     found = json.loads((tmp_path / "training-cpu.json").read_text())
     (name, table), *_ = found["tables"].items()
-    assert name.startswith("resnet8") and [row[1] for row in table["rows"]] == ["public", "ours folded float32"]
+    assert name.startswith("resnet8") and [row[1] for row in table["rows"]] == [
+        "public",
+        "ours folded float32",
+    ]
 
 
 def test_contenders_are_those_the_device_has():
     found = contenders.names("cpu", peers=False)
-    assert found[0] == "public" and "ours plain float32" in found and not any("graphed" in name for name in found)
+    assert (
+        found[0] == "public"
+        and "ours plain float32" in found
+        and not any("graphed" in name for name in found)
+    )

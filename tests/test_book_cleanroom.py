@@ -1,8 +1,9 @@
-"""A chapter alone on a foreign machine: what Colab has, an empty folder, the repository only by its address.
+"""A chapter alone on a foreign machine: what Colab has, an empty folder, the repository only by its
+address.
 
-The environment sees the dependencies of arlib and ipykernel through links, and nothing else of this one:
-no arlib, no Jupyter Book, no papermill. papermill drives the kernel from outside. Python 3.13 and a GPU,
-which Colab has, are whatever this machine has.
+The environment sees the dependencies of arlib and ipykernel through links, and nothing else of this
+one: no arlib, no Jupyter Book, no papermill. papermill drives the kernel from outside. Python 3.13
+and a GPU, which Colab has, are whatever this machine has.
 """
 
 import importlib.metadata
@@ -27,7 +28,9 @@ RUNS = [("singular_values", []), ("singular_values", ["-p", "study", "digits"]),
 
 
 def needed(names: list[str]) -> dict[str, importlib.metadata.Distribution]:
-    """The named distributions and all they require (extras too: torch asks for cuda-toolkit[…]), here installed."""
+    """The named distributions and all they require (extras too: torch asks for cuda-toolkit[…]),
+    here installed.
+    """
     found: dict[str, importlib.metadata.Distribution] = {}
     todo, seen = [(name, "") for name in names], set()
     while todo:
@@ -39,17 +42,25 @@ def needed(names: list[str]) -> dict[str, importlib.metadata.Distribution]:
         if wanted.marker and not wanted.marker.evaluate({"extra": extra}):
             continue
         found[wanted.name.lower()] = distribution = importlib.metadata.distribution(wanted.name)
-        todo += [(below, one) for below in distribution.requires or [] for one in ("", *wanted.extras)]
+        todo += [
+            (below, one) for below in distribution.requires or [] for one in ("", *wanted.extras)
+        ]
     return found
 
 
 def link_packages(target: Path) -> None:
-    """A folder of links to what arlib depends on: a site-packages without arlib and without the book's tools."""
+    """A folder of links to what arlib depends on: a site-packages without arlib and without the
+    book's tools.
+    """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     target.mkdir()
     for distribution in needed([*project["dependencies"], "ipykernel"]).values():
         site = Path(distribution.locate_file(""))
-        for top in {file.parts[0] for file in distribution.files if file.parts[0] not in ("..", "__pycache__")}:
+        for top in {
+            file.parts[0]
+            for file in distribution.files
+            if file.parts[0] not in ("..", "__pycache__")
+        }:
             if not (target / top).exists():
                 (target / top).symlink_to(site / top)
 
@@ -101,7 +112,11 @@ class Room:
 
     def run(self, code: str, **environment: str) -> subprocess.CompletedProcess:
         return subprocess.run(
-            [self.python, "-c", code], capture_output=True, text=True, cwd=self.home, env=self.environment | environment
+            [self.python, "-c", code],
+            capture_output=True,
+            text=True,
+            cwd=self.home,
+            env=self.environment | environment,
         )
 
     def installed(self) -> set[str]:
@@ -122,7 +137,10 @@ def test_without_an_address_the_setup_cell_says_what_to_do(room):
 def test_an_address_that_does_not_answer_is_named(room):
     ran = room.run(notebook.setup_cell(), ARLIB_SOURCE="git+file:///no/such/repository")
     assert ran.returncode == 1
-    assert "arlib could not be installed from git+file:///no/such/repository" in ran.stderr.splitlines()[-1]
+    assert (
+        "arlib could not be installed from git+file:///no/such/repository"
+        in ran.stderr.splitlines()[-1]
+    )
 
 
 @pytest.mark.parametrize("name, options", RUNS)
@@ -133,9 +151,13 @@ def test_chapter_installs_arlib_and_runs_to_its_end(room, name, options):
     folder.mkdir()
     shutil.copy(ROOT / "book" / f"{name}.ipynb", folder)
     environment = room.environment | {"ARLIB_SOURCE": room.source, "HOME": str(folder)}
-    ran = papermill(folder / f"{name}.ipynb", folder / "out.ipynb", "-k", "cleanroom", *options, env=environment)
+    ran = papermill(
+        folder / f"{name}.ipynb", folder / "out.ipynb", "-k", "cleanroom", *options, env=environment
+    )
     assert ran.returncode == 0, ran.stderr[-5000:]
-    assert room.installed() <= {"pip", "setuptools", "arlib_book"}, "torch and all else stay as they were"
+    assert room.installed() <= {"pip", "setuptools", "arlib_book"}, (
+        "torch and all else stay as they were"
+    )
 
 
 def test_the_installed_package_has_studies_and_records(room):
@@ -150,4 +172,6 @@ def test_the_installed_package_has_studies_and_records(room):
 
 
 def test_python_of_the_room_is_ours(room):
-    assert room.run("import sys; print(sys.version_info[:2])").stdout.strip() == str(sys.version_info[:2])
+    assert room.run("import sys; print(sys.version_info[:2])").stdout.strip() == str(
+        sys.version_info[:2]
+    )

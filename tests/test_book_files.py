@@ -13,7 +13,20 @@ from arlib import notebook
 from arlib.errors import InputError
 from tools import stamp
 
-TEXT = {".py", ".md", ".toml", ".yml", ".yaml", ".cfg", ".sh", ".txt", ".cff", ".ipynb", ".css", ".bib"}
+TEXT = {
+    ".py",
+    ".md",
+    ".toml",
+    ".yml",
+    ".yaml",
+    ".cfg",
+    ".sh",
+    ".txt",
+    ".cff",
+    ".ipynb",
+    ".css",
+    ".bib",
+}
 
 
 def tracked(root: Path = ROOT) -> list[Path]:
@@ -46,7 +59,9 @@ def test_chapter_begins_with_setup_parameters_check(name):
     code = [i for i, cell in enumerate(chapter["cells"]) if cell["cell_type"] == "code"]
     assert code.index(setup[0]) == 0, "the setup cell is the first code cell"
     after = source(chapter["cells"][code[code.index(parameters[0]) + 1]])
-    assert after.startswith("notebook.check(globals()"), "the parameters are checked before anything else"
+    assert after.startswith("notebook.check(globals()"), (
+        "the parameters are checked before anything else"
+    )
     assert not tagged(chapter, "injected-parameters")
 
 
@@ -60,8 +75,13 @@ def test_the_package_has_the_captions_of_all_figures():
     assert stamp.restamp(write=False) == [], "run: python -m tools.stamp"
     for name in CHAPTERS:
         for cell in read(name)["cells"]:
-            if cell["metadata"].get("mystnb"):  # a client prints the caption below what the cell returns
-                kinds = {out["output_type"] for out in cell["outputs"] if "image/png" in out.get("data", {})}
+            # a client prints the caption below what the cell returns
+            if cell["metadata"].get("mystnb"):
+                kinds = {
+                    out["output_type"]
+                    for out in cell["outputs"]
+                    if "image/png" in out.get("data", {})
+                }
                 assert kinds == {"execute_result"}, cell["id"]
 
 
@@ -80,14 +100,28 @@ def parameters(name: str, injected: str = "") -> dict:
 def test_parameters_are_annotated_explained_and_pass_their_check(name):
     chapter = read(name)
     (at,) = tagged(chapter, "parameters")
-    lines = [line for line in source(chapter["cells"][at]).splitlines() if line and not line.startswith("#")]
-    assert [line for line in lines if not re.fullmatch(r"\w+: [\w\[\], |]+ = .+  # \S.+", line)] == []
+    lines = [
+        line
+        for line in source(chapter["cells"][at]).splitlines()
+        if line and not line.startswith("#")
+    ]
+    assert [
+        line for line in lines if not re.fullmatch(r"\w+: [\w\[\], |]+ = .+  # \S.+", line)
+    ] == []
     declared = parameters(name)["_checked"]
     assert {"study", "device", "store"} <= set(declared)
 
 
 @pytest.mark.parametrize(
-    "injected", ["study = 'digit'", "sead = 1", "device = 'cuda:99'", "study = 3", "store = 'runs'", "device = 1"]
+    "injected",
+    [
+        "study = 'digit'",
+        "sead = 1",
+        "device = 'cuda:99'",
+        "study = 3",
+        "store = 'runs'",
+        "device = 1",
+    ],
 )
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_bad_parameters_stop_the_chapter(name, injected):
@@ -101,7 +135,9 @@ def test_a_chapter_notices_each_line_that_is_deleted(name):
     chapter = read(name)
     (at,) = tagged(chapter, "parameters")
     lines = source(chapter["cells"][at]).splitlines()
-    check = next(source(c) for c in chapter["cells"][at + 1 :] if c["cell_type"] == "code").splitlines()[0]
+    check = next(
+        source(c) for c in chapter["cells"][at + 1 :] if c["cell_type"] == "code"
+    ).splitlines()[0]
     namespace = parameters(name)
     for line in lines:
         deleted = line.split(":")[0]
@@ -137,48 +173,69 @@ def test_notebook_is_tidy(name):
     ids = [cell["id"] for cell in chapter["cells"]]
     assert len(set(ids)) == len(ids)
     for cell in chapter["cells"]:
-        assert set(cell["metadata"]) <= {"tags", "mystnb"}, f"cell {cell['id']}: execution times and the like"
+        assert set(cell["metadata"]) <= {"tags", "mystnb"}, (
+            f"cell {cell['id']}: execution times and the like"
+        )
         for output in cell.get("outputs", []):
             assert output["output_type"] != "error", f"cell {cell['id']} stored an error"
             assert not [kind for kind in output.get("data", {}) if "widget" in kind], (
                 f"cell {cell['id']}: a dead widget"
             )
-            assert "image/svg+xml" not in output.get("data", {}) and "application/pdf" not in output.get("data", {})
+            assert "image/svg+xml" not in output.get(
+                "data", {}
+            ) and "application/pdf" not in output.get("data", {})
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_chapter_is_executed_and_its_figures_are_described(name):
-    code = [cell for cell in read(name)["cells"] if cell["cell_type"] == "code" and source(cell).strip()]
+    code = [
+        cell for cell in read(name)["cells"] if cell["cell_type"] == "code" and source(cell).strip()
+    ]
     assert any(cell["outputs"] for cell in code), "stored outputs are what nbval compares"
     for cell in code:
         if any("image/png" in output.get("data", {}) for output in cell["outputs"]):
-            assert cell["metadata"].get("mystnb", {}).get("image", {}).get("alt"), f"cell {cell['id']}: alt text"
+            assert cell["metadata"].get("mystnb", {}).get("image", {}).get("alt"), (
+                f"cell {cell['id']}: alt text"
+            )
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_exercises_fold_in_every_client(name):
-    """`<details>` is Markdown everywhere; a cell opens no more than it closes, since clients render each alone."""
+    """`<details>` is Markdown everywhere; a cell opens no more than it closes, since clients render
+    each alone.
+    """
     for cell in read(name)["cells"]:
         text = source(cell)
         if cell["cell_type"] == "markdown":
             assert "{exercise" not in text and "{solution" not in text
             folded = re.findall(
-                r"<details>\n<summary>[^<\n]+</summary>\n\n(?:(?!<details>).)+?\n\n</details>", text, re.S
+                r"<details>\n<summary>[^<\n]+</summary>\n\n(?:(?!<details>).)+?\n\n</details>",
+                text,
+                re.S,
             )
             assert len(folded) == text.count("<details>") == text.count("</details>"), cell["id"]
 
 
 def test_no_unsafe_loading():
-    unsafe = [r"pickle\.loads?\(", r"torch\.load\(", r"yaml\.(full_|unsafe_)?load\(", r"allow_pickle\s*=\s*True"]
+    unsafe = [
+        r"pickle\.loads?\(",
+        r"torch\.load\(",
+        r"yaml\.(full_|unsafe_)?load\(",
+        r"allow_pickle\s*=\s*True",
+    ]
     pattern = re.compile("|".join(unsafe))
     here = Path(__file__).name
     code = [p for p in tracked() if p.suffix in (".py", ".ipynb") and p.name != here]
-    assert [f"{p.relative_to(ROOT)}" for p in code if pattern.search(p.read_text(encoding="utf-8"))] == []
+    assert [
+        f"{p.relative_to(ROOT)}" for p in code if pattern.search(p.read_text(encoding="utf-8"))
+    ] == []
 
 
 def test_the_other_arlib_is_never_recommended():
     words = re.compile("pip install " + r"[\"']?arlib(?!-book)\b(?![./])")
-    assert [str(p.relative_to(ROOT)) for p in texts() if words.search(p.read_text(encoding="utf-8"))] == []
+    assert [
+        str(p.relative_to(ROOT)) for p in texts() if words.search(p.read_text(encoding="utf-8"))
+    ] == []
 
 
 def test_nothing_large_or_generated_is_tracked():
@@ -191,10 +248,16 @@ def links(text: str) -> list[str]:
     return re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)[^)]*\)", text)
 
 
-@pytest.mark.parametrize("path", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "studies/README.md"])
+@pytest.mark.parametrize(
+    "path", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "studies/README.md"]
+)
 def test_links_between_documents_lead_somewhere(path):
     page = ROOT / path
-    assert [link for link in links(page.read_text(encoding="utf-8")) if not (page.parent / link).exists()] == []
+    assert [
+        link
+        for link in links(page.read_text(encoding="utf-8"))
+        if not (page.parent / link).exists()
+    ] == []
 
 
 def test_documented_make_targets_exist():
@@ -210,7 +273,9 @@ def test_documented_commands_are_commands():
     helped = subprocess.run([*ARLIB, "--help"], capture_output=True, text=True).stdout
     study = subprocess.run([*ARLIB, "study", "--help"], capture_output=True, text=True).stdout
     for path in ("README.md", "CONTRIBUTING.md"):
-        for words in re.findall(r"^\s*arlib ([a-z]+)(?: ([a-z]+))?", (ROOT / path).read_text(), re.M):
+        for words in re.findall(
+            r"^\s*arlib ([a-z]+)(?: ([a-z]+))?", (ROOT / path).read_text(), re.M
+        ):
             assert words[0] in helped
             assert words[0] != "study" or words[1] in study
 
@@ -225,12 +290,19 @@ def test_requirements_satisfy_the_ranges_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for wanted in map(Requirement, project["dependencies"]):
         assert wanted.specifier.contains(exact[wanted.name]), wanted
-        assert wanted.specifier.contains(COLAB.get(wanted.name, exact[wanted.name])), f"Colab's {wanted}"
+        assert wanted.specifier.contains(COLAB.get(wanted.name, exact[wanted.name])), (
+            f"Colab's {wanted}"
+        )
 
 
 # What Colab had in August 2026; the package must be installable there without replacing any of it.
 COLAB = {
-    "torch": "2.11.0", "torchvision": "0.26.0", "numpy": "2.1.3", "matplotlib": "3.10.0", "pandas": "2.2.3",
-    "scikit-learn": "1.6.1", "ipywidgets": "7.7.1",
-}  # fmt: skip
+    "torch": "2.11.0",
+    "torchvision": "0.26.0",
+    "numpy": "2.1.3",
+    "matplotlib": "3.10.0",
+    "pandas": "2.2.3",
+    "scikit-learn": "1.6.1",
+    "ipywidgets": "7.7.1",
+}
 ARLIB = [sys.executable, "-m", "arlib"]

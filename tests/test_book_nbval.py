@@ -18,7 +18,9 @@ def test_stored_outputs_are_reproduced(name, tmp_path):
 
 
 def test_one_changed_number_fails(tmp_path):
-    """A test of the test above: a chapter up to its first stored number, as it is and with that digit changed."""
+    """A test of the test above: a chapter up to its first stored number, as it is and with that
+    digit changed.
+    """
     chapter, at, output, key = first_number()
     chapter["cells"] = chapter["cells"][: at + 1]
     kept, changed = tmp_path / "kept.ipynb", tmp_path / "changed.ipynb"
@@ -34,7 +36,9 @@ def test_one_changed_number_fails(tmp_path):
 
 
 def first_number():
-    """The chapter that comes to a stored number in the fewest cells: (chapter, cell, output, key of its text)."""
+    """The chapter that comes to a stored number in the fewest cells: (chapter, cell, output, key of
+    its text).
+    """
     found = []
     for name in CHAPTERS:
         chapter = read(name)
@@ -42,7 +46,11 @@ def first_number():
             for i, output in enumerate(cell.get("outputs", [])):
                 for key, holder in (("text", output), ("text/plain", output.get("data", {}))):
                     text = "".join(holder.get(key, ""))
-                    if re.search(r"\d", text) and not SANITIZED.search(text) and not tagged_away(cell):
+                    if (
+                        re.search(r"\d", text)
+                        and not SANITIZED.search(text)
+                        and not tagged_away(cell)
+                    ):
                         found.append((at, name, i, key))
     at, name, i, key = min(found)
     return read(name), at, i, key

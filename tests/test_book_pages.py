@@ -1,4 +1,6 @@
-"""Every rendered page, opened from disk in a headless browser, as a reader without network sees it."""
+"""Every rendered page, opened from disk in a headless browser, as a reader without network
+sees it.
+"""
 
 import functools
 import json
@@ -19,7 +21,8 @@ HTML = ROOT / "_build" / "html"
 PAGES = [*toc(), "index", "search", "genindex", "py-modindex"]
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-# Findings inside markup of the theme that the book cannot reach: (rule, part of the selector), and their cause.
+# Findings inside markup of the theme that the book cannot reach: (rule, part of the selector), and
+# their cause.
 ALLOWED: dict[tuple[str, str], str] = {}
 
 
@@ -44,7 +47,8 @@ def browser(built):
             started = playwright.chromium.launch(executable_path=path, args=OPTIONS)
         except Error as error:
             pytest.skip(
-                f"no browser: {str(error).splitlines()[0]}; install chromium, or run playwright install chromium"
+                f"no browser: {str(error).splitlines()[0]}; install chromium, or run playwright "
+                "install chromium"
             )
         yield started
         started.close()
@@ -59,7 +63,9 @@ class Visit:
         self.page.set_default_timeout(180_000)  # ms: a machine that also trains is slow
         self.page.on("console", self._said)
         self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
-        self.page.on("requestfailed", lambda request: self.complaints.append(f"failed: {request.url}"))
+        self.page.on(
+            "requestfailed", lambda request: self.complaints.append(f"failed: {request.url}")
+        )
         self.page.on("request", self._asked)
         self.page.goto((HTML / f"{name}.html").as_uri(), wait_until="load")
         self.page.wait_for_load_state("networkidle")
@@ -83,7 +89,9 @@ class Visit:
 
 def test_the_pages_tested_are_all_there_are(built):
     pages = {
-        str(path.relative_to(built).with_suffix("")) for path in built.rglob("*.html") if "_static" not in path.parts
+        str(path.relative_to(built).with_suffix(""))
+        for path in built.rglob("*.html")
+        if "_static" not in path.parts
     }
     assert pages - set(PAGES) == set()
 
@@ -126,13 +134,16 @@ def test_page_is_accessible(browser, name, scheme):
 def test_links_lead_somewhere(built, name):
     page = built / f"{name}.html"
     links = [
-        (urljoin(page.as_uri(), a["href"]), a.find_parent("article")) for a in parsed(page).find_all("a", href=True)
+        (urljoin(page.as_uri(), a["href"]), a.find_parent("article"))
+        for a in parsed(page).find_all("a", href=True)
     ]
     dead = [link for link, _ in links if link.startswith("file:") and not target_exists(link)]
     assert dead == []
     ours = repository(ROOT)
     hosts = ("github.com", "gitlab.com", "colab.research.google.com", "mybinder.org")
-    by_theme = [link for link, article in links if article is None and urlparse(link).netloc in hosts]
+    by_theme = [
+        link for link, article in links if article is None and urlparse(link).netloc in hosts
+    ]
     foreign = [link for link in by_theme if not (ours and ours.split("//")[1] in link)]
     foreign += [link for link, _ in links if "executablebooks" in link or "jupyter-book" in link]
     assert foreign == []
@@ -148,7 +159,11 @@ def target_exists(link: str) -> bool:
     path = Path(unquote(address.path))
     if not path.is_file():
         return False
-    return not address.fragment or path.suffix != ".html" or bool(parsed(path).find(id=unquote(address.fragment)))
+    return (
+        not address.fragment
+        or path.suffix != ".html"
+        or bool(parsed(path).find(id=unquote(address.fragment)))
+    )
 
 
 def sliders():
@@ -157,7 +172,9 @@ def sliders():
 
 
 def shown(slider) -> list[int]:
-    return slider.evaluate("s => [...s.querySelectorAll('figure')].flatMap((f, i) => f.checkVisibility() ? [i] : [])")
+    return slider.evaluate(
+        "s => [...s.querySelectorAll('figure')].flatMap((f, i) => f.checkVisibility() ? [i] : [])"
+    )
 
 
 def test_sliders_move_without_a_kernel(browser):
@@ -165,7 +182,10 @@ def test_sliders_move_without_a_kernel(browser):
     for name in sliders():
         with Visit(browser, name) as visit:
             for slider in visit.page.query_selector_all(".ar-slider"):
-                control, last = slider.query_selector("input"), len(slider.query_selector_all("figure")) - 1
+                control, last = (
+                    slider.query_selector("input"),
+                    len(slider.query_selector_all("figure")) - 1,
+                )
                 control.focus()
                 seen = []
                 for key in ("Home", "ArrowRight", "End"):
@@ -192,13 +212,20 @@ def test_without_scripts_every_frame_of_a_slider_shows_with_its_caption(browser)
         page.goto((HTML / f"{name}.html").as_uri(), wait_until="load")
         for slider in page.locator(".ar-slider").all():
             frames = slider.locator("figure")
-            assert all(frame.is_visible() and frame.locator("figcaption").is_visible() for frame in frames.all())
+            assert all(
+                frame.is_visible() and frame.locator("figcaption").is_visible()
+                for frame in frames.all()
+            )
             assert frames.count() > 1 and not slider.locator("input").is_visible()
     context.close()
 
 
 def test_solutions_are_folded_and_open(browser):
-    solved = [name for name in toc() if "<summary>Solution</summary>" in (HTML / f"{name}.html").read_text()]
+    solved = [
+        name
+        for name in toc()
+        if "<summary>Solution</summary>" in (HTML / f"{name}.html").read_text()
+    ]
     assert solved
     for name in solved:
         with Visit(browser, name) as visit:
@@ -211,7 +238,9 @@ def test_solutions_are_folded_and_open(browser):
             assert all(not cell.locator("pre").first.is_visible() for cell in hidden.all())
             assert visit.page.evaluate(UNRENDERED) == [] and visit.complaints == []
     with Visit(browser, "book/singular_values") as visit:
-        assert visit.page.locator("details:not([class]) mjx-container").count() > 5, "formulas are set in there, too"
+        assert visit.page.locator("details:not([class]) mjx-container").count() > 5, (
+            "formulas are set in there, too"
+        )
         assert visit.page.locator("div.tag_hide-cell details.hide").count() == 2
 
 
@@ -223,7 +252,12 @@ def test_a_faulty_page_is_noticed(browser, tmp_path):
         visit.page.goto(page.as_uri(), wait_until="load")
         visit.page.wait_for_timeout(500)
         said = json.dumps(visit.complaints)
-        for part in ("asks another host: http://127.0.0.1:9/x.js", "console error", "failed: ", "planted"):
+        for part in (
+            "asks another host: http://127.0.0.1:9/x.js",
+            "console error",
+            "failed: ",
+            "planted",
+        ):
             assert part in said
         assert len(visit.page.evaluate(BROKEN_IMAGES)) == 2
         assert len(visit.page.evaluate(UNRENDERED)) == 3
@@ -234,14 +268,18 @@ def test_a_faulty_page_is_noticed(browser, tmp_path):
 FAULTY = """<!doctype html><html lang="en"><title>x</title><body><article id="here">
 <img src="none.png" alt="a figure"><img src="data:image/gif;base64,R0lGODlhAQABAAAAACw=">
 <span class="math">\\(x\\)</span> <p>{glue:text}`lost` and \\[y\\]</p>
-<script src="http://127.0.0.1:9/x.js"></script><script>throw new Error('planted')</script></article></body></html>"""
+<script src="http://127.0.0.1:9/x.js"></script>
+<script>throw new Error('planted')</script></article></body></html>"""
 
 BROKEN_IMAGES = """[...document.images].filter(i => !i.closest('mjx-container'))
-  .filter(i => !i.complete || !i.naturalWidth || !(i.alt || '').trim()).map(i => i.outerHTML.slice(0, 120))"""
+  .filter(i => !i.complete || !i.naturalWidth || !(i.alt || '').trim())
+  .map(i => i.outerHTML.slice(0, 120))"""
 
-# Formulas that MathJax left or marked as wrong, and markup that should have been replaced by the build.
+# Formulas that MathJax left or marked as wrong, and markup that should have been replaced by the
+# build.
 UNRENDERED = r"""(() => {
-  const bare = [...document.querySelectorAll('.math')].filter(m => !m.querySelector('mjx-container'));
+  const bare = [...document.querySelectorAll('.math')]
+    .filter(m => !m.querySelector('mjx-container'));
   const wrong = [...document.querySelectorAll('mjx-merror, [data-mjx-error]')];
   const prose = document.querySelector('article')?.cloneNode(true);
   prose?.querySelectorAll('pre, code, script, style, mjx-container').forEach(e => e.remove());

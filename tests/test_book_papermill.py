@@ -18,10 +18,14 @@ def chapter(name):
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_chapter_runs_on_digits(name, tmp_path):
     out = tmp_path / "out.ipynb"
-    ran = papermill(chapter(name), out, "-p", "study", "digits", env=environment(tmp_path / "store"))
+    ran = papermill(
+        chapter(name), out, "-p", "study", "digits", env=environment(tmp_path / "store")
+    )
     assert ran.returncode == 0, ran.stderr[-4000:]
     cells = json.loads(out.read_text())["cells"]
-    assert not [c["id"] for c in cells if any(o["output_type"] == "error" for o in c.get("outputs", []))]
+    assert not [
+        c["id"] for c in cells if any(o["output_type"] == "error" for o in c.get("outputs", []))
+    ]
     assert {path.name for path in tmp_path.iterdir()} <= {"out.ipynb", "store"}, (
         "nothing is left in the caller's folder"
     )
@@ -45,7 +49,12 @@ def test_bad_parameters_stop_with_one_message(options, message, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_every_chapter_stops_at_an_unknown_name(name, tmp_path):
-    stops_in_the_check(name, ["-p", "no_such_parameter", "1"], "parameter is 'no_such_parameter'; allowed: ", tmp_path)
+    stops_in_the_check(
+        name,
+        ["-p", "no_such_parameter", "1"],
+        "parameter is 'no_such_parameter'; allowed: ",
+        tmp_path,
+    )
 
 
 def parameters_cell(name):

@@ -25,16 +25,22 @@ def project(tmp_path):
     for name in ("arlib/x.py", "records/s/r/record.json", "studies/s.yml"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("1")
-    cell = nbformat.v4.new_code_cell("stale", metadata={"tags": ["setup"], "execution": {"x": "2026"}})
+    cell = nbformat.v4.new_code_cell(
+        "stale", metadata={"tags": ["setup"], "execution": {"x": "2026"}}
+    )
     view = {execute.VIEW: {"model_id": "0"}, "text/plain": "controls"}
     cell.outputs = [nbformat.v4.new_output("display_data", view)]
-    chapter = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell("x = 1")], metadata={"widgets": {}})
+    chapter = nbformat.v4.new_notebook(
+        cells=[cell, nbformat.v4.new_code_cell("x = 1")], metadata={"widgets": {}}
+    )
     (root / "book").mkdir()
     nbformat.write(chapter, root / "book" / "one.ipynb")
     return root
 
 
-@pytest.mark.parametrize("name", ["arlib/x.py", "records/s/r/record.json", "studies/s.yml", "requirements.txt"])
+@pytest.mark.parametrize(
+    "name", ["arlib/x.py", "records/s/r/record.json", "studies/s.yml", "requirements.txt"]
+)
 def test_a_build_depends_on_what_chapters_read(project, name):
     before = book.fingerprint(project)
     assert book.fingerprint(project) == before
@@ -69,7 +75,9 @@ def test_unchanged_book_is_not_built_again(monkeypatch, tmp_path, capsys):
 
 
 def test_a_failed_build_fails_again(monkeypatch, tmp_path):
-    monkeypatch.setattr(book.subprocess, "run", lambda command, cwd: subprocess.CompletedProcess(command, 1))
+    monkeypatch.setattr(
+        book.subprocess, "run", lambda command, cwd: subprocess.CompletedProcess(command, 1)
+    )
     monkeypatch.setattr(book, "ROOT", tmp_path)
     monkeypatch.setattr(book, "HTML", tmp_path / "_build" / "html")
     monkeypatch.setattr(book, "STAMP", tmp_path / "_build" / "html" / ".built-from")
@@ -83,7 +91,9 @@ def test_stamp_writes_the_address_once_and_everywhere(project):
     assert stamp.restamp(project, write=False) == ["one.ipynb", "captions.json"]
     for address in ("https://example.org/first/try", "https://example.org/a/b"):
         stamp.write_address(address, project)
-        assert tomllib.loads((project / "pyproject.toml").read_text())["project"]["urls"] == {"Repository": address}
+        assert tomllib.loads((project / "pyproject.toml").read_text())["project"]["urls"] == {
+            "Repository": address
+        }
     assert stamp.restamp(project) == ["one.ipynb", "captions.json"]
     (cell,) = stamp.setup_cells(json.loads((project / "book" / "one.ipynb").read_text()))
     assert "".join(cell["source"]) == notebook.setup_cell("https://example.org/a/b")
@@ -91,7 +101,9 @@ def test_stamp_writes_the_address_once_and_everywhere(project):
     nbformat.validate(nbformat.read(project / "book" / "one.ipynb", as_version=4))
 
 
-@pytest.mark.parametrize("address", ["http://example.org", "https://a b", 'https://a"; import os', "git@host:a/b"])
+@pytest.mark.parametrize(
+    "address", ["http://example.org", "https://a b", 'https://a"; import os', "git@host:a/b"]
+)
 def test_an_address_that_is_none_is_refused(project, address):
     with pytest.raises(SystemExit, match="must begin with https"):
         stamp.write_address(address, project)
@@ -115,7 +127,10 @@ def test_tidy_drops_what_changes_from_run_to_run(project):
         ("`f(x)` and ``g``", "``f(x)`` and ``g``"),
         ("- first\n  goes on\n- second", "- first goes on\n- second"),
         ("eps: radius,\n    in pixels\nn: images", "- eps: radius, in pixels\n- n: images"),
-        ("Args:\n    eps: radius,\n        in pixels\n    n: images", "Args:\n\n- eps: radius, in pixels\n- n: images"),
+        (
+            "Args:\n    eps: radius,\n        in pixels\n    n: images",
+            "Args:\n\n- eps: radius, in pixels\n- n: images",
+        ),
         ("    indented *code*", "::\n\n        indented *code*"),
     ],
 )
@@ -128,7 +143,9 @@ def test_prose_docstrings_become_rest(prose, rest):
 
 
 def test_environment_refuses_an_old_python_in_one_sentence(tmp_path):
-    """Names on the PATH that do not run (as version managers leave) or are too old are passed over."""
+    """Names on the PATH that do not run (as version managers leave) or are too old are
+    passed over.
+    """
     (tmp_path / "tools").mkdir()
     shutil.copy(ROOT / "tools" / "environment.sh", tmp_path / "tools")
     names = tmp_path / "bin"
@@ -144,7 +161,9 @@ def test_environment_refuses_an_old_python_in_one_sentence(tmp_path):
 
 
 def test_make_help_lists_every_target():
-    ran = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True)
+    ran = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True
+    )
     assert {line.split()[0] for line in ran.stdout.splitlines()} == {
         "help", "env", "book", "test", "test-slow", "test-gpu", "serve", "clean",
     }  # fmt: skip
@@ -152,21 +171,35 @@ def test_make_help_lists_every_target():
 
 def test_the_readme_says_what_the_records_say():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert findings.updated(readme, findings.text(findings.shown())) == readme, "run: python -m tools.findings"
+    assert findings.updated(readme, findings.text(findings.shown())) == readme, (
+        "run: python -m tools.findings"
+    )
 
 
 def test_findings_are_of_the_published_records_and_say_what_is_missing(tmp_path):
     found = findings.text("digits")
-    assert found.startswith("ResNet-8 on 8×8 digits (toy) (study `digits`, 12 networks), AR strength 0 against 32: ")
+    assert found.startswith(
+        "ResNet-8 on 8×8 digits (toy) (study `digits`, 12 networks), AR strength 0 against 32: "
+    )
     verdicts = claims.verdicts(studies.load("digits")).set_index("claim")["verdict"]
-    rows = [line.strip("| ").split(" | ")[:2] for line in found.splitlines() if line.startswith("| C")]
-    assert {name.split()[0]: said.removesuffix(" (toy)") for name, said in rows} == verdicts.to_dict()
-    unrun = [name for name in studies.names(tmp_path) if not any((ROOT / "records" / name).glob("*/record.json"))]
+    rows = [
+        line.strip("| ").split(" | ")[:2] for line in found.splitlines() if line.startswith("| C")
+    ]
+    assert {
+        name.split()[0]: said.removesuffix(" (toy)") for name, said in rows
+    } == verdicts.to_dict()
+    unrun = [
+        name
+        for name in studies.names(tmp_path)
+        if not any((ROOT / "records" / name).glob("*/record.json"))
+    ]
     assert re.findall("`(.+?)`", found.partition("Not run yet: ")[2]) == unrun
 
 
 def test_findings_stand_between_their_marks():
     text = f"before\n{findings.BEGIN}old\n{findings.END}after\n"
-    assert findings.updated(text, "new\n") == f"before\n{findings.BEGIN}\nnew\n\n{findings.END}after\n"
+    assert (
+        findings.updated(text, "new\n") == f"before\n{findings.BEGIN}\nnew\n\n{findings.END}after\n"
+    )
     with pytest.raises(SystemExit, match="once each"):
         findings.updated("no marks", "new\n")

@@ -51,9 +51,13 @@ def test_effects_are_the_planted_ones():
     assert rows.loc["C4", "effect"] == pytest.approx(-1.0, abs=1e-4)  # a log ratio
     assert rows.loc["C4", "twin_effect"] == pytest.approx(-0.4, abs=1e-4)
     assert rows.loc["C6", "effect"] == pytest.approx(-0.4, abs=1e-4)
-    assert rows.loc["C4", ["at_zero", "at_effect"]].tolist() == pytest.approx([6, 6 / np.e], rel=1e-4)
+    assert rows.loc["C4", ["at_zero", "at_effect"]].tolist() == pytest.approx(
+        [6, 6 / np.e], rel=1e-4
+    )
     assert rows.loc["C1", "differences"] == pytest.approx([0.14] * 3, abs=1e-4)
-    assert rows.loc["C1", "strengths"] == (0, 4, 8) and rows.loc["C1", "trend_p"] == pytest.approx(2 / 216)
+    assert rows.loc["C1", "strengths"] == (0, 4, 8) and rows.loc["C1", "trend_p"] == pytest.approx(
+        2 / 216
+    )
 
 
 def test_the_interval_is_student_t_over_seeds():
@@ -125,18 +129,38 @@ def test_primary_against_twin_is_mixed():
 
 def test_a_twin_that_does_nothing_changes_nothing_but_c6():
     rows = decided(worlds={"overconfidence": 0.0, "sv_std_over_mean": 0.0}, rng=3)
-    assert rows.loc["C3", "verdict"] == "supported" and rows.loc["C3", "twin_verdict"] == "undecided"
+    assert (
+        rows.loc["C3", "verdict"] == "supported" and rows.loc["C3", "twin_verdict"] == "undecided"
+    )
     assert rows.loc["C6", "verdict"] == "supported, scale only"
 
 
 def test_scale_only_is_only_for_a_falling_std():
     assert decided(worlds={"sv_std_over_mean": -1.0}).loc["C6", "verdict"] == "mixed"
-    assert decided(worlds={"sv_std": 0.0, "sv_std_over_mean": 0.0}, rng=3).loc["C6", "verdict"] == "undecided"
+    assert (
+        decided(worlds={"sv_std": 0.0, "sv_std_over_mean": 0.0}, rng=3).loc["C6", "verdict"]
+        == "undecided"
+    )
 
 
 def test_log_and_plain_scales():
-    assert [c.primary.log for c in CLAIMS.values() if c.primary] == [False, False, False, True, True, True, False]
-    assert [c.twin.log for c in CLAIMS.values() if c.twin] == [False, False, True, True, True, False]
+    assert [c.primary.log for c in CLAIMS.values() if c.primary] == [
+        False,
+        False,
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert [c.twin.log for c in CLAIMS.values() if c.twin] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 # --- most layers
@@ -166,14 +190,17 @@ def test_half_of_the_layers_is_not_most():
 
 
 def test_the_noise_floor_holds_a_verdict_back():
-    still, drifting = (evidence(layered([-0.2] * 18 + [0.2] * 2, common=c), LAYERED) for c in (0, 0.5))
+    still, drifting = (
+        evidence(layered([-0.2] * 18 + [0.2] * 2, common=c), LAYERED) for c in (0, 0.5)
+    )
     assert drifting.effect == pytest.approx(still.effect) and drifting.trend_p == still.trend_p
     assert drifting.floor == 1 and claims.judge(drifting, -1) == "undecided"
 
 
 def test_noise_floor_counts_pairs_of_seeds_at_one_strength_in_both_orders():
     frame = pd.DataFrame([[1, 1, 1, 1], [2, 2, 2, 0], [1, 2, 1, 1]], index=[0, 1, 2])
-    assert claims.noise_floor([frame]) == 0.75  # seed 0 against 1; the largest of .75, .25, 0, .25, .5, .25
+    # seed 0 against 1; the largest of .75, .25, 0, .25, .5, .25
+    assert claims.noise_floor([frame]) == 0.75
     assert claims.noise_floor([frame.iloc[[1, 0, 2]]]) == 0.75
 
 
@@ -186,7 +213,9 @@ def test_one_seed_below_half_is_enough_to_doubt():
 def test_c6_counts_only_convolutions_of_residual_branches():
     table = synthetic.records()
     outside = table["layer"].isin(synthetic.OTHERS)
-    changed = table.assign(value=table["value"].where(~outside, table["value"] * 100 ** (table["strength"] / 8)))
+    changed = table.assign(
+        value=table["value"].where(~outside, table["value"] * 100 ** (table["strength"] / 8))
+    )
     pd.testing.assert_frame_equal(claims.decide(changed), claims.decide(table))
 
 
@@ -194,7 +223,13 @@ def test_rows_named_counted_say_which_layers_count():
     table = synthetic.records()
     names = [*synthetic.CONVOLUTIONS[:6], *synthetic.OTHERS]
     rows = pd.DataFrame({"layer": names, "value": [1.0] * 6 + [0.0] * 2}).assign(
-        checkpoint="last", split="", statistic="counted", setting="", strength=0.0, seed=0, variant=""
+        checkpoint="last",
+        split="",
+        statistic="counted",
+        setting="",
+        strength=0.0,
+        seed=0,
+        variant="",
     )
     few = table[table["layer"].isin(["", *synthetic.BLOCKS, *names[:6]])]
     marked, alone = claims.decide(pd.concat([table, rows])), claims.decide(few)
@@ -205,7 +240,11 @@ def test_rows_named_counted_say_which_layers_count():
 
 
 def collapse(table, strength, seed, statistic="error", value=0.9):
-    hit = (table["strength"] == strength) & (table["seed"] == seed) & (table["statistic"] == statistic)
+    hit = (
+        (table["strength"] == strength)
+        & (table["seed"] == seed)
+        & (table["statistic"] == statistic)
+    )
     hit &= (table["split"] == "train") & (table["checkpoint"] == "last")
     return table.assign(value=table["value"].where(~hit, value))
 
@@ -248,7 +287,10 @@ def test_a_strength_with_missing_seeds_leaves_the_trend():
     table = synthetic.records(strengths=(0.0, 4.0, 8.0, 16.0))
     table = table[~((table["seed"] > 0) & (table["strength"] == 16))]
     row = claims.decide(table).set_index("claim").loc["C1"]
-    assert row["strengths"] == (0, 4, 8) and "AR strength 16 is left out: seeds 1, 2 missing" in row["note"]
+    assert (
+        row["strengths"] == (0, 4, 8)
+        and "AR strength 16 is left out: seeds 1, 2 missing" in row["note"]
+    )
 
 
 def test_an_empty_table_measures_nothing():
@@ -276,8 +318,14 @@ def test_undefined_values_are_missing():
 
 def test_a_study_with_its_own_radii():
     table = synthetic.records(strengths=(0.0, 16.0, 32.0, 64.0), effect=32.0)
-    settings = {"random@4": "random@16", "adversarial@4": "adversarial@16", "pgd@4": "pgd@16", "sign@8": "sign@32",
-                "pgd@16": "pgd@64", "sign@16": "sign@64"}  # fmt: skip
+    settings = {
+        "random@4": "random@16",
+        "adversarial@4": "adversarial@16",
+        "pgd@4": "pgd@16",
+        "sign@8": "sign@32",
+        "pgd@16": "pgd@64",
+        "sign@16": "sign@64",
+    }
     table = table.assign(setting=table["setting"].replace(settings))
     config = {"effect": 32, "feature": 16, "flip_pgd": 16, "flip_sign": 32, "toy": True}
     rows = claims.decide(table, config)
@@ -315,7 +363,10 @@ def test_declared_claims_are_complete():
 def test_untested_claims_say_what_would_measure_them():
     rows = decided()
     for claim in ("C8", "C9", "C10"):
-        assert rows.loc[claim, "verdict"] == "not measured" and CLAIMS[claim].needs in rows.loc[claim, "note"]
+        assert (
+            rows.loc[claim, "verdict"] == "not measured"
+            and CLAIMS[claim].needs in rows.loc[claim, "note"]
+        )
 
 
 def test_table_and_markdown():
@@ -339,9 +390,16 @@ def test_combine_leaves_toys_out_and_makes_disagreement_mixed():
     yes, no, none = (claims.decide(synthetic.records(world=w, rng=1)) for w in (1, -1, 0))
     assert claims.combine({"a": yes, "b": none}).loc["C1", "combined"] == "supported"
     both = claims.combine({"a": yes, "b": no})
-    assert both.loc["C1", "combined"] == "mixed" and both.attrs["tested"] == 14 and both.loc["C1", "studies"] == 2
+    assert (
+        both.loc["C1", "combined"] == "mixed"
+        and both.attrs["tested"] == 14
+        and both.loc["C1", "studies"] == 2
+    )
     toy = claims.combine({"a": yes, "digits": no.assign(toy=True)})
-    assert toy.loc["C1", ["combined", "studies"]].tolist() == ["supported", 1] and "digits (toy)" in toy.columns
+    assert (
+        toy.loc["C1", ["combined", "studies"]].tolist() == ["supported", 1]
+        and "digits (toy)" in toy.columns
+    )
     assert claims.combine({"b": none}).loc["C1", "combined"] == "undecided"
     assert set(claims.combine({})["combined"]) == {"not measured"}
 
@@ -357,13 +415,19 @@ def test_verdicts_of_a_study():
 def test_sensitivity_lists_everything_and_decides_nothing():
     table = synthetic.records(noise=1e-6)
     found = claims.sensitivity(table, "C7").set_index(["setting", "checkpoint"])
-    assert found.loc[("pgd@4", "last"), "role"] == "primary" and found.loc[("sign@8", "last"), "role"] == "twin"
-    assert set(found.index.get_level_values("setting")) == {f"{k}@{r}" for k in ("pgd", "uniform", "sign")
-                                                            for r in synthetic.RADII}  # fmt: skip
+    assert (
+        found.loc[("pgd@4", "last"), "role"] == "primary"
+        and found.loc[("sign@8", "last"), "role"] == "twin"
+    )
+    assert set(found.index.get_level_values("setting")) == {
+        f"{k}@{r}" for k in ("pgd", "uniform", "sign") for r in synthetic.RADII
+    }
     assert not found.index.duplicated().any()
     assert found.loc[("uniform@16", "last"), "effect"] == pytest.approx(-0.14, abs=1e-4)
     gap = claims.sensitivity(table, "C2").set_index("statistic")
     assert gap.loc["test − train cross-entropy, raw", "effect"] == pytest.approx(-0.3, abs=1e-4)
     assert claims.sensitivity(table, "C8").empty
-    reversed_best = claims.decide(table.assign(value=table["value"].where(table["checkpoint"] == "last", 1.0)))
+    reversed_best = claims.decide(
+        table.assign(value=table["value"].where(table["checkpoint"] == "last", 1.0))
+    )
     assert set(reversed_best.set_index("claim").loc[MEASURED, "verdict"]) == {"supported"}

@@ -1,4 +1,6 @@
-"""Protocol 2: claims in parts, the rule for layers, Holm, no gap, shares left; and protocol 1 as it was."""
+"""Protocol 2: claims in parts, the rule for layers, Holm, no gap, shares left; and protocol 1 as it
+was.
+"""
 
 import json
 import math
@@ -22,7 +24,9 @@ CONTROLS = (1, 2, 3, 4, 6, 8)
 
 
 def big_gap(records: pd.DataFrame) -> pd.DataFrame:
-    """The made-up nets, all with test errors 20 points higher, so that there is a gap to regularise."""
+    """The made-up nets, all with test errors 20 points higher, so that there is a gap to
+    regularise.
+    """
     hit = (records["statistic"] == "error") & (records["split"] == "test")
     return records.assign(value=records["value"].where(~hit, records["value"] + 0.2))
 
@@ -54,8 +58,8 @@ def same(mine, value) -> bool:
 def test_verdicts_of_protocol_1_stay_as_they_were(name, tmp_path):
     """The file was written by the code of before there was a second protocol.
 
-    Words are the same letter for letter, numbers to 13 digits: numpy's logarithm differs in the last bit
-    between processors with and without AVX-512.
+    Words are the same letter for letter, numbers to 13 digits: numpy's logarithm differs in the
+    last bit between processors with and without AVX-512.
     """
     before = json.loads((Path(__file__).parent / "data" / "protocol1.json").read_text())[name]
     study = studies.load(name, tmp_path)
@@ -98,7 +102,9 @@ def test_pure_noise_is_decided_at_most_at_the_nominal_rate(seeds):
     assert sum(verdict != "undecided" for verdict in found) <= 0.05 * 400
 
 
-@pytest.mark.parametrize("moved, verdict", [(9, "supported"), (5, "supported"), (4, "undecided"), (0, "undecided")])
+@pytest.mark.parametrize(
+    "moved, verdict", [(9, "supported"), (5, "supported"), (4, "undecided"), (0, "undecided")]
+)
 def test_an_effect_in_so_many_of_nine_layers(moved, verdict):
     draw = np.random.default_rng(0)
     values = draw.normal(size=(3, 4, 9)) * 0.02
@@ -109,14 +115,22 @@ def test_an_effect_in_so_many_of_nine_layers(moved, verdict):
 def test_layers_that_move_together_are_decided_now_and_never_were():
     """C5 of the small study: × 0.13 in every layer of every seed, undecided by protocol 1."""
     draw = np.random.default_rng(1)
-    values = draw.normal(size=(3, 3, 1)) * 0.1 + draw.normal(size=(3, 3, 9)) * 0.001 - np.array([0, 1, 2])[:, None]
+    values = (
+        draw.normal(size=(3, 3, 1)) * 0.1
+        + draw.normal(size=(3, 3, 9)) * 0.001
+        - np.array([0, 1, 2])[:, None]
+    )
     found = layered(values)
     assert found.floor == 1.0 and claims.judge(found, -1, 1) == "undecided"
     assert claims.judge(found, -1, 2) == "supported"
 
 
 def test_an_effect_inside_the_noise_between_seeds_is_undecided():
-    values = np.zeros((3, 3, 9)) + np.array([-0.3, 0, 0.3])[:, None, None] - np.array([0, 0.1, 0.2])[:, None]
+    values = (
+        np.zeros((3, 3, 9))
+        + np.array([-0.3, 0, 0.3])[:, None, None]
+        - np.array([0, 0.1, 0.2])[:, None]
+    )
     values += np.random.default_rng(0).normal(size=values.shape) * 1e-3
     found = layered(values)
     assert found.effect.sign == -1 and found.noise > 0.2
@@ -125,7 +139,12 @@ def test_an_effect_inside_the_noise_between_seeds_is_undecided():
 
 def test_the_noise_is_the_95th_percentile_over_pairs_of_one_strength():
     values = np.random.default_rng(3).normal(size=(4, 3, 5))
-    pairs = [abs(np.median(values[a, s] - values[b, s])) for s in range(3) for a in range(4) for b in range(a)]
+    pairs = [
+        abs(np.median(values[a, s] - values[b, s]))
+        for s in range(3)
+        for a in range(4)
+        for b in range(a)
+    ]
     assert layered(values).noise == pytest.approx(np.quantile(pairs, 0.95))
 
 
@@ -133,13 +152,22 @@ def test_the_noise_is_the_95th_percentile_over_pairs_of_one_strength():
 
 
 def test_c5_and_c6_follow_from_their_parts():
-    gain = {("feature_gain", "test", "random@4"): 0.0, ("feature_gain", "test", "adversarial@4"): 0.0}
+    gain = {
+        ("feature_gain", "test", "random@4"): 0.0,
+        ("feature_gain", "test", "adversarial@4"): 0.0,
+    }
     rows = decided(worlds=gain)
     assert rows.loc["C5a", "verdict"] == "supported" and rows.loc["C5b", "verdict"] != "supported"
     assert rows.loc["C5", "verdict"] == "features only"
-    applied = {("sv_std_over_mean", "", "circular+bn-natural"): -1.0, ("effective_rank", "", "circular+bn-natural"): -1}
+    applied = {
+        ("sv_std_over_mean", "", "circular+bn-natural"): -1.0,
+        ("effective_rank", "", "circular+bn-natural"): -1,
+    }
     rows = decided(worlds=applied)
-    assert rows.loc["C6b", "verdict"] == "contradicted" and rows.loc["C6", "verdict"] == "raw weights only"
+    assert (
+        rows.loc["C6b", "verdict"] == "contradicted"
+        and rows.loc["C6", "verdict"] == "raw weights only"
+    )
     scale = decided(worlds={("sv_std_over_mean", "", "circular"): 0.0})
     assert scale.loc["C6a", "verdict"] == scale.loc["C6", "verdict"] == "supported, scale only"
     assert decided(worlds={"sv_std": -1.0}).loc["C6", "verdict"] in ("contradicted", "mixed")
@@ -147,7 +175,9 @@ def test_c5_and_c6_follow_from_their_parts():
 
 def test_without_the_operator_as_applied_c6_is_not_measured():
     table = synthetic.records()
-    rows = claims.decide(table[table["setting"] != "circular+bn-natural"], SECOND).set_index("claim")
+    rows = claims.decide(table[table["setting"] != "circular+bn-natural"], SECOND).set_index(
+        "claim"
+    )
     assert rows.loc["C6a", "verdict"] == "supported"
     assert rows.loc["C6b", "verdict"] == rows.loc["C6", "verdict"] == "not measured"
 
@@ -167,7 +197,11 @@ def test_parts_are_not_counted_as_claims():
     assert claims.combine({"a": rows}).loc["C6b", "combined"] == "supported"
     old = claims.decide(synthetic.records())
     both = claims.combine({"a": rows, "b": old})
-    assert both.loc["C6b", "b"] == "–" and both.loc["C6b", "studies"] == 1 and both.loc["C6", "studies"] == 2
+    assert (
+        both.loc["C6b", "b"] == "–"
+        and both.loc["C6b", "studies"] == 1
+        and both.loc["C6", "studies"] == 2
+    )
 
 
 # --- other rules
@@ -177,11 +211,15 @@ def test_a_small_gap_is_no_gap_to_regularise():
     table = synthetic.records()
     hit = (table["statistic"] == "error") & (table["split"] == "test")
     at = lambda gap: (
-        claims.decide(table.assign(value=table["value"].where(~hit, table["value"] + gap - 0.09)), SECOND)
+        claims.decide(
+            table.assign(value=table["value"].where(~hit, table["value"] + gap - 0.09)), SECOND
+        )
         .set_index("claim")
         .loc["C2"]
     )
-    assert at(0.03)["verdict"] == "no gap to regularise" and at(0.03)["primary_verdict"] == "supported"
+    assert (
+        at(0.03)["verdict"] == "no gap to regularise" and at(0.03)["primary_verdict"] == "supported"
+    )
     assert "too small to be closed" in at(0.03)["note"]
     assert at(0.06)["verdict"] == "supported"
 
@@ -231,7 +269,19 @@ def readings(**planted) -> pd.DataFrame:
 
 def test_nets_that_sit_where_short_trainings_do_are_explained():
     found = readings(noise=0.005)
-    assert set(found.index) == {"C1", "C2", "C3", "C4", "C5a", "C5b", "C6a", "C6b", "C6c", "C7", "C10"}
+    assert set(found.index) == {
+        "C1",
+        "C2",
+        "C3",
+        "C4",
+        "C5a",
+        "C5b",
+        "C6a",
+        "C6b",
+        "C6c",
+        "C7",
+        "C10",
+    }
     assert set(found["reading"]) == {controls.EXPLAINED}
     assert found["ce_left"].abs().max() < 0.15
 
@@ -268,7 +318,10 @@ def test_axes_that_disagree_and_axes_that_do_not_reach():
 def test_interpolation_between_controls_is_linear_and_never_beyond_them():
     curve = pd.DataFrame({"a": [0.0, 1, 3], "b": [4.0, 1, 0], "fit": [0.5, 1, 2]})
     assert controls.interpolated(curve, 0.75, ["a", "b"]).tolist() == [0.5, 2.5]
-    assert controls.interpolated(curve, 2.1, ["a"]) is None and controls.interpolated(curve, 0.4, ["a"]) is None
+    assert (
+        controls.interpolated(curve, 2.1, ["a"]) is None
+        and controls.interpolated(curve, 0.4, ["a"]) is None
+    )
 
 
 def test_controls_enter_nothing_else():
@@ -277,15 +330,22 @@ def test_controls_enter_nothing_else():
     more = big_gap(synthetic.records(noise=0.03, controls=CONTROLS))
     kept = more[more["variant"] == ""]
     columns = ["claim", "verdict", "effect", "low", "high", "holm_p"]
-    pd.testing.assert_frame_equal(claims.decide(more, SECOND)[columns], claims.decide(kept, SECOND)[columns])
+    pd.testing.assert_frame_equal(
+        claims.decide(more, SECOND)[columns], claims.decide(kept, SECOND)[columns]
+    )
     assert claims.shares_left(table, SECOND).empty
     assert set(claims.decide(table, SECOND)["matched"]) == {""}
 
 
 def test_no_label_without_its_share():
-    rows = claims.decide(big_gap(synthetic.records(controls=CONTROLS, along=0.0)), SECOND).set_index("claim")
+    rows = claims.decide(
+        big_gap(synthetic.records(controls=CONTROLS, along=0.0)), SECOND
+    ).set_index("claim")
     reading = rows.loc["C4", "matched"]
-    assert reading.startswith("more than less fitting: ") and reading.count(" left at equal train ") == 2
+    assert (
+        reading.startswith("more than less fitting: ")
+        and reading.count(" left at equal train ") == 2
+    )
     printed = claims.table(rows.reset_index())
     assert printed.loc["C4 Margin shrinkage", "Left at equal fit"] == reading
     assert reading in rows.loc["C4", "note"]
@@ -304,11 +364,17 @@ def test_sensitivity_knows_the_parts():
 
 
 def test_chapters_show_the_rule_and_the_control_of_protocol_2():
-    made = synthetic.study(big_gap(synthetic.records(controls=CONTROLS, along=0.0, noise=0.01)), protocol=2)
+    made = synthetic.study(
+        big_gap(synthetic.records(controls=CONTROLS, along=0.0, noise=0.01)), protocol=2
+    )
     rows = claims.verdicts(made).set_index("claim")
     for claim in ("C5", "C6", "C6b"):
         primary, twin = tables.layer_rule(made, claim).T.to_dict("records")
-        assert primary["verdict of this statistic alone"] == rows.loc[claim, "primary_verdict"] == "supported"
+        assert (
+            primary["verdict of this statistic alone"]
+            == rows.loc[claim, "primary_verdict"]
+            == "supported"
+        )
         assert twin["verdict of this statistic alone"] == rows.loc[claim, "twin_verdict"]
         assert primary["ratio between two seeds of one strength, 95th percentile"].startswith("× 1")
         assert primary["stands out"] == "yes"
@@ -316,10 +382,20 @@ def test_chapters_show_the_rule_and_the_control_of_protocol_2():
     assert [name.split(",")[0] for name in left.index] == ["C6a"] * 2 + ["C6b"] * 2 + ["C6c"] * 2
     assert tables.matched(made, "C1").loc["8", "reading"] == controls.BEYOND
     points = claims.trajectories(made.records(), claims.config_of(made))
-    standard = points[(points["claim"] == "C4") & (points["kind"] == "standard") & (points["seed"] == 0)]
+    standard = points[
+        (points["claim"] == "C4") & (points["kind"] == "standard") & (points["seed"] == 0)
+    ]
     assert len(standard) == len(CONTROLS) + 1 and standard["train_ce"].is_monotonic_decreasing
     assert "standard nets of shorter trainings" in figures.matched_fit(points, "C4").alt
-    assert set(figures.matched_fit(points, "C6").alt.split(": ")[0].split(", ")) == {"C6a", "C6b", "C6c"}
-    assert len(figures.verdict_strip({"new": rows.reset_index(), "old": claims.decide(synthetic.records())}).alt)
+    assert set(figures.matched_fit(points, "C6").alt.split(": ")[0].split(", ")) == {
+        "C6a",
+        "C6b",
+        "C6c",
+    }
+    assert len(
+        figures.verdict_strip(
+            {"new": rows.reset_index(), "old": claims.decide(synthetic.records())}
+        ).alt
+    )
     with pytest.raises(NotMeasured, match="no controls"):
         tables.matched(synthetic.study(synthetic.records(), protocol=2), "C4")

@@ -16,7 +16,12 @@ def enumerated(values) -> float:
     """Page's two-sided p by writing out every permutation within every seed."""
     ranks = [stats.rankdata(row) for row in values]
     weights = np.arange(1, len(values[0]) + 1)
-    totals = np.array([sum(weights @ np.array(row) for row in rows) for rows in product(*map(permutations, ranks))])
+    totals = np.array(
+        [
+            sum(weights @ np.array(row) for row in rows)
+            for rows in product(*map(permutations, ranks))
+        ]
+    )
     observed = sum(weights @ row for row in ranks)
     return float(np.mean(np.abs(totals - totals.mean()) >= abs(observed - totals.mean()) - 1e-9))
 
@@ -24,7 +29,11 @@ def enumerated(values) -> float:
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 3), st.integers(2, 4), st.integers(0, 10**6), st.booleans())
 def test_page_p_equals_enumeration_with_and_without_ties(seeds, strengths, rng, ties):
-    values = np.random.default_rng(rng).integers(0, 3 if ties else 10**6, (seeds, strengths)).astype(float)
+    values = (
+        np.random.default_rng(rng)
+        .integers(0, 3 if ties else 10**6, (seeds, strengths))
+        .astype(float)
+    )
     assert claims.page_trend(values).p == pytest.approx(enumerated(values.tolist()), abs=1e-12)
 
 
@@ -36,7 +45,11 @@ def test_page_agrees_with_scipy_without_ties(shape):
         assert other.statistic == found.L
         if found.sign > 0:  # scipy's p is one-sided, for a rise
             assert found.p == pytest.approx(min(1, 2 * other.pvalue))
-        assert claims.page_trend(-values) == (found.L + 2 * (-found.L + _middle(shape)), found.p, -found.sign)
+        assert claims.page_trend(-values) == (
+            found.L + 2 * (-found.L + _middle(shape)),
+            found.p,
+            -found.sign,
+        )
 
 
 def _middle(shape) -> float:

@@ -34,7 +34,8 @@ def arlib(monkeypatch, capsys, *words):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("9m", 540), ("1h30m", 5400), ("90s", 90), ("1.5h", 5400), ("1h1m1s", 3661), (None, None)]
+    ("text", "expected"),
+    [("9m", 540), ("1h30m", 5400), ("90s", 90), ("1.5h", 5400), ("1h1m1s", 3661), (None, None)],
 )
 def test_times_are_read_as_people_write_them(text, expected):
     assert cli.seconds(text) == expected
@@ -93,11 +94,17 @@ def test_a_broken_study_does_not_hide_the_others(monkeypatch, capsys, store):
 
 def test_run_publish_and_damage(monkeypatch, capsys, store):
     monkeypatch.setattr("arlib.studies.run.compute", fake)
-    status, out, _ = arlib(monkeypatch, capsys, "study", "run", "tiny", "--device", "cpu", "--time-budget", "1m")
+    status, out, _ = arlib(
+        monkeypatch, capsys, "study", "run", "tiny", "--device", "cpu", "--time-budget", "1m"
+    )
     assert status == 0 and "tiny: 4 of 4 runs are done" in out and "nothing is missing" in out
     assert arlib(monkeypatch, capsys, "study", "missing", "tiny")[0] == 0
     status, out, _ = arlib(monkeypatch, capsys, "study", "publish", "tiny", "--to", store / "kept")
-    assert status == 0 and "4 new records of tiny" in out and len(list((store / "kept" / "tiny").iterdir())) == 4
+    assert (
+        status == 0
+        and "4 new records of tiny" in out
+        and len(list((store / "kept" / "tiny").iterdir())) == 4
+    )
     path = store / "tiny" / studies.load("tiny").entries[0].run / "record.json"
     path.write_text(path.read_text()[:-40])
     status, out, err = arlib(monkeypatch, capsys, "study", "run", "tiny", "--device", "cpu")
@@ -108,7 +115,10 @@ def test_run_publish_and_damage(monkeypatch, capsys, store):
 
 def test_use_sets_the_study_of_every_chapter(monkeypatch, capsys, store):
     used = []
-    monkeypatch.setattr("arlib.chapters.use_study", lambda name: used.append(name) or [ROOT / "book" / "margins.ipynb"])
+    monkeypatch.setattr(
+        "arlib.chapters.use_study",
+        lambda name: used.append(name) or [ROOT / "book" / "margins.ipynb"],
+    )
     status, out, _ = arlib(monkeypatch, capsys, "study", "use", "tiny")
     assert (status, used, out.strip()) == (0, ["tiny"], str(ROOT / "book" / "margins.ipynb"))
     assert arlib(monkeypatch, capsys, "study", "use", "tinny")[0] == 2 and used == ["tiny"]
@@ -122,11 +132,24 @@ def test_data_says_what_is_there(monkeypatch, capsys, tmp_path):
 
 
 def test_train_keeps_its_network_in_the_store_and_goes_on(monkeypatch, capsys, store):
-    words = ["train", "digits", "--model", "resnet8", "--width", 4, "--epochs", 2, "--device", "cpu"]
+    words = [
+        "train",
+        "digits",
+        "--model",
+        "resnet8",
+        "--width",
+        4,
+        "--epochs",
+        2,
+        "--device",
+        "cpu",
+    ]
     status, out, _ = arlib(monkeypatch, capsys, *words)
     assert status == 0 and "2 of 2 epochs" in out
     (folder,) = (store / "single").iterdir()
-    assert (folder / "last.safetensors").exists() and files.read_json(folder / "recipe.json")["width"] == 4
+    assert (folder / "last.safetensors").exists() and files.read_json(folder / "recipe.json")[
+        "width"
+    ] == 4
 
 
 @pytest.mark.slow
@@ -149,7 +172,8 @@ def start(processes, *words, store):
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     given = {"PYTHONPATH": paths, "ARLIB_STORE": str(store), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "arlib", *map(str, words)]
-    # As in a terminal: under `nohup … &` Ctrl-C's signal is ignored, and children would inherit that.
+    # As in a terminal: under `nohup … &` Ctrl-C's signal is ignored, and children would inherit
+    # that.
     listening = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     options = {"stderr": subprocess.PIPE, "text": True, "preexec_fn": listening}
     processes.append(subprocess.Popen(command, env=os.environ | given, **options))
@@ -164,11 +188,13 @@ def wait_until(condition, seconds=300.0):
 
 
 QUICK = """
-measure: {adversarial_images: 8, jacobian_images: 2, feature_images: 32, flip_radii: [4], flip_images_main: 8,
-  flip_images: 8, flip_draws: 1, robust_images: 8, strong_images: 4, instance_images: 2, instance_steps: 2,
-  along_images: 32, bn_images: 64}
+measure: {adversarial_images: 8, jacobian_images: 2, feature_images: 32, flip_radii: [4],
+  flip_images_main: 8, flip_images: 8, flip_draws: 1, robust_images: 8, strong_images: 4,
+  instance_images: 2, instance_steps: 2, along_images: 32, bn_images: 64}
 """
-LONG = QUICK + TINY.replace("epochs: 3", "epochs: 30").replace("[0, 1]", "[0]").replace("[0, 32]", "[32]")
+LONG = QUICK + TINY.replace("epochs: 3", "epochs: 30").replace("[0, 1]", "[0]").replace(
+    "[0, 32]", "[32]"
+)
 
 
 @pytest.mark.slow
@@ -177,7 +203,9 @@ def test_a_real_study_survives_kill_9_and_ctrl_c_and_ends_with_the_bits_of_an_un
 ):
     monkeypatch.delenv("ARLIB_STORE", raising=False)
     shaken, calm = (a_study(tmp_path / name, LONG) for name in ("shaken", "calm"))
-    run = lambda study: start(processes, "study", "run", study.path, "--device", "cpu", store=study.places.store)
+    run = lambda study: start(
+        processes, "study", "run", study.path, "--device", "cpu", store=study.places.store
+    )
     begun = lambda: shaken.history_so_far(shaken.entries[0].run)
     first = run(shaken)
     wait_until(lambda: begun() is not None and len(begun()) >= 2)
@@ -201,10 +229,22 @@ def test_a_real_study_survives_kill_9_and_ctrl_c_and_ends_with_the_bits_of_an_un
 
 
 @pytest.mark.slow
-def test_jobs_share_a_real_study_and_every_number_of_the_record_is_there(tmp_path, monkeypatch, processes):
+def test_jobs_share_a_real_study_and_every_number_of_the_record_is_there(
+    tmp_path, monkeypatch, processes
+):
     monkeypatch.delenv("ARLIB_STORE", raising=False)
     study = a_study(tmp_path, TINY + QUICK)
-    process = start(processes, "study", "run", study.path, "--jobs", 2, "--device", "cpu", store=study.places.store)
+    process = start(
+        processes,
+        "study",
+        "run",
+        study.path,
+        "--jobs",
+        2,
+        "--device",
+        "cpu",
+        store=study.places.store,
+    )
     said = process.communicate()[1]
     assert process.returncode == 0, said
     for entry in study.entries:
@@ -212,7 +252,9 @@ def test_jobs_share_a_real_study_and_every_number_of_the_record_is_there(tmp_pat
         assert records.size(study.folder / entry.run) <= records.LIMIT
     found = study.records()
     assert found.groupby("run").size().nunique() <= 2 and found["run"].nunique() == 4
-    assert {"error", "median_abs_margin", "feature_change", "flip_rate", "sv_std"} <= set(found["statistic"])
+    assert {"error", "median_abs_margin", "feature_change", "flip_rate", "sv_std"} <= set(
+        found["statistic"]
+    )
 
 
 @pytest.mark.slow
@@ -224,13 +266,31 @@ def test_a_full_disk_is_one_line_and_finished_runs_stay(tmp_path, monkeypatch):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
     limited = f"{limit}; from arlib.cli import main; main()"
     process = subprocess.run(
-        [sys.executable, "-c", limited, "study", "run", study.path, "--store", study.places.store, "--device", "cpu"],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            limited,
+            "study",
+            "run",
+            study.path,
+            "--store",
+            study.places.store,
+            "--device",
+            "cpu",
+        ],
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        text=True,
+    )
     assert process.returncode == 2 and "Traceback" not in process.stderr
-    assert process.stderr.splitlines()[-1].startswith("arlib: ") and "kept" in process.stderr.splitlines()[-1]
-    assert [e.run for e in study.missing()] == [e.run for e in study.entries[1:]] and len(study.records()) == 1
+    assert (
+        process.stderr.splitlines()[-1].startswith("arlib: ")
+        and "kept" in process.stderr.splitlines()[-1]
+    )
+    assert [e.run for e in study.missing()] == [e.run for e in study.entries[1:]] and len(
+        study.records()
+    ) == 1
     assert not list(study.leases_folder.glob("*.json"))
 
 
@@ -240,9 +300,13 @@ def test_every_field_of_a_recipe_is_an_option_with_its_own_help(monkeypatch, cap
     for name, text in fields.docs(training.Recipe).items():
         if name not in ("dataset", "eps", "step_size"):
             assert f"--{name.replace('_', '-')} <" in said, name
-            assert text.split(";")[0].split(":")[0].replace("-", "") in said.replace("- ", "").replace("-", ""), name
+            assert text.split(";")[0].split(":")[0].replace("-", "") in said.replace(
+                "- ", ""
+            ).replace("-", ""), name
 
 
 def test_help_needs_no_torch():
-    code = "import sys, arlib.cli.program; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
+    code = (
+        "import sys, arlib.cli.program; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -1,4 +1,6 @@
-"""What a chapter shows in a client and nowhere else, in real kernels that are asked as clients ask them."""
+"""What a chapter shows in a client and nowhere else, in real kernels that are asked as clients ask
+them.
+"""
 
 import json
 import re
@@ -25,7 +27,9 @@ CELLS = [
 def kernel(tmp_path_factory):
     from jupyter_client.manager import start_new_kernel
 
-    manager, asked = start_new_kernel(kernel_name="python3", env=environment(tmp_path_factory.mktemp("store")))
+    manager, asked = start_new_kernel(
+        kernel_name="python3", env=environment(tmp_path_factory.mktemp("store"))
+    )
     yield asked
     asked.stop_channels()
     manager.shutdown_kernel(now=True)
@@ -34,7 +38,9 @@ def kernel(tmp_path_factory):
 def outputs(kernel, code: str, allow_stdin: bool) -> list[dict]:
     """What a client receives: the data of each output, and of each change of one."""
     got = []
-    reply = kernel.execute_interactive(code, allow_stdin=allow_stdin, output_hook=got.append, timeout=120)
+    reply = kernel.execute_interactive(
+        code, allow_stdin=allow_stdin, output_hook=got.append, timeout=120
+    )
     assert reply["content"]["status"] == "ok", reply["content"]
     return [m["content"]["data"] | {"kind": m["msg_type"]} for m in got if "data" in m["content"]]
 
@@ -42,20 +48,34 @@ def outputs(kernel, code: str, allow_stdin: bool) -> list[dict]:
 @pytest.mark.slow
 def test_where_nobody_sits_nothing_is_shown(kernel):
     shown = [outputs(kernel, cell, allow_stdin=False) for cell in CELLS]
-    kinds = [{key for out in cell for key in out if not key.startswith("application/papermill")} for cell in shown]
+    kinds = [
+        {key for out in cell for key in out if not key.startswith("application/papermill")}
+        for cell in shown
+    ]
     plain = {"text/plain", "kind"}
-    assert kinds == [set(), set(), {"image/png"} | plain, {"kind"}, {"kind"}, {"text/markdown"} | plain]
+    assert kinds == [
+        set(),
+        set(),
+        {"image/png"} | plain,
+        {"kind"},
+        {"kind"},
+        {"text/markdown"} | plain,
+    ]
 
 
 @pytest.mark.slow
 def test_a_client_shows_the_result_the_page_and_captions(kernel):
     for _ in range(2):  # all cells, and all again
         shown = [outputs(kernel, cell, allow_stdin=True) for cell in CELLS]
-        line, _, figure, number, verdict, unmeasured = [[out.get("text/markdown") for out in cell] for cell in shown]
+        line, _, figure, number, verdict, unmeasured = [
+            [out.get("text/markdown") for out in cell] for cell in shown
+        ]
         where = f"[This chapter as a page]({PAGE})."
         assert number[-1].endswith(where) and "0.663" not in number[-1]
         assert verdict == [f"**C6: mixed**. {where}"]
-        assert figure[0] is None and figure[1].startswith("**fig-sv-symbol** The kernel above on a circular map.")
+        assert figure[0] is None and figure[1].startswith(
+            "**fig-sv-symbol** The kernel above on a circular map."
+        )
         assert "<details><summary>Description</summary>Left a square of coloured cells" in figure[1]
         assert unmeasured == ["*Not measured.*"] and len(figure) == 2
         assert shown[4][0]["kind"] == "update_display_data" and len(line) == 1
@@ -68,7 +88,11 @@ def test_only_this_process_sits_nobody_before():
 
 
 def test_roles_in_captions_become_words():
-    known = {"name": "fig-x", "caption": "Errors (n = {glue:text}`n_test`) of {eq}`eq-y`.", "alt": "a < b"}
+    known = {
+        "name": "fig-x",
+        "caption": "Errors (n = {glue:text}`n_test`) of {eq}`eq-y`.",
+        "alt": "a < b",
+    }
     said = client.caption(known, {"n_test": "1,000"})
     assert said.startswith("**fig-x** Errors (n = 1,000) of (eq-y).")
     assert "</summary>a &lt; b</details>" in said

@@ -1,4 +1,5 @@
-"""Chapters where readers run them: real notebook clients, driven by a real browser (tests/clients/).
+"""Chapters where readers run them: real notebook clients, driven by a real browser
+(tests/clients/).
 
 ARLIB_SCREENSHOTS=FOLDER keeps a screenshot of each moved slider and each computed figure.
 """
@@ -35,7 +36,11 @@ def uses(call: str) -> list[str]:
 
 LIVE = uses("widgets.live(")
 # Each chapter in JupyterLab; in the others those that have live widgets (and static sliders, too).
-VISITS = [(name, chapter) for name in CLIENTS for chapter in (CHAPTERS if name == next(iter(CLIENTS)) else LIVE)]
+VISITS = [
+    (name, chapter)
+    for name in CLIENTS
+    for chapter in (CHAPTERS if name == next(iter(CLIENTS)) else LIVE)
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,9 @@ def browser():
     from playwright.sync_api import Error, sync_playwright
 
     with sync_playwright() as playwright:
-        path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+        path = next(
+            filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+        )
         options = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         try:
             started = playwright.chromium.launch(executable_path=path, args=options)
@@ -56,7 +63,11 @@ def browser():
 def serve(home: Path, server: str, application: str, kernel: str | None, **options):
     try:
         interpreter = environment.python(kernel) if kernel else OURS
-        variables = {"PYTHONPATH": str(ROOT), "ARLIB_STORE": str(home / "store"), "OMP_NUM_THREADS": "1"}
+        variables = {
+            "PYTHONPATH": str(ROOT),
+            "ARLIB_STORE": str(home / "store"),
+            "OMP_NUM_THREADS": "1",
+        }
         return clients.Server(server, application, home, interpreter, **variables | options)
     except environment.Unavailable as reason:
         pytest.skip(str(reason))
@@ -77,7 +88,9 @@ def test_a_chapter_in_a_client(browser, client, chapter):
     with kind(server, browser, ROOT / "book" / f"{chapter}.ipynb") as opened:
         if chapter in uses("widgets.figure_slider("):
             frames = opened.find("figure:has(figcaption)").evaluate(ALL_SHOWN)
-            assert len(frames) > 1 and all(frames), "no script runs in a notebook that is not trusted: all frames show"
+            assert len(frames) > 1 and all(frames), (
+                "no script runs in a notebook that is not trusted: all frames show"
+            )
         saved = opened.run_all()
         look_at_outputs(saved)
         for slider in sliders(saved):
@@ -90,7 +103,9 @@ def test_a_chapter_in_a_client(browser, client, chapter):
 
 
 def look_at_outputs(saved: dict) -> None:
-    """Every cell ran, none failed; the result stands below the setup cell, captions below the figures."""
+    """Every cell ran, none failed; the result stands below the setup cell, captions below the
+    figures.
+    """
     code = [cell for cell in saved["cells"] if cell["cell_type"] == "code" and source(cell).strip()]
     assert all(cell["execution_count"] for cell in code)
     assert [out for cell in code for out in cell["outputs"] if out["output_type"] == "error"] == []
@@ -110,12 +125,22 @@ def sliders(saved: dict) -> list[str]:
     """The ids of the static sliders that the chapter now shows."""
     outputs = [out for cell in saved["cells"] for out in cell.get("outputs", [])]
     pages = ["".join(out.get("data", {}).get("text/html", "")) for out in outputs]
-    return [name for page in pages for name in re.findall(r'<input type="range" id="(ar-\w+)"', page)]
+    return [
+        name for page in pages for name in re.findall(r'<input type="range" id="(ar-\w+)"', page)
+    ]
 
 
-ALL_SHOWN = "f => [...f.parentElement.querySelectorAll('figure')].map(other => other.checkVisibility())"
-SHOWN = "i => [...i.closest('.ar-slider').querySelectorAll('figure')].findIndex(f => f.checkVisibility())"
-COUNT = "i => [...i.closest('.ar-slider').querySelectorAll('figure')].filter(f => f.checkVisibility()).length"
+ALL_SHOWN = (
+    "f => [...f.parentElement.querySelectorAll('figure')].map(other => other.checkVisibility())"
+)
+SHOWN = (
+    "i => [...i.closest('.ar-slider').querySelectorAll('figure')].findIndex(f => "
+    "f.checkVisibility())"
+)
+COUNT = (
+    "i => [...i.closest('.ar-slider').querySelectorAll('figure')].filter(f => "
+    "f.checkVisibility()).length"
+)
 
 
 def move_a_static_slider(opened, name: str) -> None:
@@ -136,7 +161,9 @@ def compute(opened) -> None:
         button = opened.find('button:has-text("Compute")')
         box = button.locator("xpath=ancestor::*[contains(@class, 'widget-interact')]")
         handle = box.locator(".noUi-handle, .ui-slider-handle").first
-        readout = handle.locator("xpath=ancestor::*[contains(@class, 'widget-slider')]").locator(".widget-readout")
+        readout = handle.locator("xpath=ancestor::*[contains(@class, 'widget-slider')]").locator(
+            ".widget-readout"
+        )
         before = readout.inner_text()
         opened.drag(handle, by)
         assert readout.inner_text() != before
@@ -165,7 +192,9 @@ def small(folder: Path) -> Path:
     path = folder / "small.ipynb"
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(
-        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(SMALL.strip())], metadata={"kernelspec": kernel}),
+        nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(SMALL.strip())], metadata={"kernelspec": kernel}
+        ),
         path,
     )
     return path
@@ -197,8 +226,12 @@ def test_a_front_end_of_another_major_version_is_said(browser, tmp_path):
         with clients.Lab(server, browser, small(tmp_path)) as opened:
             opened.run_all()
             said = opened.find(".jp-OutputArea-output:has-text('another major version')")
-            assert opened.page.locator(".jp-OutputArea-output").count() == 1, "it takes the place of the client's error"
-            assert said.inner_text().startswith("The client could not show the controls of ipywidgets 8")
+            assert opened.page.locator(".jp-OutputArea-output").count() == 1, (
+                "it takes the place of the client's error"
+            )
+            assert said.inner_text().startswith(
+                "The client could not show the controls of ipywidgets 8"
+            )
             assert said.locator("img").evaluate("i => i.naturalWidth") > 0
             opened.picture("JupyterLab, another major version")
     finally:
@@ -217,7 +250,9 @@ def test_a_kernel_without_arlib_stops_at_the_setup_cell_with_its_message(browser
             setup, *later = [cell for cell in saved["cells"] if cell["cell_type"] == "code"]
             (said,) = [out["evalue"] for out in setup["outputs"] if out["output_type"] == "error"]
             assert said.startswith("arlib is not installed; set ARLIB_SOURCE")
-            assert not any(out["output_type"] == "error" for cell in later for out in cell["outputs"])
+            assert not any(
+                out["output_type"] == "error" for cell in later for out in cell["outputs"]
+            )
             opened.picture("JupyterLab, a kernel without arlib")
     finally:
         server.close()

@@ -22,9 +22,12 @@ def test_hand_made_logits():
     y = torch.tensor([0, 0])
     assert confidence.max_softmax(logits).tolist() == pytest.approx([0.7, 0.5])
     assert confidence.entropy(logits).tolist() == pytest.approx(
-        [-(0.7 * math.log(0.7) + 0.2 * math.log(0.2) + 0.1 * math.log(0.1)), 1.5 * math.log(2)], abs=1e-6
+        [-(0.7 * math.log(0.7) + 0.2 * math.log(0.2) + 0.1 * math.log(0.1)), 1.5 * math.log(2)],
+        abs=1e-6,
     )
-    assert confidence.cross_entropy(logits, y).tolist() == pytest.approx([-math.log(0.7), math.log(4)], abs=1e-6)
+    assert confidence.cross_entropy(logits, y).tolist() == pytest.approx(
+        [-math.log(0.7), math.log(4)], abs=1e-6
+    )
     assert confidence.overconfidence(logits, y) == pytest.approx(0.6 - 0.5)
     assert confidence.ece(logits, y, bins=1) == pytest.approx(0.1)
     assert confidence.ece(logits, y, bins=2) == pytest.approx((0.3 + 0.5) / 2)
@@ -83,7 +86,9 @@ def test_nothing_depends_on_a_shift_of_the_logits_or_the_order_of_images(seed, s
     logits, y = sampled(n=30, classes=4, seed=seed)
     order = torch.randperm(30, generator=torch.Generator().manual_seed(seed))
     for statistic in (lambda z, t: confidence.ece(z, t, bins), confidence.overconfidence):
-        assert statistic((logits + shift)[order], y[order]) == pytest.approx(statistic(logits, y), abs=1e-9)
+        assert statistic((logits + shift)[order], y[order]) == pytest.approx(
+            statistic(logits, y), abs=1e-9
+        )
 
 
 @pytest.mark.parametrize(

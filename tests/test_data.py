@@ -11,7 +11,10 @@ import torch
 from arlib import data, places, sources
 from arlib.errors import InputError
 
-FOLDERS = {"cifar10": places.data_root() / "cifar-10-batches-py", "cifar100": places.data_root() / "cifar-100-python"}
+FOLDERS = {
+    "cifar10": places.data_root() / "cifar-10-batches-py",
+    "cifar100": places.data_root() / "cifar-100-python",
+}
 CIFAR = FOLDERS["cifar10"]
 needs_cifar10 = pytest.mark.skipif(not CIFAR.exists(), reason=f"CIFAR-10 is not in {CIFAR.parent}")
 
@@ -21,15 +24,20 @@ def test_digits_parts_are_fixed_disjoint_and_stratified():
     parts = [first.train, first.val, first.test]
     assert [len(p) for p in parts] == [1149, 288, 360]
     assert all(
-        torch.equal(a.pixels, b.pixels) for a, b in zip(parts, [second.train, second.val, second.test], strict=False)
+        torch.equal(a.pixels, b.pixels)
+        for a, b in zip(parts, [second.train, second.val, second.test], strict=False)
     )
     for part in parts:
         counts = torch.bincount(part.y, minlength=10) / len(part)
         assert counts.min() > 0.08 and counts.max() < 0.12
-    images = [hashlib.sha256(p.numpy().tobytes()).hexdigest() for part in parts for p in part.pixels]
+    images = [
+        hashlib.sha256(p.numpy().tobytes()).hexdigest() for part in parts for p in part.pixels
+    ]
     from sklearn.datasets import load_digits
 
-    everything = [hashlib.sha256(x.astype(np.uint8).tobytes()).hexdigest() for x in load_digits().images]
+    everything = [
+        hashlib.sha256(x.astype(np.uint8).tobytes()).hexdigest() for x in load_digits().images
+    ]
     assert sorted(images) == sorted(everything)
 
 
@@ -116,8 +124,11 @@ def test_augment_depends_on_its_generator_only():
 
 @pytest.fixture
 def tiny_cifar_server(tmp_path, monkeypatch):
-    """A loopback server with an archive in torchvision's layout, whose md5 is torchvision's expectation."""
-    import pickle  # only to write the archive as its authors did; nothing of the project reads pickles
+    """A loopback server with an archive in torchvision's layout, whose md5 is torchvision's
+    expectation.
+    """
+    # only to write the archive as its authors did; nothing of the project reads pickles
+    import pickle
 
     from torchvision import datasets
 
@@ -139,7 +150,9 @@ def tiny_cifar_server(tmp_path, monkeypatch):
     md5 = lambda content: hashlib.md5(content).hexdigest()
     kind = datasets.CIFAR10
     monkeypatch.setattr(kind, "tgz_md5", md5(archive.getvalue()))
-    monkeypatch.setattr(kind, "train_list", [[n, md5(files[n])] for n in files if n.startswith("data")])
+    monkeypatch.setattr(
+        kind, "train_list", [[n, md5(files[n])] for n in files if n.startswith("data")]
+    )
     monkeypatch.setattr(kind, "test_list", [["test_batch", md5(files["test_batch"])]])
     meta = {"filename": "batches.meta", "key": "label_names", "md5": md5(files["batches.meta"])}
     monkeypatch.setattr(kind, "meta", meta)
@@ -153,7 +166,9 @@ def tiny_cifar_server(tmp_path, monkeypatch):
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(kind, "url", f"http://127.0.0.1:{server.server_port}/cifar-10-python.tar.gz")
+    monkeypatch.setattr(
+        kind, "url", f"http://127.0.0.1:{server.server_port}/cifar-10-python.tar.gz"
+    )
     yield served
     server.shutdown()
     server.server_close()

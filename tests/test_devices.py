@@ -1,4 +1,6 @@
-"""Everything that computes runs on a GPU as far as the places of its tensors go: seen with an imitated one."""
+"""Everything that computes runs on a GPU as far as the places of its tensors go: seen with an
+imitated one.
+"""
 
 import pytest
 import torch
@@ -6,7 +8,14 @@ from imitated_gpu import GPU, gpu
 
 from arlib import attacks, data, margins, measure, models, smoothness, spectra, training
 
-BASE = {"dataset": "digits", "model": "resnet8", "width": 4, "batch_size": 64, "eps": 32 / 255, "monitor_images": 20}
+BASE = {
+    "dataset": "digits",
+    "model": "resnet8",
+    "width": 4,
+    "batch_size": 64,
+    "eps": 32 / 255,
+    "monitor_images": 20,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +37,11 @@ def images():
 
 def test_the_imitation_refuses_what_a_gpu_refuses():
     there, here = torch.rand(3, 4, device="cuda:0"), torch.rand(3, 4)
-    assert there.is_cuda and (there + 1).device == GPU and here.device.type == there.cpu().device.type == "cpu"
+    assert (
+        there.is_cuda
+        and (there + 1).device == GPU
+        and here.device.type == there.cpu().device.type == "cpu"
+    )
     with pytest.raises(RuntimeError, match="same device"):
         there + here
     with pytest.raises(RuntimeError, match="same device"):
@@ -64,8 +77,12 @@ def test_a_run_is_resumed_and_measured(tmp_path):
     options = {"folder": tmp_path, "device": "cuda:0", "progress": False, "keep_epochs": [1]}
     assert not training.train(recipe, time_budget=1e-3, **options).finished
     assert training.train(recipe, **options).finished
-    few = {name: 8 for name in measure.Settings().to_dict() if name.endswith("images")} | {"bound_images": 10}
-    frame, _ = measure.measure(tmp_path, recipe, measure.Settings(**few, zeros=True), device="cuda:0", progress=False)
+    few = {name: 8 for name in measure.Settings().to_dict() if name.endswith("images")} | {
+        "bound_images": 10
+    }
+    frame, _ = measure.measure(
+        tmp_path, recipe, measure.Settings(**few, zeros=True), device="cuda:0", progress=False
+    )
     assert len(frame) > 300
 
 
@@ -73,9 +90,13 @@ def test_a_run_is_resumed_and_measured(tmp_path):
     "attack",
     [
         lambda m, x, y: attacks.pgd(m, x, y, eps=0.1, steps=3, restarts=2, early_stop=True),
-        lambda m, x, y: attacks.pgd(m, x, y, eps=0.5, steps=3, norm="l2", generator=attacks.Streams(0, range(12))),
+        lambda m, x, y: attacks.pgd(
+            m, x, y, eps=0.5, steps=3, norm="l2", generator=attacks.Streams(0, range(12))
+        ),
         lambda m, x, y: attacks.fgsm(m, x, y, eps=0.1),
-        lambda m, x, y: attacks.apgd(m, x, y, eps=0.1, steps=8, loss="dlr-targeted", targets=3, early_stop=True),
+        lambda m, x, y: attacks.apgd(
+            m, x, y, eps=0.1, steps=8, loss="dlr-targeted", targets=3, early_stop=True
+        ),
         lambda m, x, y: attacks.square(m, x, y, eps=0.1, queries=20),
         lambda m, x, y: attacks.minimum_norm(m, x, y, steps=8),
         lambda m, x, y: attacks.minimum_norm(m, x, y, steps=8, norm="l2"),
@@ -88,13 +109,20 @@ def test_attacks(attack, network, images):
 
 @pytest.mark.filterwarnings("ignore::arlib.attacks.TrustWarning")
 def test_evaluation_and_margins(network, images):
-    found = attacks.evaluate(network, *images, eps=0.1, attacks=("pgd-10x2", "apgd-ce", "apgd-t", "square"))
+    found = attacks.evaluate(
+        network, *images, eps=0.1, attacks=("pgd-10x2", "apgd-ce", "apgd-t", "square")
+    )
     assert found.robust.shape == (1, 12)
-    assert margins.instance(network, *images).is_cuda and margins.output(network(images.x), images.y).is_cuda
+    assert (
+        margins.instance(network, *images).is_cuda
+        and margins.output(network(images.x), images.y).is_cuda
+    )
 
 
 def test_smoothness(network, images):
-    assert len(smoothness.feature_change(network, images.x, radius=0.1, direction="adversarial", steps=2))
+    assert len(
+        smoothness.feature_change(network, images.x, radius=0.1, direction="adversarial", steps=2)
+    )
     assert len(smoothness.jacobian(network, images.x[:4]))
     for attack in smoothness.FLIP_ATTACKS:
         assert smoothness.flip_rate(network, images.x, radius=0.1, steps=2, attack=attack)
@@ -107,7 +135,12 @@ def test_spectra_of_a_network(operator, network):
 
 def test_spectra_of_a_layer():
     kernel = torch.rand(4, 4, 3, 3, device="cuda:0")
-    for size, stride, padding in ((8, 1, "circular"), (8, 2, "circular"), (7, 2, "circular"), (5, 1, "zeros")):
+    for size, stride, padding in (
+        (8, 1, "circular"),
+        (8, 2, "circular"),
+        (7, 2, "circular"),
+        (5, 1, "zeros"),
+    ):
         assert spectra.singular_values(kernel, size, stride=stride, padding=padding).is_cuda
     assert spectra.estimate(kernel, 8).values["std"][0] > 0
     assert spectra.impose(kernel, 8, torch.ones(10)).weight.is_cuda

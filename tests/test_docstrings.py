@@ -5,8 +5,20 @@ import importlib
 
 import pytest
 
+MODULES = (
+    "arlib.attacks.evaluate",
+    "arlib.attacks.pgd",
+    "arlib.fields",
+    "arlib.margins",
+    "arlib.models",
+    "arlib.report.comparison",
+    "arlib.smoothness.change",
+    "arlib.spectra.conv",
+    "arlib.spectra.model",
+)
 
-@pytest.mark.parametrize("name", ["arlib.models", "arlib.spectra.conv", "arlib.report.comparison"])
+
+@pytest.mark.parametrize("name", MODULES)
 def test_worked_examples_give_what_they_say(name):
     found = doctest.testmod(importlib.import_module(name))
     assert found.attempted and not found.failed

@@ -52,7 +52,9 @@ def test_refresh_follows_the_weights():
 def test_foreign_networks_fold_too(foreign):
     import torchvision
 
-    model = trained_statistics(getattr(torchvision.models, foreign)(weights=None), (3, 64, 64)).double()
+    model = trained_statistics(
+        getattr(torchvision.models, foreign)(weights=None), (3, 64, 64)
+    ).double()
     x = torch.rand(2, 3, 64, 64, dtype=torch.float64)
     prepared = engine.prepare(model)
     assert len(prepared.pairs) >= 20
@@ -134,8 +136,13 @@ def test_where_torch_cannot_compile_is_said_beforehand(monkeypatch, caplog):
     monkeypatch.setattr(torch, "__file__", "/home/a b/torch/__init__.py")
     cpu = torch.device("cpu")
     assert engine.settle(cpu, "compiled") == engine.Machine(cpu, "folded")
-    assert "torch.compile cannot link to torch in a folder with a space (/home/a b/torch); folded" in caplog.text
-    with pytest.raises(InputError, match=r"mode is 'compiled', but torch.compile .*\. Use 'folded'"):
+    assert (
+        "torch.compile cannot link to torch in a folder with a space (/home/a b/torch); folded"
+        in caplog.text
+    )
+    with pytest.raises(
+        InputError, match=r"mode is 'compiled', but torch.compile .*\. Use 'folded'"
+    ):
         engine.prepare(models.resnet(8, width=4), mode="compiled")
     monkeypatch.setattr(torch, "__file__", "/home/ab/torch/__init__.py")
     monkeypatch.setattr("shutil.which", lambda name: None)
@@ -144,7 +151,9 @@ def test_where_torch_cannot_compile_is_said_beforehand(monkeypatch, caplog):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(engine.machine.why_not_compiled(torch.device("cpu"))), reason="torch cannot compile here")
+@pytest.mark.skipif(
+    bool(engine.machine.why_not_compiled(torch.device("cpu"))), reason="torch cannot compile here"
+)
 def test_compiled_equals_plain():
     model = trained_statistics(models.resnet(8, width=4))
     x = torch.rand(4, 3, 8, 8)
@@ -169,18 +178,26 @@ def test_unknown_mode_is_named():
 
 
 class _Tricky(nn.Module):
-    """Sums and ReLUs whose operands are read again, or broadcast: nothing here may be overwritten by mistake."""
+    """Sums and ReLUs whose operands are read again, or broadcast: nothing here may be overwritten
+    by mistake.
+    """
 
     def __init__(self):
         super().__init__()
         self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
-        self.bn_a, self.bn_b, self.pool = nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1)
+        self.bn_a, self.bn_b, self.pool = (
+            nn.BatchNorm2d(4),
+            nn.BatchNorm2d(4),
+            nn.AdaptiveAvgPool2d(1),
+        )
 
     def forward(self, x):
         a, b = self.bn_a(self.a(x)), self.bn_b(self.b(x))
         both = nn.functional.relu(a + b) * a  # a is read twice
         broadcast = self.pool(b) + both
-        return (torch.relu(broadcast + 1) + nn.functional.relu(x.sum(1, keepdim=True))).flatten(1) + both.flatten(1)
+        return (torch.relu(broadcast + 1) + nn.functional.relu(x.sum(1, keepdim=True))).flatten(
+            1
+        ) + both.flatten(1)
 
 
 @pytest.mark.parametrize("make", [lambda: models.resnet(8, width=4), _Tricky])

@@ -1,7 +1,9 @@
-"""What a CUDA graph does to memory and to Python, imitated on the CPU: a replay writes where its recording wrote.
+"""What a CUDA graph does to memory and to Python, imitated on the CPU: a replay writes where its
+recording wrote.
 
-Whether graphs are captured at all only a GPU can tell (the tests marked `gpu`); that nothing here reads what a later
-replay has overwritten, or relies on Python that a replay does not run, is seen with these imitations.
+Whether graphs are captured at all only a GPU can tell (the tests marked `gpu`); that nothing here
+reads what a later replay has overwritten, or relies on Python that a replay does not run, is seen
+with these imitations.
 """
 
 import copy
@@ -24,7 +26,9 @@ class _Stream:
 
 @pytest.fixture
 def recorder(monkeypatch):
-    """`torch.cuda` as far as `Captured` uses it. A replay computes into the recorded outputs and moves no `.grad`."""
+    """`torch.cuda` as far as `Captured` uses it. A replay computes into the recorded outputs and
+    moves no `.grad`.
+    """
     monkeypatch.setattr(graphs, "has_graphs", lambda tensor: True)
     monkeypatch.setattr(torch.cuda, "Stream", _Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", _Stream)
@@ -43,7 +47,9 @@ def recorder(monkeypatch):
 def _replay(captured: engine.Captured) -> None:
     weights = [weight for module in captured.state for weight in module.parameters()]
     before = [weight.grad for weight in weights]
-    for old, value in zip(_flat(captured.outputs), _flat(captured.function(*captured.inputs)), strict=True):
+    for old, value in zip(
+        _flat(captured.outputs), _flat(captured.function(*captured.inputs)), strict=True
+    ):
         old.copy_(value)
     for weight, gradient in zip(weights, before, strict=True):
         weight.grad = gradient
@@ -93,7 +99,8 @@ def test_a_function_that_cannot_be_captured_runs_eagerly_and_says_so(recorder, c
     assert torch.equal(captured(torch.ones(2)), torch.full((2,), 2.0)) and captured.refused
     assert torch.equal(captured(torch.ones(2)), torch.full((2,), 2.0))
     assert [r.getMessage() for r in caplog.records] == [
-        "a CUDA graph could not be captured (operation not permitted when stream is capturing); it runs eagerly"
+        "a CUDA graph could not be captured (operation not permitted when stream is capturing); it "
+        "runs eagerly"
     ]
 
 
@@ -113,9 +120,15 @@ def test_memory_that_does_not_suffice_for_a_capture_is_the_callers_to_handle(rec
 
 
 def graphed_callables(function, samples, num_warmup_iters):
-    """As `torch.cuda.make_graphed_callables`: one shape, and one memory for all logits and all gradients."""
+    """As `torch.cuda.make_graphed_callables`: one shape, and one memory for all logits and all
+    gradients.
+    """
     assert not isinstance(function, nn.Module), "torch replaces a module's own forward"
-    static = {"x": samples[0].detach().clone(), "out": None, "gradient": samples[0].detach().clone()}
+    static = {
+        "x": samples[0].detach().clone(),
+        "out": None,
+        "gradient": samples[0].detach().clone(),
+    }
 
     class Graphed(torch.autograd.Function):
         @staticmethod
@@ -124,12 +137,16 @@ def graphed_callables(function, samples, num_warmup_iters):
             with torch.enable_grad():
                 static["leaf"] = static["x"].clone().requires_grad_()
                 static["live"] = function(static["leaf"])
-            static["out"] = static["live"].detach().clone() if static["out"] is None else static["out"]
+            static["out"] = (
+                static["live"].detach().clone() if static["out"] is None else static["out"]
+            )
             return static["out"].copy_(static["live"].detach()).detach()
 
         @staticmethod
         def backward(ctx, gradient):
-            found = torch.autograd.grad(static["live"], static["leaf"], gradient, retain_graph=True)[0]
+            found = torch.autograd.grad(
+                static["live"], static["leaf"], gradient, retain_graph=True
+            )[0]
             return static["gradient"].copy_(found).detach()
 
     return Graphed.apply
@@ -171,7 +188,9 @@ def test_what_a_graph_gave_stays_when_it_is_replayed(graphed):
 def test_attacks_on_a_graphed_network_are_those_on_the_eager_one(attack, graphed):
     x, y = torch.rand(12, 1, 8, 8), torch.arange(12) % 10
     options = {"steps": 6} if attack is attacks.minimum_norm else {"steps": 6, "eps": 0.1}
-    found, expected = (attack(engine.prepare(graphed, mode), x, y, **options) for mode in ("graphed", "folded"))
+    found, expected = (
+        attack(engine.prepare(graphed, mode), x, y, **options) for mode in ("graphed", "folded")
+    )
     assert torch.allclose(found, expected, atol=1e-4)
 
 
@@ -186,5 +205,7 @@ def test_on_a_gpu_attacks_on_a_graphed_network_are_those_on_the_eager_one(mode):
         x, y = torch.rand(n, 1, 8, 8, device="cuda"), torch.arange(n, device="cuda") % 10
         for found, expected in zip(gradient_at(fast, x), gradient_at(plain, x), strict=True):
             assert torch.allclose(found, expected, rtol=1e-2, atol=1e-4)
-        found, expected = (attacks.apgd(network, x, y, eps=0.1, steps=12) for network in (fast, plain))
+        found, expected = (
+            attacks.apgd(network, x, y, eps=0.1, steps=12) for network in (fast, plain)
+        )
         assert (found - expected).abs().mean() < 1e-3

@@ -21,10 +21,14 @@ print(faults() - before, told)
 
 
 def page_faults(**environment: str) -> tuple[int, bool]:
-    """Pages that the system handed out during a third pass (4 kB each), and whether the allocator was told to keep."""
+    """Pages that the system handed out during a third pass (4 kB each), and whether the allocator
+    was told to keep.
+    """
     clean = {name: value for name, value in os.environ.items() if name not in memory.TUNED}
     run = [sys.executable, "-c", PASSES]
-    said = subprocess.run(run, env=clean | environment, capture_output=True, text=True, check=True).stdout.split()
+    said = subprocess.run(
+        run, env=clean | environment, capture_output=True, text=True, check=True
+    ).stdout.split()
     return int(said[0]), said[1] == "True"
 
 

@@ -1,4 +1,6 @@
-"""Every figure draws from tidy tables, without warnings, labelled, in the book's colours, with alt text."""
+"""Every figure draws from tidy tables, without warnings, labelled, in the book's colours, with alt
+text.
+"""
 
 import io
 from types import SimpleNamespace
@@ -25,7 +27,10 @@ COMPARISON = Comparison(
     pd.DataFrame(
         [
             (model, claim, quantity, "", "", 100, value, value - spread, value + spread)
-            for claim, quantity, spread in (("C1", "error", 0.05), ("C4", "median_abs_margin", np.nan))
+            for claim, quantity, spread in (
+                ("C1", "error", 0.05),
+                ("C4", "median_abs_margin", np.nan),
+            )
             for model, value in (("standard", 0.1), ("robust", 0.2))
         ],
         columns=["model", "claim", "quantity", "setting", "layer", "n", "value", "low", "high"],
@@ -33,14 +38,26 @@ COMPARISON = Comparison(
     ("standard", "robust"),
     {},
 )
-ARRAYS = {(strength, seed): synthetic.arrays(strength, seed) for strength in STRENGTHS for seed in (0, 1)}
+ARRAYS = {
+    (strength, seed): synthetic.arrays(strength, seed) for strength in STRENGTHS for seed in (0, 1)
+}
 LADDER = pd.DataFrame(
-    {"attack": ["fgsm", "pgd-10", "apgd-t"], "accuracy": [0.6, 0.5, 0.45], "low": [0.57, 0.47, 0.42],
-     "high": [0.63, 0.53, 0.48], "n": 1000}
-)  # fmt: skip
+    {
+        "attack": ["fgsm", "pgd-10", "apgd-t"],
+        "accuracy": [0.6, 0.5, 0.45],
+        "low": [0.57, 0.47, 0.42],
+        "high": [0.63, 0.53, 0.48],
+        "n": 1000,
+    }
+)
 LINEAR = {"steep": (torch.tensor([9.0, 1.0]), -5.0), "gentle": (torch.tensor([2.0, 2.0]), -2.0)}
 ESTIMATES = pd.DataFrame(
-    {"zeros": [0.5, 0.6], "zeros low": [0.4, 0.55], "zeros high": [0.7, 0.6], "circular": [0.55, 0.7]},
+    {
+        "zeros": [0.5, 0.6],
+        "zeros low": [0.4, 0.55],
+        "zeros high": [0.7, 0.6],
+        "circular": [0.55, 0.7],
+    },
     index=["stem", "blocks.0.conv1"],
 )
 CHANGES = pd.DataFrame(
@@ -78,22 +95,30 @@ ALL = {
     "change_per_block": lambda: figures.change_per_block(RECORDS),
     "jacobian, with signs": lambda: figures.jacobian(RECORDS, radius=4),
     "symbol": lambda: figures.symbol(torch.tensor([[2.0, 7, -1], [1, 3, -8], [5, -3, 1]]), 20),
-    "readings": lambda: figures.readings({"stem": {"circular": torch.rand(9), "reshaped": torch.rand(3)}}),
+    "readings": lambda: figures.readings(
+        {"stem": {"circular": torch.rand(9), "reshaped": torch.rand(3)}}
+    ),
     "estimates": lambda: figures.estimates(ESTIMATES),
     "growth": lambda: figures.growth(GROWTH),
     "speeds": lambda: figures.speeds({"tables": {"ceilings": GROWTH, "speeds": SPEEDS}}),
     "change_by_radius": lambda: figures.change_by_radius(CHANGES),
-    "ratio_by_band": lambda: figures.ratio_by_band({"blocks.0": {8.0: [0.5, 0.6]}}, ["low", "high"]),
+    "ratio_by_band": lambda: figures.ratio_by_band(
+        {"blocks.0": {8.0: [0.5, 0.6]}}, ["low", "high"]
+    ),
     "spread_per_layer": lambda: figures.spread_per_layer(RECORDS),
     "operators": lambda: figures.operators(RECORDS),
     "spectra": lambda: figures.spectra(ARRAYS),
-    "spectra, one": lambda: figures.spectra(ARRAYS, layers=["stem"], operator="reshaped", strength=8.0),
+    "spectra, one": lambda: figures.spectra(
+        ARRAYS, layers=["stem"], operator="reshaped", strength=8.0
+    ),
     "gap_curves": lambda: figures.gap_curves(synthetic.histories()),
     "gap_curves, one": lambda: figures.gap_curves(synthetic.histories(), strength=8.0),
     "gap_by_scale": lambda: figures.gap_by_scale(
         [0.1, 1, 10], {0.0: [0.0, 0.1, 1], 8.0: [0, 0.05, 0.5]}, marked={0.0: 0.8}
     ),
-    "linear_margins": lambda: figures.linear_margins(LINEAR, torch.tensor([[0.2, 0.3], [0.8, 0.9]]), torch.arange(2)),
+    "linear_margins": lambda: figures.linear_margins(
+        LINEAR, torch.tensor([[0.2, 0.3], [0.8, 0.9]]), torch.arange(2)
+    ),
     "two_margins": lambda: figures.two_margins(ARRAYS),
     "margin_against_distance": lambda: figures.margin_against_distance(ARRAYS),
     "margin_distributions": lambda: figures.margin_distributions(ARRAYS),
@@ -104,7 +129,9 @@ ALL = {
     "image_grid": lambda: figures.image_grid(
         [figures.ImageRow("x", torch.rand(6, 1, 8, 8), list("123456"))] * 2, columns="abcdef"
     ),
-    "ascent_paths": lambda: figures.ascent_paths(lambda z: z.sum(1) - 1, torch.rand(2), 0.2, {"p": torch.rand(5, 2)}),
+    "ascent_paths": lambda: figures.ascent_paths(
+        lambda z: z.sum(1) - 1, torch.rand(2), 0.2, {"p": torch.rand(5, 2)}
+    ),
 }
 
 
@@ -118,12 +145,23 @@ def test_a_figure_draws_labelled_with_alt_text(name):
     figure = ALL[name]()
     image = Image.open(io.BytesIO(figure._repr_png_()))
     assert image.width > 400 and np.asarray(image.convert("L")).std() > 5
-    assert tuple(image.convert("RGB").getpixel((1, 1))) == (255, 255, 255)  # a white card on any page
-    assert len(figures.alt(figure)) > 30 and figures.alt(figure).endswith(".") and "nan" not in figures.alt(figure)
+    # a white card on any page
+    assert tuple(image.convert("RGB").getpixel((1, 1))) == (255, 255, 255)
+    assert (
+        len(figures.alt(figure)) > 30
+        and figures.alt(figure).endswith(".")
+        and "nan" not in figures.alt(figure)
+    )
     shown = [ax for ax in figure.axes if ax.get_visible()]
     assert all(ax.get_xlabel() for ax in shown) and shown[0].get_ylabel()
-    assert name in ("image_grid", "symbol") or all(ax.get_ylabel() or ax.get_title() for ax in shown)
-    texts = [text for ax in shown for text in (*ax.get_xticklabels(), *ax.get_yticklabels(), ax.title, ax.xaxis.label)]
+    assert name in ("image_grid", "symbol") or all(
+        ax.get_ylabel() or ax.get_title() for ax in shown
+    )
+    texts = [
+        text
+        for ax in shown
+        for text in (*ax.get_xticklabels(), *ax.get_yticklabels(), ax.title, ax.xaxis.label)
+    ]
     assert min(text.get_fontsize() for text in texts) >= 9
     assert not plt.get_fignums()  # pyplot does not know it
 
@@ -146,8 +184,11 @@ def test_colours_are_constant_distinct_and_dark_enough():
     assert figures.colour(100) == figures.colour(64) and figures.colour(1) == figures.colour(2)
     assert figures.colour(12) not in colours
     for name in colours:
-        linear = np.array([c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(name)])
-        assert 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05) >= 2.95  # WCAG: graphics against white
+        linear = np.array(
+            [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(name)]
+        )
+        # WCAG: graphics against white
+        assert 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05) >= 2.95
 
 
 @pytest.mark.parametrize("strength", [-1, float("nan"), float("inf")])
@@ -156,18 +197,24 @@ def test_colour_refuses_what_is_no_strength(strength):
         figures.colour(strength)
 
 
-@pytest.mark.parametrize("name", ["errors", "flip_rates", "feature_change", "spectra", "survival", "training_curves"])
+@pytest.mark.parametrize(
+    "name", ["errors", "flip_rates", "feature_change", "spectra", "survival", "training_curves"]
+)
 def test_a_strength_has_its_colour_in_every_figure(name):
     lines = [line for ax in ALL[name]().axes for line in ax.get_lines()]
     drawn = {to_rgb(line.get_color()) for line in lines}
     assert {to_rgb(figures.colour(s)) for s in STRENGTHS} <= drawn
-    assert drawn <= {to_rgb(c) for c in (*map(figures.colour, STRENGTHS), style.GREY, style.NEUTRAL)}
+    assert drawn <= {
+        to_rgb(c) for c in (*map(figures.colour, STRENGTHS), style.GREY, style.NEUTRAL)
+    }
 
 
 def test_seeds_are_shown_beside_their_mean():
     ax = figures.errors(RECORDS).axes[1]
     error = RECORDS[
-        (RECORDS["statistic"] == "error") & (RECORDS["split"] == "test") & (RECORDS["checkpoint"] == "last")
+        (RECORDS["statistic"] == "error")
+        & (RECORDS["split"] == "test")
+        & (RECORDS["checkpoint"] == "last")
     ]
     wide = error.pivot(index="seed", columns="strength", values="value")
     lines = [line.get_ydata().tolist() for line in ax.get_lines()]
@@ -208,7 +255,10 @@ def test_growth_has_a_line_a_method_in_each_direction():
 def test_speeds_are_those_of_the_first_table_of_rates():
     figure = figures.speeds({"tables": {"none": GROWTH, "speeds": SPEEDS}})
     assert [ax.get_title() for ax in figure.axes] == ["resnet8", "resnet18"]
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["ours auto", "plain"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "ours auto",
+        "plain",
+    ]
     assert "fastest: ours auto, 200" in figures.alt(figure)
     for nothing in (None, {"tables": {}}, {"tables": {"none": GROWTH, "empty": SPEEDS[:0]}}):
         with pytest.raises(NotMeasured):
@@ -216,11 +266,16 @@ def test_speeds_are_those_of_the_first_table_of_rates():
 
 
 def test_gap_is_validation_minus_training():
-    histories = pd.DataFrame({"epoch": [1, 2], "train_error": [0.5, 0.1], "val_error": [0.6, 0.4], "strength": 4.0})
+    histories = pd.DataFrame(
+        {"epoch": [1, 2], "train_error": [0.5, 0.1], "val_error": [0.6, 0.4], "strength": 4.0}
+    )
     histories = histories.assign(train_robust_error=[0.8, 0.5], val_robust_error=[0.9, 0.8], seed=0)
     assert "4: 0.300" in figures.alt(figures.gap_curves(histories))
     frame = figures.gap_curves(histories, strength=4.0)
-    assert [line.get_ydata().tolist() for line in frame.axes[1].get_lines()] == [[0.8, 0.5], [0.9, 0.8]]
+    assert [line.get_ydata().tolist() for line in frame.axes[1].get_lines()] == [
+        [0.8, 0.5],
+        [0.9, 0.8],
+    ]
     with pytest.raises(InputError, match="strength is 8"):
         figures.gap_curves(histories, strength=8.0)
 
@@ -252,7 +307,9 @@ def test_shared_margins_are_of_images_that_all_get_right():
 
 
 def test_runs_without_instance_margins_are_left_out():
-    without = {name: value for name, value in ARRAYS[4.0, 0].items() if name != "instance_margin|test"}
+    without = {
+        name: value for name, value in ARRAYS[4.0, 0].items() if name != "instance_margin|test"
+    }
     some = {(0.0, 0): ARRAYS[0.0, 0], (4.0, 0): without}
     assert "4:" not in figures.alt(figures.survival(some))
     assert len([ax for ax in figures.margin_against_distance(some).axes if ax.get_visible()]) == 1
@@ -277,11 +334,17 @@ def test_ratio_band_is_the_largest_difference_between_seeds():
     figure = figures.spread_per_layer(RECORDS)
     band = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
     std = RECORDS[
-        (RECORDS["statistic"] == "sv_std") & (RECORDS["setting"] == "circular") & (RECORDS["checkpoint"] == "last")
+        (RECORDS["statistic"] == "sv_std")
+        & (RECORDS["setting"] == "circular")
+        & (RECORDS["checkpoint"] == "last")
     ]
     std = std[std["layer"].isin(synthetic.CONVOLUTIONS)]
-    ratios = std.groupby(["layer", "strength"])["value"].agg(lambda values: values.max() / values.min())
-    assert band.max() == pytest.approx(ratios.max()) and band.min() == pytest.approx(1 / ratios.max())
+    ratios = std.groupby(["layer", "strength"])["value"].agg(
+        lambda values: values.max() / values.min()
+    )
+    assert band.max() == pytest.approx(ratios.max()) and band.min() == pytest.approx(
+        1 / ratios.max()
+    )
 
 
 def change_of(kind, strength):
@@ -302,20 +365,28 @@ def test_gain_is_the_change_over_that_of_the_block_before():
 def test_unevenness_is_adversarial_over_random_change():
     lines = figures.jacobian(RECORDS, radius=4).axes[2].get_lines()
     drawn = [line for line in lines if to_rgb(line.get_color()) == to_rgb(figures.colour(4))][-1]
-    assert drawn.get_ydata() == pytest.approx((change_of("adversarial", 4) / change_of("random", 4)).mean(axis=0))
+    assert drawn.get_ydata() == pytest.approx(
+        (change_of("adversarial", 4) / change_of("random", 4)).mean(axis=0)
+    )
 
 
 def test_a_frame_draws_one_strength_and_0():
     lines = figures.feature_change(RECORDS, strength=4.0).axes[0].get_lines()
-    assert {to_rgb(line.get_color()) for line in lines} == {to_rgb(figures.colour(s)) for s in (0, 4)}
+    assert {to_rgb(line.get_color()) for line in lines} == {
+        to_rgb(figures.colour(s)) for s in (0, 4)
+    }
 
 
 def test_symbol_shows_the_known_gains():
     picture = figures.symbol(torch.tensor([[2.0, 7, -1], [1, 3, -8], [5, -3, 1]]), 20)
-    heat, ordered = picture.axes[0].images[0].get_array(), picture.axes[1].get_lines()[0].get_ydata()
+    heat, ordered = (
+        picture.axes[0].images[0].get_array(),
+        picture.axes[1].get_lines()[0].get_ydata(),
+    )
     assert ordered[0] == pytest.approx(22.9122134817) and ordered[-1] == pytest.approx(0.1548414175)
     assert (np.asarray(heat) ** 2).sum() == pytest.approx(65200)
-    assert heat[9, 9] == pytest.approx(7)  # the gain of the constant image is the sum of the taps, in the middle
+    # the gain of the constant image is the sum of the taps, in the middle
+    assert heat[9, 9] == pytest.approx(7)
     with pytest.raises(InputError, match="needed"):
         figures.symbol(torch.ones(3, 3), 2)
 
@@ -351,7 +422,10 @@ def test_what_cannot_be_drawn_says_so():
     with pytest.raises(NotMeasured, match="no spectra of operator 'zeros'"):
         figures.spectra(ARRAYS, operator="zeros")
     for draw in (figures.operators, figures.spread_per_layer, figures.change_per_block):
-        for part in (RECORDS[RECORDS["strength"] > 0], RECORDS[(RECORDS["strength"] > 0) == (RECORDS["seed"] == 0)]):
+        for part in (
+            RECORDS[RECORDS["strength"] > 0],
+            RECORDS[(RECORDS["strength"] > 0) == (RECORDS["seed"] == 0)],
+        ):
             with pytest.raises(NotMeasured, match="no seed is recorded both"):
                 draw(part)
     with pytest.raises(NotMeasured):

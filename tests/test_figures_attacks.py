@@ -14,13 +14,20 @@ def rows(n=3):
     images = torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     words = [str(i) for i in range(n)]
     wrong = [i == 1 for i in range(n)]
-    return [figures.ImageRow("natural", images, words), figures.ImageRow("δ", images - 0.5, words, wrong, scale=0.5)]
+    return [
+        figures.ImageRow("natural", images, words),
+        figures.ImageRow("δ", images - 0.5, words, wrong, scale=0.5),
+    ]
 
 
 def test_image_grid_shows_every_image_and_marks_the_wrong_ones():
     figure = figures.image_grid(rows(), columns=["a", "b", "c"], about="Three digits")
     assert len(figure.axes) == 6 and all(ax.images for ax in figure.axes)
-    assert [ax.xaxis.label.get_color() for ax in figure.axes[3:]] == [live.NEUTRAL, live.WRONG, live.NEUTRAL]
+    assert [ax.xaxis.label.get_color() for ax in figure.axes[3:]] == [
+        live.NEUTRAL,
+        live.WRONG,
+        live.NEUTRAL,
+    ]
     assert figure.alt == "Three digits. natural: 0, 1, 2; δ: 0, 1, 2."
 
 
@@ -28,9 +35,13 @@ def test_images_are_drawn_on_one_scale_and_perturbations_in_two_colours():
     figure = figures.image_grid([figures.ImageRow("x", torch.full((1, 1, 2, 2), 0.25))])
     assert np.allclose(figure.axes[0].images[0].get_array(), 0.25)
     delta = torch.tensor([[[[-0.1, 0.0], [0.1, 0.05]]]])
-    shown = figures.image_grid([figures.ImageRow("δ", delta, scale=0.1)]).axes[0].images[0].get_array()
+    shown = (
+        figures.image_grid([figures.ImageRow("δ", delta, scale=0.1)]).axes[0].images[0].get_array()
+    )
     assert np.allclose(shown[0, 0], to_rgb("#0F5FAF")) and np.allclose(shown[0, 1], 1)
-    assert np.allclose(shown[1, 0], to_rgb("#DB7A1C")) and np.allclose(shown[1, 1], (1 + shown[1, 0]) / 2)
+    assert np.allclose(shown[1, 0], to_rgb("#DB7A1C")) and np.allclose(
+        shown[1, 1], (1 + shown[1, 0]) / 2
+    )
 
 
 def test_colour_images_keep_their_channels():
@@ -48,20 +59,36 @@ def test_rows_of_different_lengths_are_refused():
 
 def test_paths_end_where_they_end():
     plane = lambda z: z[:, 0] - 0.5
-    paths = {"up": torch.tensor([[0.4, 0.5], [0.6, 0.5]]), "down": torch.tensor([[0.4, 0.5], [0.2, 0.5]])}
+    paths = {
+        "up": torch.tensor([[0.4, 0.5], [0.6, 0.5]]),
+        "down": torch.tensor([[0.4, 0.5], [0.2, 0.5]]),
+    }
     figure = figures.ascent_paths(plane, torch.tensor([0.4, 0.5]), 0.2, paths)
     assert "up ends beyond the boundary; down ends short of the boundary" in figure.alt
-    ends = [line.get_xydata()[0].tolist() for line in figure.axes[0].get_lines() if line.get_marker() == "s"]
+    ends = [
+        line.get_xydata()[0].tolist()
+        for line in figure.axes[0].get_lines()
+        if line.get_marker() == "s"
+    ]
     assert ends == [pytest.approx([0.6, 0.5]), pytest.approx([0.2, 0.5])]
 
 
 def test_the_ball_is_cut_to_valid_pixels():
-    figure = figures.ascent_paths(lambda z: z.sum(1), torch.tensor([0.1, 0.95]), 0.2, {"p": torch.zeros(2, 2)})
+    figure = figures.ascent_paths(
+        lambda z: z.sum(1), torch.tensor([0.1, 0.95]), 0.2, {"p": torch.zeros(2, 2)}
+    )
     square = figure.axes[0].get_lines()[0].get_xydata()
-    assert square.min(0).tolist() == pytest.approx([0.0, 0.75]) and square.max(0).tolist() == pytest.approx([0.3, 1.0])
+    assert square.min(0).tolist() == pytest.approx([0.0, 0.75]) and square.max(
+        0
+    ).tolist() == pytest.approx([0.3, 1.0])
 
 
 def test_heights_stand_where_the_loss_has_them():
-    figure = figures.ascent_paths(lambda z: z[:, 0] - 0.8, torch.tensor([0.1, 0.1]), 0.05, {"p": torch.zeros(2, 2)})
-    filled = np.concatenate([path.vertices for c in figure.axes[0].collections[-1:] for path in c.get_paths()])
-    assert filled[:, 0].min() == pytest.approx(0.8, abs=0.02)  # wrong answers: the first pixel is bright
+    figure = figures.ascent_paths(
+        lambda z: z[:, 0] - 0.8, torch.tensor([0.1, 0.1]), 0.05, {"p": torch.zeros(2, 2)}
+    )
+    filled = np.concatenate(
+        [path.vertices for c in figure.axes[0].collections[-1:] for path in c.get_paths()]
+    )
+    # wrong answers: the first pixel is bright
+    assert filled[:, 0].min() == pytest.approx(0.8, abs=0.02)

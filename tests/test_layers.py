@@ -1,4 +1,6 @@
-"""The rows of the house: a room of arlib imports only from rows below its own, and within a row one way."""
+"""The rows of the house: a room of arlib imports only from rows below its own, and within a row one
+way.
+"""
 
 import ast
 from graphlib import TopologicalSorter
@@ -13,7 +15,18 @@ ROWS = (  # from the top; CONTRIBUTING.md has the same
     ("batch", "chapters", "studies"),
     ("measure", "training"),
     ("smoothness", "margins", "spectra", "attacks", "confidence"),
-    ("records", "data", "models", "engine", "sources", "places", "processes", "files", "fields", "errors"),
+    (
+        "records",
+        "data",
+        "models",
+        "engine",
+        "sources",
+        "places",
+        "processes",
+        "files",
+        "fields",
+        "errors",
+    ),
 )
 ROW = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 FACE = ("__init__", "__main__")  # hands names on
@@ -28,7 +41,9 @@ def rooms_of(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("arlib."):
             names.add(node.module.split(".")[1])
         elif isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("arlib.")}
+            names |= {
+                alias.name.split(".")[1] for alias in node.names if alias.name.startswith("arlib.")
+            }
     return names & ROW.keys()
 
 
@@ -58,7 +73,9 @@ def test_no_rooms_import_each_other_in_a_circle():
 
 
 def modules_of(path: Path) -> set[str]:
-    """The modules of arlib that a file imports at its top, as dotted names; packages' faces are passed through."""
+    """The modules of arlib that a file imports at its top, as dotted names; packages' faces are
+    passed through.
+    """
     names = set()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("arlib"):
@@ -68,6 +85,11 @@ def modules_of(path: Path) -> set[str]:
 
 
 def test_no_files_import_each_other_in_a_circle():
-    known = {".".join(("arlib", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in FILES}
+    known = {
+        ".".join(("arlib", *path.relative_to(PACKAGE).with_suffix("").parts)): path
+        for path in FILES
+    }
     files = {name: path for name, path in known.items() if not name.endswith("__init__")}
-    TopologicalSorter({name: modules_of(path) & files.keys() for name, path in files.items()}).prepare()
+    TopologicalSorter(
+        {name: modules_of(path) & files.keys() for name, path in files.items()}
+    ).prepare()

@@ -27,9 +27,15 @@ def test_scale_free_margins_ignore_logit_scale_and_shifts(seed, factor, shift):
     logits = torch.randn(12, 5, generator=GENERATOR(seed), dtype=torch.float64)
     y = torch.randint(5, (12,), generator=GENERATOR(seed))
     free = margins.scale_free(margins.output(logits, y), margins.logit_scale(logits))
-    moved = factor * logits + shift * torch.randn(12, 1, generator=GENERATOR(seed + 1), dtype=torch.float64)
-    assert torch.allclose(margins.scale_free(margins.output(moved, y), margins.logit_scale(moved)), free, atol=1e-9)
-    assert margins.logit_scale(moved) == pytest.approx(factor * margins.logit_scale(logits), rel=1e-9)
+    moved = factor * logits + shift * torch.randn(
+        12, 1, generator=GENERATOR(seed + 1), dtype=torch.float64
+    )
+    assert torch.allclose(
+        margins.scale_free(margins.output(moved, y), margins.logit_scale(moved)), free, atol=1e-9
+    )
+    assert margins.logit_scale(moved) == pytest.approx(
+        factor * margins.logit_scale(logits), rel=1e-9
+    )
 
 
 def linear(classes=4, pixels=12, seed=0):
@@ -62,7 +68,8 @@ def test_instance_margins_of_a_linear_model_are_the_closed_form(norm, dual):
 
 
 def test_bisection_alone_is_an_upper_bound_to_its_resolution(monkeypatch):
-    model, x, y = linear(classes=2, seed=1)  # two classes: the margin loss climbs straight to the corner
+    # two classes: the margin loss climbs straight to the corner
+    model, x, y = linear(classes=2, seed=1)
     expected = closed_form(model, x, y, 1)
     monkeypatch.setattr("arlib.attacks.minimum_norm", lambda f, x, *_, **__: x)  # finds nothing
     found = margins.instance(model, x, y)

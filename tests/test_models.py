@@ -25,7 +25,9 @@ def test_depth_counts_the_weight_layers_and_blocks():
 def test_map_sizes_and_channels_by_stage():
     model, shapes = models.resnet(8, width=4).eval(), []
     for name in models.block_names(model):
-        model.get_submodule(name).register_forward_hook(lambda m, i, out: shapes.append(tuple(out.shape[1:])))
+        model.get_submodule(name).register_forward_hook(
+            lambda m, i, out: shapes.append(tuple(out.shape[1:]))
+        )
     model(torch.rand(2, 3, 32, 32))
     assert shapes == [(4, 32, 32), (8, 16, 16), (16, 8, 8)]
 

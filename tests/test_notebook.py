@@ -12,10 +12,13 @@ from arlib.errors import InputError, NotMeasured, one_of
 
 
 def parameters(**changed):
-    """A chapter's globals after its parameters cell, as Jupyter leaves them, and after papermill's."""
+    """A chapter's globals after its parameters cell, as Jupyter leaves them, and after
+    papermill's.
+    """
     namespace = {"In": [""], "Out": {}, "_dh": [], "notebook": notebook, "exit": object()}
     exec(
-        'study: str = "digits"\ndevice: str = "cpu"\nstore: str = ""\neps: float = 0.03\nepochs: int = 2\n'
+        'study: str = "digits"\ndevice: str = "cpu"\nstore: str = ""\neps: float = 0.03\nepochs: '
+        "int = 2\n"
         "run_missing: bool = False\nstrengths: list[float] = [0, 4, 8]\nlimit: int | None = None",
         namespace,
     )
@@ -38,7 +41,10 @@ def test_parameters_of_the_right_kind_pass():
         ({"eps": -0.1}, "eps is -0.1; allowed: 0 to 1"),
         ({"eps": 8}, "AR strength 8 is 8/255"),
         ({"eps": float("nan")}, "eps is nan"),
-        ({"eps": "8/255"}, "eps is '8/255'; it must be a number (papermill passes an expression as text"),
+        (
+            {"eps": "8/255"},
+            "eps is '8/255'; it must be a number (papermill passes an expression as text",
+        ),
         ({"eps": True}, "it must be a number"),
         ({"epochs": 2.5}, "epochs is 2.5; it must be a whole number"),
         ({"epochs": 0}, "epochs is 0; allowed: at least 1"),
@@ -108,14 +114,23 @@ def test_a_misspelt_declaration_is_found():
 def cell(*dropped, **renamed):
     """The parameters cell as source, without some lines, with some names misspelt."""
     lines = {
-        "study": 'study: str = "digits"', "device": 'device: str = "cpu"', "store": 'store: str = ""',
-        "run_missing": "run_missing: bool = True", "limit": "limit: int | None = None",
-    }  # fmt: skip
-    kept = [line.replace(name, renamed.get(name, name), 1) for name, line in lines.items() if name not in dropped]
+        "study": 'study: str = "digits"',
+        "device": 'device: str = "cpu"',
+        "store": 'store: str = ""',
+        "run_missing": "run_missing: bool = True",
+        "limit": "limit: int | None = None",
+    }
+    kept = [
+        line.replace(name, renamed.get(name, name), 1)
+        for name, line in lines.items()
+        if name not in dropped
+    ]
     return "\n".join(kept)
 
 
-@pytest.mark.parametrize("right, typo", [("study", "studdy"), ("run_missing", "run_mising"), ("limit", "limits")])
+@pytest.mark.parametrize(
+    "right, typo", [("study", "studdy"), ("run_missing", "run_mising"), ("limit", "limits")]
+)
 @pytest.mark.parametrize("live", [False, True])
 def test_a_misspelt_declaration_gets_a_suggestion(right, typo, live):
     namespace = {}
@@ -123,9 +138,13 @@ def test_a_misspelt_declaration_gets_a_suggestion(right, typo, live):
         exec(cell(), namespace)
         check(namespace)
     exec(cell(**{right: typo}), namespace)
-    with pytest.raises(InputError, match=f"{typo} is not a parameter of this chapter. Did you mean '{right}'"):
+    with pytest.raises(
+        InputError, match=f"{typo} is not a parameter of this chapter. Did you mean '{right}'"
+    ):
         check(namespace)
-    assert right not in namespace and typo not in namespace, "neither the typo nor the old value goes on"
+    assert right not in namespace and typo not in namespace, (
+        "neither the typo nor the old value goes on"
+    )
     exec(cell(), namespace)
     check(namespace)
     assert right in namespace
@@ -141,11 +160,16 @@ def test_a_deleted_line_means_the_default_or_a_message(live, capsys):
         exec(cell(name), namespace)
         check(namespace)
         assert namespace[name] == default
-        assert capsys.readouterr().out == f"{name} has no line in the parameters cell: {default!r} is used.\n"
+        assert (
+            capsys.readouterr().out
+            == f"{name} has no line in the parameters cell: {default!r} is used.\n"
+        )
     for name in ("study", "limit"):
         exec(cell(name), namespace)
         for _ in range(2):  # the message stays until the line is back
-            with pytest.raises(InputError, match=f"{name} has no line in the parameters cell; put it back"):
+            with pytest.raises(
+                InputError, match=f"{name} has no line in the parameters cell; put it back"
+            ):
                 check(namespace)
             assert name not in namespace
         exec(cell(), namespace)
@@ -197,13 +221,17 @@ class FakeStudy(SimpleNamespace):
 
 
 def study(have, gone):
-    return FakeStudy(name="small", toy=True, cost="two hours.", entries=[*have, *gone], have=have, gone=gone)
+    return FakeStudy(
+        name="small", toy=True, cost="two hours.", entries=[*have, *gone], have=have, gone=gone
+    )
 
 
 def test_records_or_explain(capsys):
     assert list(notebook.records_or_explain(study(["a"], ["b"]))["run"]) == ["a"]
     assert capsys.readouterr().out == "Study small: 1 of 2 runs recorded.\n"
-    with pytest.raises(notebook.ChapterStopped, match=r"2 runs cost: two hours\. Run .*arlib study run small"):
+    with pytest.raises(
+        notebook.ChapterStopped, match=r"2 runs cost: two hours\. Run .*arlib study run small"
+    ):
         notebook.records_or_explain(study([], ["a", "b"]))
     asked = study([], ["a"])
     assert list(notebook.records_or_explain(asked, run_missing=True, device="cpu")["run"]) == ["a"]
@@ -235,14 +263,20 @@ def test_if_measured_says_what_is_missing_and_hides_no_mistake():
     def lacks():
         raise NotMeasured("no spectra of operator 'zeros'.")
 
-    assert notebook.if_measured(lacks).data == "*Not measured in this study: no spectra of operator 'zeros'.*"
+    assert (
+        notebook.if_measured(lacks).data
+        == "*Not measured in this study: no spectra of operator 'zeros'.*"
+    )
     with pytest.raises(InputError):
         notebook.if_measured(one_of, "x", 1, [2])
 
 
 def test_table_is_whole_and_says_when_it_is_empty():
     frame = pd.DataFrame({"words": ["x" * 80]}, index=pd.Index(["a"], name="row"))
-    assert notebook.table(lambda: frame).data == "| row | words |\n| --- | --- |\n| a | " + "x" * 80 + " |"
+    assert (
+        notebook.table(lambda: frame).data
+        == "| row | words |\n| --- | --- |\n| a | " + "x" * 80 + " |"
+    )
     assert notebook.table(lambda: frame.iloc[:0]).data == "*Not measured in this study.*"
 
     def lacks():
@@ -269,7 +303,10 @@ def test_stamp_is_one_line_that_nbval_sanitises(capsys):
     (line,) = capsys.readouterr().out.splitlines()
     rules = configparser.RawConfigParser()
     rules.read(Path(__file__).with_name("nbval_sanitize.cfg"))
-    assert re.sub(rules["environment"]["regex"], rules["environment"]["replace"], line) == "ENVIRONMENT"
+    assert (
+        re.sub(rules["environment"]["regex"], rules["environment"]["replace"], line)
+        == "ENVIRONMENT"
+    )
 
 
 def test_setup_cell_is_valid_and_carries_the_address(monkeypatch):

@@ -46,7 +46,9 @@ def linear(classes=3, size=4) -> nn.Sequential:
     model = nn.Sequential(nn.Flatten(), nn.Linear(size, classes)).double()
     with torch.no_grad():
         for place, parameter in enumerate(model.parameters()):
-            parameter.copy_(torch.randn(parameter.shape, generator=seeded(place), dtype=torch.float64))
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=seeded(place), dtype=torch.float64)
+            )
     return model
 
 
@@ -98,9 +100,15 @@ def test_no_recorded_run_changes_its_id():
 
 def test_every_option_names_a_run_of_its_own_and_survives_its_dictionary():
     options = [
-        {}, *KINDS.values(), {"awp": 5e-3}, {"eps_warmup": 5}, {"ema": 0.999},
-        {"objective": "trades", "beta": 1}, {"objective": "mixed", "mix": 0.1}, {"attack": "n-fgsm", "noise": 1},
-    ]  # fmt: skip
+        {},
+        *KINDS.values(),
+        {"awp": 5e-3},
+        {"eps_warmup": 5},
+        {"ema": 0.999},
+        {"objective": "trades", "beta": 1},
+        {"objective": "mixed", "mix": 0.1},
+        {"attack": "n-fgsm", "noise": 1},
+    ]
     recipes = {recipe(**fields).id: recipe(**fields) for fields in options}
     assert len(recipes) == len(options) - 1  # adversarial is the default
     assert all(training.Recipe.from_dict(r.to_dict()) == r for r in recipes.values())
@@ -109,7 +117,11 @@ def test_every_option_names_a_run_of_its_own_and_survives_its_dictionary():
 def test_the_step_of_each_attack():
     assert recipe().attack_step == EPS / 4
     assert recipe(attack="n-fgsm").attack_step == EPS
-    assert recipe(attack="n-fgsm", step_size=0.02).attack_step == recipe(step_size=0.02).attack_step == 0.02
+    assert (
+        recipe(attack="n-fgsm", step_size=0.02).attack_step
+        == recipe(step_size=0.02).attack_step
+        == 0.02
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,11 +129,20 @@ def test_the_step_of_each_attack():
     [
         ({"objective": "trade"}, "Did you mean 'trades'"),
         ({"attack": "fgsm"}, "attack is 'fgsm'; allowed: pgd, n-fgsm"),
-        ({"beta": 1}, "beta is 1, but has no effect with objective 'adversarial'.*set objective to 'trades'"),
-        ({"objective": "trades", "mix": 0.3}, "mix is 0.3, but has no effect with objective 'trades'"),
+        (
+            {"beta": 1},
+            "beta is 1, but has no effect with objective 'adversarial'.*set objective to 'trades'",
+        ),
+        (
+            {"objective": "trades", "mix": 0.3},
+            "mix is 0.3, but has no effect with objective 'trades'",
+        ),
         ({"noise": 1}, "noise is 1, but has no effect with attack 'pgd'"),
         ({"attack": "n-fgsm", "steps": 5}, "steps is 5, but has no effect with attack 'n-fgsm'"),
-        ({"objective": "trades", "attack": "n-fgsm"}, "attack is 'n-fgsm', but trades crafts by PGD"),
+        (
+            {"objective": "trades", "attack": "n-fgsm"},
+            "attack is 'n-fgsm', but trades crafts by PGD",
+        ),
         ({"objective": "trades", "beta": -1}, "beta is -1; allowed: at least 0"),
         ({"objective": "mixed", "mix": 1.5}, "mix is 1.5; allowed: 0 to 1"),
         ({"attack": "n-fgsm", "noise": -1}, "noise is -1"),
@@ -140,21 +161,41 @@ def test_bad_options_are_named(fields, message):
     "fields",
     [
         {"objective": "trades", "beta": 3.0},
-        {"objective": "mixed", "mix": 0.25, "attack": "n-fgsm", "noise": 1.0, "awp": 0.01, "eps_warmup": 2.0},
+        {
+            "objective": "mixed",
+            "mix": 0.25,
+            "attack": "n-fgsm",
+            "noise": 1.0,
+            "awp": 0.01,
+            "eps_warmup": 2.0,
+        },
         {"ema": 0.99},
     ],
 )
 def test_the_command_takes_every_option(fields, monkeypatch, tmp_path):
-    options = [text for name, value in fields.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    options = [
+        text
+        for name, value in fields.items()
+        for text in (f"--{name.replace('_', '-')}", str(value))
+    ]
     seen = []
-    monkeypatch.setattr(training, "train", lambda recipe, **_: seen.append(recipe) or training.Run(recipe, *[[]] * 3))
-    monkeypatch.setattr("sys.argv", ["arlib", "train", "digits", "--strength", "8", "--store", str(tmp_path), *options])
+    monkeypatch.setattr(
+        training,
+        "train",
+        lambda recipe, **_: seen.append(recipe) or training.Run(recipe, *[[]] * 3),
+    )
+    monkeypatch.setattr(
+        "sys.argv",
+        ["arlib", "train", "digits", "--strength", "8", "--store", str(tmp_path), *options],
+    )
     with pytest.raises(SystemExit):
         cli.main()
     assert seen == [training.Recipe(dataset="digits", eps=8 / 255, **fields)]
 
 
-@pytest.mark.parametrize("option", [["--objective", "trades"], ["--attack", "n-fgsm"], ["--eps-warmup", "3"]])
+@pytest.mark.parametrize(
+    "option", [["--objective", "trades"], ["--attack", "n-fgsm"], ["--eps-warmup", "3"]]
+)
 def test_the_command_refuses_options_of_an_attack_at_strength_0(option, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["arlib", "train", "digits", *option])
     with pytest.raises(SystemExit, match="2"):
@@ -164,7 +205,12 @@ def test_the_command_refuses_options_of_an_attack_at_strength_0(option, monkeypa
 
 def test_the_warm_up_is_linear_and_then_exactly_eps():
     warm = recipe(eps=8 / 255, eps_warmup=5)
-    assert [objectives.radius(warm, done) for done in (0, 2.5, 5, 60)] == [0, 4 / 255, 8 / 255, 8 / 255]
+    assert [objectives.radius(warm, done) for done in (0, 2.5, 5, 60)] == [
+        0,
+        4 / 255,
+        8 / 255,
+        8 / 255,
+    ]
     assert objectives.radius(recipe(eps=8 / 255), 0) == 8 / 255
 
 
@@ -172,7 +218,9 @@ def test_the_warm_up_is_linear_and_then_exactly_eps():
 
 
 def two_class():
-    """A linear model, images away from the pixel range's ends, and the direction that the second class gains by."""
+    """A linear model, images away from the pixel range's ends, and the direction that the second
+    class gains by.
+    """
     model = linear(classes=2)
     x, _ = images()
     return model, x, (model[1].weight[1] - model[1].weight[0]).detach().view(1, 2, 2)
@@ -184,12 +232,16 @@ def test_pgd_reaches_the_corner_of_todays_ball(fields, share):
     model, x, towards = two_class()
     y = torch.tensor([0, 1, 0, 1, 0, 1])
     sign = torch.where(y == 0, 1, -1).view(-1, 1, 1, 1) * towards.sign()
-    crafted = objectives.examples(engine.prepare(model), x, y, recipe(**fields), share * EPS, seeded())
+    crafted = objectives.examples(
+        engine.prepare(model), x, y, recipe(**fields), share * EPS, seeded()
+    )
     assert torch.allclose(crafted, x + share * EPS * sign, atol=1e-15, rtol=0)
 
 
 @given(st.floats(0, 3), st.floats(0, 1), st.sampled_from([None, 0.03]))
-def test_n_fgsm_is_one_step_from_wide_noise_and_stays_in_the_pixel_range_only(noise, share, step_size):
+def test_n_fgsm_is_one_step_from_wide_noise_and_stays_in_the_pixel_range_only(
+    noise, share, step_size
+):
     model, _, towards = two_class()
     x, y = images(low=0.0, high=1.0)[0], torch.zeros(6, dtype=torch.int64)
     r = recipe(attack="n-fgsm", noise=noise, step_size=step_size)
@@ -203,7 +255,9 @@ def test_n_fgsm_is_one_step_from_wide_noise_and_stays_in_the_pixel_range_only(no
 def test_n_fgsm_leaves_the_ball():
     model, x, _ = two_class()
     y = torch.zeros(6, dtype=torch.int64)
-    crafted = objectives.examples(engine.prepare(model), x, y, recipe(attack="n-fgsm"), EPS, seeded())
+    crafted = objectives.examples(
+        engine.prepare(model), x, y, recipe(attack="n-fgsm"), EPS, seeded()
+    )
     assert EPS * 1.5 < (crafted - x).abs().max() <= 3 * EPS + 1e-12
 
 
@@ -215,7 +269,9 @@ def test_trades_goes_on_from_its_noise_to_the_corner_on_that_side():
     assert set(side.flatten().tolist()) == {-1.0, 1.0}
     crafted = objectives.examples(engine.prepare(model), x, y, r, EPS, seeded(1))
     assert torch.allclose(crafted, x + EPS * side * towards.sign(), atol=1e-15, rtol=0)
-    assert torch.equal(crafted, objectives.examples(engine.prepare(model), x, 1 - y, r, EPS, seeded(1)))
+    assert torch.equal(
+        crafted, objectives.examples(engine.prepare(model), x, 1 - y, r, EPS, seeded(1))
+    )
 
 
 def test_trades_moves_the_answer_further_than_noise_does():
@@ -239,7 +295,11 @@ def test_crafting_stays_in_bounds_and_touches_neither_network_nor_global_generat
     x, before, drawn = x.float(), state_bits(model), torch.get_rng_state()
     r = recipe(**fields)
     crafted = objectives.examples(engine.prepare(model), x, y, r, EPS, seeded())
-    assert same(before, state_bits(model)) and model.training and torch.equal(drawn, torch.get_rng_state())
+    assert (
+        same(before, state_bits(model))
+        and model.training
+        and torch.equal(drawn, torch.get_rng_state())
+    )
     reach = 3 * EPS if r.attack == "n-fgsm" else EPS
     assert crafted.shape == x.shape and crafted.min() >= 0 and crafted.max() <= 1
     assert 0.5 * EPS < (crafted - x).abs().max() <= reach + 1e-6
@@ -267,7 +327,9 @@ def test_images_do_not_depend_on_their_batch(fields):
         for part in order.split(5)
     ]
     assert torch.allclose(torch.cat(parts), whole[order], atol=1e-12, rtol=0)
-    value = [objectives.loss(prepared, x[i], whole[i], y[i], r)[0] for i in (torch.arange(12), order)]
+    value = [
+        objectives.loss(prepared, x[i], whole[i], y[i], r)[0] for i in (torch.arange(12), order)
+    ]
     assert torch.allclose(*value, atol=0, rtol=1e-12)
 
 
@@ -277,7 +339,9 @@ def test_the_radius_may_be_a_tensor(fields):
     x, y = images(8, (1, 8, 8), 0, 1)
     eps = torch.tensor(0.7 * EPS, dtype=torch.float64)
     as_tensor = objectives.examples(prepared, x, y, r, eps, seeded())
-    assert torch.allclose(as_tensor, objectives.examples(prepared, x, y, r, float(eps), seeded()), atol=1e-15, rtol=0)
+    assert torch.allclose(
+        as_tensor, objectives.examples(prepared, x, y, r, float(eps), seeded()), atol=1e-15, rtol=0
+    )
     assert torch.equal(objectives.examples(prepared, x, y, r, 0 * eps, seeded()), x)
 
 
@@ -294,7 +358,12 @@ def test_a_recipe_without_attack_trains_on_the_images_themselves(fields):
 def test_a_step_never_waits_for_the_device(fields):
     model = small_net(torch.float32).train()
     x, y = images(8, (1, 8, 8), 0, 1)
-    r, x, prepared, average = recipe(awp=5e-3, **fields), x.float(), engine.prepare(model), Average(model, 0.99)
+    r, x, prepared, average = (
+        recipe(awp=5e-3, **fields),
+        x.float(),
+        engine.prepare(model),
+        Average(model, 0.99),
+    )
     eps = torch.tensor(EPS)
     prepared.compare(x)
     with NoHostRead():
@@ -323,7 +392,8 @@ def test_trades_gradient_by_hand():
     with torch.no_grad():
         p, q = model(x).softmax(1), model(crafted).softmax(1)
         kl = (p * (p / q).log()).sum(1, keepdim=True)
-        by_x = (p - F.one_hot(y, 3) + beta * p * ((p / q).log() - kl)) / len(x)  # (n, 3), d value / d logits of x
+        # (n, 3), d value / d logits of x
+        by_x = (p - F.one_hot(y, 3) + beta * p * ((p / q).log() - kl)) / len(x)
         by_crafted = beta * (q - p) / len(x)
         expected = by_x.T @ x.flatten(1) + by_crafted.T @ crafted.flatten(1)
         assert torch.allclose(value, F.cross_entropy(model(x), y) + beta * kl.mean(), atol=1e-14)
@@ -347,7 +417,9 @@ def test_losses_that_are_cross_entropies(fields, natural, adversarial):
     model = linear()
     x, crafted, y = pair(model)
     value, logits = objectives.loss(model, x, crafted, y, recipe(**fields))
-    expected = natural * F.cross_entropy(model(x), y) + adversarial * F.cross_entropy(model(crafted), y)
+    expected = natural * F.cross_entropy(model(x), y) + adversarial * F.cross_entropy(
+        model(crafted), y
+    )
     for mine, theirs in zip(gradients(model, value), gradients(model, expected), strict=True):
         assert torch.allclose(mine, theirs, atol=1e-15, rtol=1e-13)
     assert torch.equal(logits, model(crafted))
@@ -356,7 +428,9 @@ def test_losses_that_are_cross_entropies(fields, natural, adversarial):
 def test_the_loss_is_taken_in_single_precision_of_half_precision_logits():
     for fields in KINDS.values():
         model = linear().to(torch.bfloat16)
-        x, crafted, y = (part.to(torch.bfloat16) if part.is_floating_point() else part for part in pair(model))
+        x, crafted, y = (
+            part.to(torch.bfloat16) if part.is_floating_point() else part for part in pair(model)
+        )
         assert objectives.loss(model, x, crafted, y, recipe(**fields))[0].dtype == torch.float32
 
 
@@ -411,7 +485,9 @@ def test_awp_is_one_sgd_step_of_a_copy_rescaled_to_the_layers_norm():
     with awp.perturbed(model, crafted, y, x, r):
         for name, weight in model.named_parameters():
             old, new = before[name], proxy.get_parameter(name).detach()
-            expected = old + 0.01 * old.norm() * (new - old) / (new - old).norm() if old.ndim > 1 else old
+            expected = (
+                old + 0.01 * old.norm() * (new - old) / (new - old).norm() if old.ndim > 1 else old
+            )
             assert torch.allclose(weight, expected, atol=1e-12), name
 
 
@@ -420,7 +496,9 @@ def test_awp_of_parts_of_a_batch_adds_up():
     x, y = images(12, (1, 8, 8), 0, 1)
     r = recipe(awp=0.01)
     whole = awp.ascent(model, x, y, x, r)
-    parts = [awp.ascent(model, x[part], y[part], x[part], r) for part in (slice(0, 6), slice(6, 12))]
+    parts = [
+        awp.ascent(model, x[part], y[part], x[part], r) for part in (slice(0, 6), slice(6, 12))
+    ]
     for total, *found in zip(whole, *parts, strict=True):
         assert torch.allclose(total, sum(found) / 2, atol=1e-13)
 
@@ -455,7 +533,9 @@ def test_the_average_has_its_closed_form(decay, values):
     for t, value in enumerate(values):
         model.weight.data.fill_(value)
         average.update(model)
-        expected += (1 - rates[t]) * value * torch.tensor(rates[t + 1 :], dtype=torch.float64).prod()
+        expected += (
+            (1 - rates[t]) * value * torch.tensor(rates[t + 1 :], dtype=torch.float64).prod()
+        )
     assert average.module.weight.item() == pytest.approx(expected.item(), abs=1e-12)
     assert model.weight.item() == values[-1]
 
@@ -467,11 +547,14 @@ def test_the_average_takes_statistics_along_and_is_an_eval_network():
     for _ in range(2):
         model(x.float())
         average.update(model)
-    assert not average.module.training and not any(p.requires_grad for p in average.module.parameters())
+    assert not average.module.training and not any(
+        p.requires_grad for p in average.module.parameters()
+    )
     assert average.module.bn.num_batches_tracked == 2
     mean, now = average.module.bn.running_mean, model.bn.running_mean
     assert not torch.equal(mean, now) and not torch.equal(mean, first["bn.running_mean"])
-    for name, value in average.module.named_parameters():  # weights that stood still stand still, up to rounding
+    # weights that stood still stand still, up to rounding
+    for name, value in average.module.named_parameters():
         assert torch.allclose(value, first[name], rtol=1e-6), name
 
 
@@ -503,7 +586,13 @@ def test_an_average_goes_on_from_its_state():
 
 @pytest.mark.parametrize(
     ("single", "pgd", "expected"),
-    [(0.1, 1.0, True), (0.3, 0.51, True), (0.295, 0.403, False), (0.9, 0.9, False), (0.5, 0.4, False)],
+    [
+        (0.1, 1.0, True),
+        (0.3, 0.51, True),
+        (0.295, 0.403, False),
+        (0.9, 0.9, False),
+        (0.5, 0.4, False),
+    ],
 )
 def test_catastrophic_overfitting_is_a_gap_between_two_attacks(single, pgd, expected):
     assert objectives.catastrophic(single, pgd) is expected
@@ -514,7 +603,9 @@ def test_catastrophic_overfitting_is_a_gap_between_two_attacks(single, pgd, expe
 
 @functools.cache
 def trained(**fields) -> training.Run:
-    r = recipe(model="resnet8", width=4, batch_size=64, epochs=4, monitor_images=64, eps=16 / 255, **fields)
+    r = recipe(
+        model="resnet8", width=4, batch_size=64, epochs=4, monitor_images=64, eps=16 / 255, **fields
+    )
     return training.train(r, device="cpu", progress=False)
 
 

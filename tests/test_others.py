@@ -1,7 +1,8 @@
-"""Networks that others trained: their published errors, and distances that were proven, where their files are.
+"""Networks that others trained: their published errors, and distances that were proven, where their
+files are.
 
-The folder is named by `ARLIB_NETS`; nothing of it is in the repository. What was measured on them is, and is tested
-by itself below.
+The folder is named by `ARLIB_NETS`; nothing of it is in the repository. What was measured on them
+is, and is tested by itself below.
 """
 
 import csv
@@ -22,25 +23,40 @@ from tools import othernets
 from tools import others as measuring
 
 HERE = bool(os.environ.get("ARLIB_NETS"))
-needs_nets = pytest.mark.skipif(not HERE, reason="ARLIB_NETS is not set: the networks of other people are not here")
+needs_nets = pytest.mark.skipif(
+    not HERE, reason="ARLIB_NETS is not set: the networks of other people are not here"
+)
 
-# Published, in per cent of the 10,000 MNIST test images: natural error, and error under PGD-40 at a radius.
+# Published, in per cent of the 10,000 MNIST test images: natural error, and error under PGD-40 at a
+# radius.
 NATURAL = {
     "salman_NOR_MLP_B": 2.05, "salman_ADV_MLP_B_0.03": 1.53, "salman_ADV_MLP_B_0.05": 1.62,
     "salman_ADV_MLP_B_0.1": 3.33,
 }  # fmt: skip
 UNDER_PGD = {
-    ("salman_NOR_MLP_B", 0.02): 10.06, ("salman_NOR_MLP_B", 0.03): 20.37, ("salman_NOR_MLP_B", 0.05): 53.37,
-    ("salman_ADV_MLP_B_0.03", 0.03): 4.17, ("salman_ADV_MLP_B_0.05", 0.05): 6.06,
+    ("salman_NOR_MLP_B", 0.02): 10.06,
+    ("salman_NOR_MLP_B", 0.03): 20.37,
+    ("salman_NOR_MLP_B", 0.05): 53.37,
+    ("salman_ADV_MLP_B_0.03", 0.03): 4.17,
+    ("salman_ADV_MLP_B_0.05", 0.05): 6.06,
     ("salman_ADV_MLP_B_0.1", 0.1): 15.86,
-}  # fmt: skip
+}
 # Accuracy on the first 500 test images, in per cent.
 FIRST_500 = {
-    "mnist_convsmall_Point": 98.4, "mnist_convsmall_PGDK": 98.6, "ada_resnet4b_standard": 77.0,
-    "ada_resnet4b_fgsm": 43.6, "ada_resnet4b_pgd": 52.0, "sdp_cnn_a_adv": 65.0, "sdp_cnn_a_adv4": 56.0,
-    "sdp_cnn_a_mix": 74.8, "sdp_cnn_a_mix4": 68.6,
-}  # fmt: skip
-PROVEN = {"mnist_convsmall_Point": "convSmallRELU__Point", "mnist_convsmall_PGDK": "convSmallRELU__PGDK"}
+    "mnist_convsmall_Point": 98.4,
+    "mnist_convsmall_PGDK": 98.6,
+    "ada_resnet4b_standard": 77.0,
+    "ada_resnet4b_fgsm": 43.6,
+    "ada_resnet4b_pgd": 52.0,
+    "sdp_cnn_a_adv": 65.0,
+    "sdp_cnn_a_adv4": 56.0,
+    "sdp_cnn_a_mix": 74.8,
+    "sdp_cnn_a_mix4": 68.6,
+}
+PROVEN = {
+    "mnist_convsmall_Point": "convSmallRELU__Point",
+    "mnist_convsmall_PGDK": "convSmallRELU__PGDK",
+}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +85,9 @@ def test_published_natural_error(name, nets, mnist):
 def test_published_error_under_pgd(name, eps, nets, mnist):
     model, (x, y) = othernets.load(name, nets), mnist
     parts = zip(x.split(1000), y.split(1000), strict=True)
-    attacked = torch.cat([attacks.pgd(model, part, labels, eps=eps, steps=40) for part, labels in parts])
+    attacked = torch.cat(
+        [attacks.pgd(model, part, labels, eps=eps, steps=40) for part, labels in parts]
+    )
     assert error(model, attacked, y) == pytest.approx(UNDER_PGD[name, eps], abs=0.3)
 
 
@@ -81,7 +99,9 @@ def test_known_accuracy_on_the_first_images(name, nets):
         x, y = othernets.images(family.dataset, nets)
     except InputError as error_:
         pytest.skip(str(error_))
-    assert 100 - error(othernets.load(name, nets), x[:500], y[:500]) == pytest.approx(FIRST_500[name], abs=1e-6)
+    assert 100 - error(othernets.load(name, nets), x[:500], y[:500]) == pytest.approx(
+        FIRST_500[name], abs=1e-6
+    )
 
 
 @needs_nets
@@ -104,7 +124,11 @@ def test_no_instance_margin_lies_below_the_proven_distance(name, nets, mnist):
 def proven_distances(nets: Path, network: str):
     """Of test images: their places, the largest radius proven to hold no mistake, their labels."""
     with open(nets / "ada_results_mnist.csv", newline="") as stored:
-        rows = [row for row in csv.DictReader(stored) if row["network_path"].strip() == f"{network}.onnx"]
+        rows = [
+            row
+            for row in csv.DictReader(stored)
+            if row["network_path"].strip() == f"{network}.onnx"
+        ]
     rows = [row for row in rows if row["split"] == "test"]
     column = lambda name: torch.tensor([float(row[name]) for row in rows], dtype=torch.float64)
     return column("image_id").long(), column("epsilon_value"), column("original_label").long()
@@ -112,7 +136,9 @@ def proven_distances(nets: Path, network: str):
 
 @needs_nets
 def test_the_committed_numbers_are_of_these_files_and_come_out_again(nets, mnist):
-    """The errors and output margins of two networks measured anew, by other code than wrote them."""
+    """The errors and output margins of two networks measured anew, by other code than wrote
+    them.
+    """
     for family in others.read()["families"]:
         for one in family["networks"]:
             assert measuring.files.sha256(nets / f"{one['name']}.npz") == one["sha256"]
@@ -127,7 +153,12 @@ def test_the_committed_numbers_are_of_these_files_and_come_out_again(nets, mnist
 
 
 def network(name):
-    return next(one for family in others.read()["families"] for one in family["networks"] if one["name"] == name)
+    return next(
+        one
+        for family in others.read()["families"]
+        for one in family["networks"]
+        if one["name"] == name
+    )
 
 
 # What needs no file of other people.
@@ -137,12 +168,18 @@ def test_every_recorded_network_says_where_it_is_from_and_how_it_was_measured():
     content = others.read()
     assert {family["family"] for family in content["families"]} <= set(othernets.FAMILIES)
     for family in content["families"]:
-        assert set(family["source"]) == {"address", "commit", "licence"} and all(family["source"].values())
-        assert {"eps", "radius", "robust_images", "instance_images", "seed"} <= set(family["settings"])
+        assert set(family["source"]) == {"address", "commit", "licence"} and all(
+            family["source"].values()
+        )
+        assert {"eps", "radius", "robust_images", "instance_images", "seed"} <= set(
+            family["settings"]
+        )
         assert [one["name"] for one in family["networks"]] == [family["base"], *family["robust"]]
         for one in family["networks"]:
             assert len(one["sha256"]) == 64
-            assert {"error", "median_abs_margin", "instance_margin", "sv_std"} <= {row[0] for row in one["rows"]}
+            assert {"error", "median_abs_margin", "instance_margin", "sv_std"} <= {
+                row[0] for row in one["rows"]
+            }
             assert all(row[3] > 0 for row in one["rows"])
     assert content["versions"]["arlib"]
 
@@ -163,21 +200,37 @@ def test_a_changed_number_is_noticed(tmp_path):
 
 
 def test_without_a_file_nothing_is_measured(monkeypatch, tmp_path):
-    monkeypatch.setattr(others.records, "places", lambda: others.records.Places(tmp_path, (tmp_path,), ()))
+    monkeypatch.setattr(
+        others.records, "places", lambda: others.records.Places(tmp_path, (tmp_path,), ())
+    )
     with pytest.raises(NotMeasured, match=r"python -m tools\.others"):
         others.read()
 
 
 def a_network(name, error, low, high, std, change=(0.1, 0.2)):
-    rows = [["error", "", "", 1000, error, low, high], ["flip_pgd", "4/255", "", 500, 0.5, 0.4, 0.6]]
+    rows = [
+        ["error", "", "", 1000, error, low, high],
+        ["flip_pgd", "4/255", "", 500, 0.5, 0.4, 0.6],
+    ]
     rows += [["sv_std", "", f"l{i}", 64, value, None, None] for i, value in enumerate(std)]
-    rows += [["feature_change", "", f"l{i}", 100, value, None, None] for i, value in enumerate(change)]
-    rows += [["robust_accuracy", "8/255", "", 50, 0.5, None, None], ["sv_std", "", "", 3, 1.0, None, None]]
+    rows += [
+        ["feature_change", "", f"l{i}", 100, value, None, None] for i, value in enumerate(change)
+    ]
+    rows += [
+        ["robust_accuracy", "8/255", "", 50, 0.5, None, None],
+        ["sv_std", "", "", 3, 1.0, None, None],
+    ]
     return {"name": f"x_{name}", "sha256": "0" * 64, "rows": rows}
 
 
 def a_family(*networks):
-    about = {"family": "f", "title": "t", "dataset": "mnist", "base_training": "natural", "training": "PGD"}
+    about = {
+        "family": "f",
+        "title": "t",
+        "dataset": "mnist",
+        "base_training": "natural",
+        "training": "PGD",
+    }
     about |= {"source": {"address": "a", "commit": "c", "licence": "MIT"}}
     names = [one["name"] for one in networks]
     return about | {"base": names[0], "robust": names[1:], "networks": list(networks)}
@@ -191,14 +244,33 @@ def test_signs_are_those_of_the_numbers():
     found = frame.set_index(["pair", "quantity"])
     assert found.loc[("std → clear", "error"), ["sign", "sure"]].tolist() == [1, True]
     assert found.loc[("std → close", "error"), ["sign", "sure"]].tolist() == [-1, False]
-    assert found.loc[("std → clear", "sv_std"), ["sign", "smaller", "layers"]].tolist() == [-1, 2, 3]
+    assert found.loc[("std → clear", "sv_std"), ["sign", "smaller", "layers"]].tolist() == [
+        -1,
+        2,
+        3,
+    ]
     table = signs.table(frame, ("error", "gap", "flip_pgd", "sv_std", "feature_change"))
-    assert table.loc["std → clear"].tolist() == ["mnist", "1,000 / 500 / 50", "↑", "–", "(=)", "↓ 2/3", "↑ 2/2 against"]
+    assert table.loc["std → clear"].tolist() == [
+        "mnist",
+        "1,000 / 500 / 50",
+        "↑",
+        "–",
+        "(=)",
+        "↓ 2/3",
+        "↑ 2/2 against",
+    ]
     assert table.loc["std → close"].tolist()[2:] == ["(↓)", "–", "(=)", "↑ 2/3 against", "= 0/2"]
     said = signs.sentence(frame)
-    assert "Of 2 pairs" in said and "C1 natural error ↑ 1, 0, 1" in said and "C6 std, raw ↓ 1, 1, 0" in said
+    assert (
+        "Of 2 pairs" in said
+        and "C1 natural error ↑ 1, 0, 1" in said
+        and "C6 std, raw ↓ 1, 1, 0" in said
+    )
     assert "C5 feature change ↓ 0, 1, 1" in said and "C2" not in said
-    assert signs.sources({"families": [a_family(standard, clear)]})["training"].tolist() == ["natural", "PGD"]
+    assert signs.sources({"families": [a_family(standard, clear)]})["training"].tolist() == [
+        "natural",
+        "PGD",
+    ]
 
 
 def test_the_books_own_networks_stand_beside_them():
@@ -206,7 +278,11 @@ def test_the_books_own_networks_stand_beside_them():
     study = studies.load("digits", store=Path("/nowhere"))
     found = signs.of_study(study).set_index("quantity")
     table = study.records()
-    last = table[(table["checkpoint"] == "last") & (table["statistic"] == "error") & (table["split"] == "test")]
+    last = table[
+        (table["checkpoint"] == "last")
+        & (table["statistic"] == "error")
+        & (table["split"] == "test")
+    ]
     by_strength = last.groupby("strength")["value"].mean()
     assert found.loc["error", "sign"] == np.sign(by_strength[32] - by_strength[0])
     assert found.loc["sv_std", "layers"] == 6 and found["images"].eq("3 seeds").all()
@@ -245,14 +321,18 @@ def test_a_graph_is_its_operations():
         {"op": "Reshape", "attr": {}, "inp": ["t", "#[-1, 32]"], "out": "f"},
         {"op": "Gemm", "attr": {"transB": 1}, "inp": ["f", "@g.weight", "@g.bias"], "out": "y"},
     ]
-    model = othernets.Graph({"input": "x", "output": "y", "ops": ops}, {k: v.numpy() for k, v in arrays.items()})
+    model = othernets.Graph(
+        {"input": "x", "output": "y", "ops": ops}, {k: v.numpy() for k, v in arrays.items()}
+    )
     x = torch.rand(3, 1, 8, 8)
     a = nn.functional.conv2d(x, weight, bias, stride=2, padding=1)
     expected = (a + a.relu()).permute(0, 2, 3, 1).flatten(1) @ last.T + constant
     torch.testing.assert_close(model(x), expected)
     ops[1] = {"op": "Sigmoid", "attr": {}, "inp": ["a"], "out": "b"}
     with pytest.raises(InputError, match="the graph has Sigmoid"):
-        othernets.Graph({"input": "x", "output": "y", "ops": ops}, {k: v.numpy() for k, v in arrays.items()})
+        othernets.Graph(
+            {"input": "x", "output": "y", "ops": ops}, {k: v.numpy() for k, v in arrays.items()}
+        )
 
 
 def test_a_folder_that_is_not_there_is_said(monkeypatch, tmp_path, capsys):
@@ -267,4 +347,7 @@ def test_a_folder_that_is_not_there_is_said(monkeypatch, tmp_path, capsys):
         othernets.load("salman_NOR_MLP_B", tmp_path)
     with pytest.raises(InputError, match="set ARLIB_MNIST"):
         othernets.mnist(tmp_path)
-    assert measuring.main(["--nets", str(tmp_path / "none")]) == 2 and "no such folder" in capsys.readouterr().err
+    assert (
+        measuring.main(["--nets", str(tmp_path / "none")]) == 2
+        and "no such folder" in capsys.readouterr().err
+    )

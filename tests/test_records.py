@@ -18,8 +18,13 @@ RUN = "digits-resnet8-ar0-s0-00000000"
 
 
 def a_table(layers=("blocks.0.conv1", "blocks.0.conv2")):
-    rows = [("last", "test", "error", "", "", 360, 0.0333333), ("best", "test", "error", "", "", 360, 0.025)]
-    rows += [("last", "", "sv_std", layer, "circular", 64 + i, 0.5 + i) for i, layer in enumerate(layers)]
+    rows = [
+        ("last", "test", "error", "", "", 360, 0.0333333),
+        ("best", "test", "error", "", "", 360, 0.025),
+    ]
+    rows += [
+        ("last", "", "sv_std", layer, "circular", 64 + i, 0.5 + i) for i, layer in enumerate(layers)
+    ]
     rows += [
         ("last", "", "condition", layer, "circular", 64, value)
         for layer, value in zip(layers, (np.inf, np.nan), strict=False)
@@ -40,12 +45,19 @@ def a_run(folder, rows=None, arrays=None, weights=None, **changes):
     """A finished run in `folder`, as the runner writes it."""
     folder.mkdir(parents=True, exist_ok=True)
     said = {
-        "run": RUN, "recipe": {"dataset": "digits"}, "variant": "", "settings": {},
+        "run": RUN,
+        "recipe": {"dataset": "digits"},
+        "variant": "",
+        "settings": {},
         "provenance": {"device": "cpu", "precision": "float32"},
-        "history": pd.DataFrame({"epoch": [1, 2], "val_error": [0.5, 0.25], "seconds": [1.0, np.nan]}),
-    }  # fmt: skip
+        "history": pd.DataFrame(
+            {"epoch": [1, 2], "val_error": [0.5, 0.25], "seconds": [1.0, np.nan]}
+        ),
+    }
     arrays = some_arrays() if arrays is None else arrays
-    files.write_tensors(folder / "last.safetensors", weights or models.resnet(8, width=4).state_dict())
+    files.write_tensors(
+        folder / "last.safetensors", weights or models.resnet(8, width=4).state_dict()
+    )
     records.write(folder, rows=a_table() if rows is None else rows, arrays=arrays, **said | changes)
     return folder
 
@@ -55,7 +67,11 @@ def test_what_is_written_is_read(tmp_path):
     keys = ["checkpoint", "statistic", "layer"]
     expected = a_table().sort_values(keys, ignore_index=True)
     pd.testing.assert_frame_equal(found.rows.sort_values(keys, ignore_index=True), expected)
-    assert (found.run, found.recipe, found.provenance["precision"]) == (RUN, {"dataset": "digits"}, "float32")
+    assert (found.run, found.recipe, found.provenance["precision"]) == (
+        RUN,
+        {"dataset": "digits"},
+        "float32",
+    )
     assert list(found.history["val_error"]) == [0.5, 0.25] and np.isnan(found.history["seconds"][1])
     arrays = found.arrays()
     assert arrays.keys() == some_arrays().keys()
@@ -69,13 +85,18 @@ def test_what_is_written_is_read(tmp_path):
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["last", "best"]), st.sampled_from(["", "test"]), st.sampled_from(["error", "sv_std"]),
-            st.sampled_from(["", "a", "b", "c"]), st.sampled_from(["", "pgd@4"]), st.integers(0, 10_000),
+            st.sampled_from(["last", "best"]),
+            st.sampled_from(["", "test"]),
+            st.sampled_from(["error", "sv_std"]),
+            st.sampled_from(["", "a", "b", "c"]),
+            st.sampled_from(["", "pgd@4"]),
+            st.integers(0, 10_000),
             st.floats(width=32),
         ),
-        unique_by=lambda row: row[:5], min_size=1,
+        unique_by=lambda row: row[:5],
+        min_size=1,
     )
-)  # fmt: skip
+)
 def test_any_table_survives_packing(rows):
     table = pd.DataFrame(rows, columns=list(records.COLUMNS))
     packed = json.loads(json.dumps(records._pack_rows(table), allow_nan=False))
@@ -94,9 +115,17 @@ def test_a_value_measured_twice_is_refused_when_it_is_written(tmp_path):
 def test_damage_is_named_and_nothing_is_read(tmp_path):
     whole = a_run(tmp_path / RUN)
     for file, damage, message in [
-        ("record.json", lambda b: b.replace(b"0.0333333", b"0.0333334"), "does not match its checksum"),
+        (
+            "record.json",
+            lambda b: b.replace(b"0.0333333", b"0.0333334"),
+            "does not match its checksum",
+        ),
         ("record.json", lambda b: b[: len(b) // 2], "damaged"),
-        ("record.json", lambda b: b.replace(b'"format": 1', b'"format": 2'), "format 2; this arlib reads format 1"),
+        (
+            "record.json",
+            lambda b: b.replace(b'"format": 1', b'"format": 2'),
+            "format 2; this arlib reads format 1",
+        ),
         ("record.json", lambda b: b"[]", "is not a record"),
         ("arrays.npz", lambda b: b[:-20], "SHA-256"),
         ("arrays.npz", lambda b: b[:100] + bytes([b[100] ^ 1]) + b[101:], "SHA-256"),
@@ -132,27 +161,47 @@ def test_a_run_without_its_weights_is_not_finished(tmp_path):
 
 
 def large_run(folder):
-    """The numbers of a ResNet-56 on CIFAR-10: 55 convolutions, three operators, 27 blocks, 60 epochs."""
+    """The numbers of a ResNet-56 on CIFAR-10: 55 convolutions, three operators, 27 blocks, 60
+    epochs.
+    """
     generator = np.random.default_rng(0)
     draw = lambda *size: generator.normal(size=size)
     rows = [
-        ("last", "", f"statistic{s}", f"blocks.{layer // 2}.conv{layer % 2 + 1}", operator, 16384, float(draw()))
-        for s in range(9) for layer in range(55) for operator in ("circular", "circular+bn", "reshaped")
-    ]  # fmt: skip
+        (
+            "last",
+            "",
+            f"statistic{s}",
+            f"blocks.{layer // 2}.conv{layer % 2 + 1}",
+            operator,
+            16384,
+            float(draw()),
+        )
+        for s in range(9)
+        for layer in range(55)
+        for operator in ("circular", "circular+bn", "reshaped")
+    ]
     rows += [
         (c, "test", "feature_change", f"blocks.{b}", "random@4", 256, float(draw()))
         for c in ("last", "best")
         for b in range(27)
     ]
-    arrays = {"margin|train": draw(45_000).astype(np.float16), "margin|test": draw(10_000).astype(np.float16)}
-    arrays |= {"max_softmax|test": draw(10_000).astype(np.float16), "correct|test": draw(10_000) > 0}
+    arrays = {
+        "margin|train": draw(45_000).astype(np.float16),
+        "margin|test": draw(10_000).astype(np.float16),
+    }
+    arrays |= {
+        "max_softmax|test": draw(10_000).astype(np.float16),
+        "correct|test": draw(10_000) > 0,
+    }
     for operator in ("circular", "circular+bn", "reshaped"):
         for layer in range(55):
-            arrays[f"quantiles|{operator}|blocks.{layer // 2}.conv{layer % 2 + 1}"] = np.sort(np.abs(draw(201))).astype(
-                np.float32
-            )
+            arrays[f"quantiles|{operator}|blocks.{layer // 2}.conv{layer % 2 + 1}"] = np.sort(
+                np.abs(draw(201))
+            ).astype(np.float32)
     history = pd.DataFrame(draw(60, 12), columns=[f"column{c}" for c in range(12)])
-    return a_run(folder, pd.DataFrame(rows, columns=list(records.COLUMNS)), arrays, history=history), arrays
+    return a_run(
+        folder, pd.DataFrame(rows, columns=list(records.COLUMNS)), arrays, history=history
+    ), arrays
 
 
 def test_a_large_record_is_thinned_to_its_limit_and_says_so(tmp_path):
@@ -177,7 +226,11 @@ def test_publishing_keeps_half_precision_convolutions_and_everything_else_exactl
     folder = a_run(tmp_path / "store" / RUN, weights=model.state_dict())
     target = tmp_path / "records" / RUN
     assert records.publish(folder, target, weights=True)
-    assert sorted(p.name for p in target.iterdir()) == ["arrays.npz", "record.json", "weights.safetensors"]
+    assert sorted(p.name for p in target.iterdir()) == [
+        "arrays.npz",
+        "record.json",
+        "weights.safetensors",
+    ]
     stored = files.read_tensors(target / "weights.safetensors")
     for name, value in model.state_dict().items():
         half = value.ndim == 4
@@ -187,8 +240,12 @@ def test_publishing_keeps_half_precision_convolutions_and_everything_else_exactl
         )
     finished, published = records.read(folder), records.read(target)
     pd.testing.assert_frame_equal(published.rows, finished.rows)
-    assert all(not t.is_floating_point() or t.dtype == torch.float32 for t in published.weights().values())
-    torch.testing.assert_close(finished.weights()["stem.weight"], model.state_dict()["stem.weight"], rtol=0, atol=0)
+    assert all(
+        not t.is_floating_point() or t.dtype == torch.float32 for t in published.weights().values()
+    )
+    torch.testing.assert_close(
+        finished.weights()["stem.weight"], model.state_dict()["stem.weight"], rtol=0, atol=0
+    )
 
 
 def test_publishing_again_changes_nothing_and_a_new_measurement_replaces_the_old(tmp_path):
@@ -265,9 +322,17 @@ def test_the_repository_stays_small_enough_to_clone_and_to_carry():
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("not a git checkout")
-    tracked = [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
-    shipped = [path for path in tracked if path.relative_to(ROOT).parts[0] in ("arlib", "records", "studies")]
+    tracked = [
+        ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()
+    ]
+    shipped = [
+        path
+        for path in tracked
+        if path.relative_to(ROOT).parts[0] in ("arlib", "records", "studies")
+    ]
     for what, paths, most in (("the tracked tree", tracked, 24e6), ("the wheel", shipped, 15e6)):
         room = sizes(paths)
         largest = ", ".join(f"{place} {size / 1e6:.1f}" for place, size in list(room.items())[:5])
-        assert sum(room.values()) <= most, f"{what} takes more than {most / 1e6:g} MB; most of it: {largest}"
+        assert sum(room.values()) <= most, (
+            f"{what} takes more than {most / 1e6:g} MB; most of it: {largest}"
+        )

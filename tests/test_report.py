@@ -1,4 +1,6 @@
-"""Models side by side: the numbers are those of the functions they come from, resumable, and the page is safe."""
+"""Models side by side: the numbers are those of the functions they come from, resumable, and the
+page is safe.
+"""
 
 import json
 import re
@@ -15,7 +17,13 @@ from arlib import attacks, confidence, margins, models, spectra
 from arlib.errors import InputError
 from arlib.report.parts import PARTS, QUANTITIES
 
-FEW = {"eps": [0.02, 0.1], "robust_images": 12, "instance_images": 12, "jacobian_images": 4, "progress": False}
+FEW = {
+    "eps": [0.02, 0.1],
+    "robust_images": 12,
+    "instance_images": 12,
+    "jacobian_images": 4,
+    "progress": False,
+}
 
 
 def net(width, seed=0):
@@ -36,7 +44,9 @@ def found(images):
 
 def value(found, model, quantity, setting="", layer=""):
     rows = found.rows
-    chosen = rows[(rows["model"] == model) & (rows["quantity"] == quantity) & (rows["setting"] == setting)]
+    chosen = rows[
+        (rows["model"] == model) & (rows["quantity"] == quantity) & (rows["setting"] == setting)
+    ]
     return chosen[chosen["layer"] == layer].iloc[0]
 
 
@@ -45,7 +55,9 @@ def test_numbers_are_those_of_the_functions_that_measure_them(found, images):
     with torch.no_grad():
         z = net(6, 1)(x)
     wide = "<b>wide</b>"
-    assert value(found, wide, "error")["value"] == pytest.approx(float((z.argmax(1) != y).double().mean()))
+    assert value(found, wide, "error")["value"] == pytest.approx(
+        float((z.argmax(1) != y).double().mean())
+    )
     assert value(found, wide, "max_softmax")["value"] == pytest.approx(
         float(confidence.max_softmax(z).mean()), rel=1e-5
     )
@@ -58,7 +70,11 @@ def test_numbers_are_those_of_the_functions_that_measure_them(found, images):
     robust = attacks.evaluate(net(4), x[:12], y[:12], eps=[0.02, 0.1]).table
     worst = robust[robust["attack"] == "worst case"]
     row = value(found, "narrow", "robust_accuracy", "25.5/255")
-    assert (row["value"], row["low"], row["n"]) == (worst["accuracy"].iloc[1], worst["low"].iloc[1], 12)
+    assert (row["value"], row["low"], row["n"]) == (
+        worst["accuracy"].iloc[1],
+        worst["low"].iloc[1],
+        12,
+    )
 
 
 def test_instance_margins_are_compared_on_images_that_all_get_right(found, images):
@@ -92,10 +108,17 @@ def test_the_page_is_one_file_and_nothing_of_a_name_is_markup(found, tmp_path):
         found.save(tmp_path / "report.pdf")
 
 
-def test_finished_parts_are_not_measured_again_and_those_of_another_model_are(images, tmp_path, monkeypatch):
+def test_finished_parts_are_not_measured_again_and_those_of_another_model_are(
+    images, tmp_path, monkeypatch
+):
     calls, options = [], FEW | {"resume": tmp_path / "parts.json"}
-    counted = {name: lambda s, logits, part=part, name=name: (calls.append((s.name, name)), part(s, logits))
-               for name, part in PARTS.items()}  # fmt: skip
+    counted = {
+        name: lambda s, logits, part=part, name=name: (
+            calls.append((s.name, name)),
+            part(s, logits),
+        )
+        for name, part in PARTS.items()
+    }
     monkeypatch.setattr("arlib.report.comparison.PARTS", counted)
 
     def interrupted(subject, logits):
@@ -105,8 +128,11 @@ def test_finished_parts_are_not_measured_again_and_those_of_another_model_are(im
     with pytest.raises(KeyboardInterrupt):
         arlib.compare({"a": net(4)}, *images, **options)
     before = list(calls)
-    monkeypatch.setitem(counted, "robustness", lambda s, logits: (calls.append((s.name, "robustness")),
-                                                                PARTS["robustness"](s, logits)))  # fmt: skip
+    monkeypatch.setitem(
+        counted,
+        "robustness",
+        lambda s, logits: (calls.append((s.name, "robustness")), PARTS["robustness"](s, logits)),
+    )
     first = arlib.compare({"a": net(4)}, *images, **options)
     assert calls[len(before) :] == [("a", "robustness"), ("a", "distances")]
     done = len(calls)
@@ -128,14 +154,21 @@ def test_a_part_that_cannot_be_measured_is_named_and_the_others_go_on(images):
 
 def test_a_time_budget_leaves_out_and_says_so(images):
     found = arlib.compare({"a": net(4)}, *images, **FEW | {"time_budget": 1e-9})
-    assert len(found.left_out) == len(PARTS) and "time budget" in found.left_out[0] and found.rows.empty
+    assert (
+        len(found.left_out) == len(PARTS)
+        and "time budget" in found.left_out[0]
+        and found.rows.empty
+    )
     assert found.table.empty
 
 
 def test_doubts_are_collected_by_model_and_part(images):
     x, y = images
     found = arlib.compare(
-        {"random": nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Dropout(0.5)).train()}, x, y, **FEW
+        {"random": nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Dropout(0.5)).train()},
+        x,
+        y,
+        **FEW,
     )
     assert any(doubt.startswith("random, robustness: evaluate:") for doubt in found.doubts)
 
@@ -173,12 +206,29 @@ def test_the_command_line_compares_models_of_files(tmp_path):
     )
     x = np.random.default_rng(0).random((16, 1, 8, 8), dtype=np.float32)
     np.savez(tmp_path / "some.npz", x=x, y=np.arange(16) % 10)
-    command = [sys.executable, "-m", "arlib", "compare", f"a={tmp_path}/mine.py:small", f"{tmp_path}/mine.py:large"]
+    command = [
+        sys.executable,
+        "-m",
+        "arlib",
+        "compare",
+        f"a={tmp_path}/mine.py:small",
+        f"{tmp_path}/mine.py:large",
+    ]
     command += ["--data", str(tmp_path / "some.npz"), "--images", "12", "--strength", "4"]
-    done = subprocess.run([*command, "--out", str(tmp_path / "r.html")], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "r.html")], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert (
-        "natural error" in done.stdout and "mine:large" in done.stdout and (tmp_path / "r.html").stat().st_size > 10_000
+        "natural error" in done.stdout
+        and "mine:large" in done.stdout
+        and (tmp_path / "r.html").stat().st_size > 10_000
     )
-    wrong = subprocess.run([*command[:4], "nowhere.py:x", "--data", "digits"], capture_output=True, text=True)
-    assert wrong.returncode == 2 and "there is no such file" in wrong.stderr and "Traceback" not in wrong.stderr
+    wrong = subprocess.run(
+        [*command[:4], "nowhere.py:x", "--data", "digits"], capture_output=True, text=True
+    )
+    assert (
+        wrong.returncode == 2
+        and "there is no such file" in wrong.stderr
+        and "Traceback" not in wrong.stderr
+    )

@@ -1,4 +1,6 @@
-"""The reference band is what the recorded networks span, and stands only where the quantity is the same one."""
+"""The reference band is what the recorded networks span, and stands only where the quantity is the
+same one.
+"""
 
 import json
 
@@ -35,7 +37,9 @@ def recorded_values(statistic, setting="", strength=0.0):
     for folder in sorted((places.places().records[0] / "digits").iterdir()):
         record = records.read(folder)
         if round(255 * record.recipe.get("eps", 0), 3) == strength:
-            rows = record.rows[(record.rows["checkpoint"] == "last") & (record.rows["split"].isin(["test", ""]))]
+            rows = record.rows[
+                (record.rows["checkpoint"] == "last") & (record.rows["split"].isin(["test", ""]))
+            ]
             rows = rows[(rows["statistic"] == statistic) & (rows["setting"] == setting)]
             if statistic == "sv_std":
                 rows = rows[rows["layer"].str.fullmatch(r"blocks\.\d+\.conv\d+")]
@@ -53,12 +57,21 @@ def recorded_values(statistic, setting="", strength=0.0):
         ("sv_std", "", "sv_std", "circular"),
     ],
 )
-def test_the_band_is_from_the_least_to_the_largest_recorded_network(found, quantity, setting, statistic, where):
-    assert found.band.study == "digits" and found.band.networks == (3, 3) and found.band.strengths == (0, 32)
+def test_the_band_is_from_the_least_to_the_largest_recorded_network(
+    found, quantity, setting, statistic, where
+):
+    assert (
+        found.band.study == "digits"
+        and found.band.networks == (3, 3)
+        and found.band.strengths == (0, 32)
+    )
     for strength, (low, high) in found.band.of(quantity, setting).items():
         values = recorded_values(statistic, where, strength)
         assert len(values) == 3 and low < high
-        assert (low, high) == (pytest.approx(min(values), rel=1e-6), pytest.approx(max(values), rel=1e-6))
+        assert (low, high) == (
+            pytest.approx(min(values), rel=1e-6),
+            pytest.approx(max(values), rel=1e-6),
+        )
     assert len(found.band.of(quantity, setting)) == 2
 
 
@@ -78,7 +91,9 @@ def test_what_the_records_lack_or_took_otherwise_has_no_band(found):
 
 def test_another_radius_or_other_layers_have_no_band(images):
     other = arlib.compare({"mine": net()}, *images, eps=[32 / 255], radius=5 / 255, **FEW).band
-    assert not other.of("feature_change") and not other.of("flip_pgd", "5/255") and other.of("error")
+    assert (
+        not other.of("feature_change") and not other.of("flip_pgd", "5/255") and other.of("error")
+    )
     wide = arlib.compare({"a": net(), "b": net(4)}, *images, **DIGITS, **FEW).band
     assert not wide.of("sv_std") and wide.of("feature_change")  # the same blocks, of other width
     deep = arlib.compare({"a": net(size=20)}, *images, **DIGITS, **FEW).band
@@ -113,7 +128,9 @@ def test_a_band_that_is_no_study_is_refused(images, band, error, said, monkeypat
 
 
 def test_a_study_without_networks_is_refused():
-    empty = next(n for n in studies.names(recorded._NO_STORE) if not recorded._published(n).finished())
+    empty = next(
+        n for n in studies.names(recorded._NO_STORE) if not recorded._published(n).finished()
+    )
     with pytest.raises(NotMeasured, match="no networks at AR strength"):
         recorded.chosen(empty, (3, 32, 32), 10)
 
@@ -122,7 +139,9 @@ def test_every_part_says_its_seconds_and_memory(found):
     assert found.seconds.keys() == found.megabytes.keys()
     assert all(value >= 0 for value in found.megabytes.values())
     table = found.cost
-    assert list(table.columns) == ["mine", "memory"] and list(table.index) == [k.split("/")[1] for k in found.seconds]
+    assert list(table.columns) == ["mine", "memory"] and list(table.index) == [
+        k.split("/")[1] for k in found.seconds
+    ]
     assert table.loc["outputs", "mine"] == f"{found.seconds['mine/outputs']:.1f} s"
 
 
@@ -136,5 +155,9 @@ def test_the_peak_rises_by_what_is_held():
 
 
 def test_costs_of_models_whose_names_hold_slashes():
-    table = cost.table(["a/b", "c"], {"a/b/outputs": 1.0, "c/outputs": 2.0}, {"a/b/outputs": 1.5, "c/outputs": None})
+    table = cost.table(
+        ["a/b", "c"],
+        {"a/b/outputs": 1.0, "c/outputs": 2.0},
+        {"a/b/outputs": 1.5, "c/outputs": None},
+    )
     assert table.loc["outputs"].tolist() == ["1.0 s", "2.0 s", "+1.5 MB"]

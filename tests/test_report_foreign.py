@@ -1,4 +1,6 @@
-"""Comparing models as other libraries build them: layers that see windows or positions instead of images."""
+"""Comparing models as other libraries build them: layers that see windows or positions instead of
+images.
+"""
 
 import importlib.util
 import sys
@@ -13,11 +15,20 @@ import arlib
 from arlib import data, smoothness
 from arlib.errors import InputError
 
-FEW = {"robust_images": 4, "instance_images": 2, "jacobian_images": 2, "eps": [0.05], "progress": False, "band": None}
+FEW = {
+    "robust_images": 4,
+    "instance_images": 2,
+    "jacobian_images": 2,
+    "eps": [0.05],
+    "progress": False,
+    "band": None,
+}
 
 
 class Windows(nn.Module):
-    """As in windowed attention: patches become rows of the batch; positions go through a layer of their own."""
+    """As in windowed attention: patches become rows of the batch; positions go through a layer of
+    their own.
+    """
 
     def __init__(self):
         super().__init__()
@@ -46,18 +57,30 @@ def test_layers_without_a_row_an_image_are_left_out_and_named(images):
     assert [doubt.split(":")[0] for doubt in said] == ["windows, features", "windows, jacobians"]
     assert all("2 of 4 layers" in doubt and "position, window" in doubt for doubt in said)
     rows = found.rows
-    changes = rows[(rows["quantity"] == "feature_change") & (rows["layer"] != "")].set_index("layer")["value"]
+    changes = rows[(rows["quantity"] == "feature_change") & (rows["layer"] != "")].set_index(
+        "layer"
+    )["value"]
     assert list(changes.index) == ["stem", "answer"]
     alone = smoothness.feature_change(
-        model, images.x, radius=4 / 255, layers=["stem", "answer"], generator=torch.Generator().manual_seed(0)
+        model,
+        images.x,
+        radius=4 / 255,
+        layers=["stem", "answer"],
+        generator=torch.Generator().manual_seed(0),
     )
     assert changes.tolist() == pytest.approx(alone["change"].tolist(), rel=1e-5)
-    assert {"stem", "position", "window", "answer"} <= set(rows.loc[rows["quantity"] == "sv_std", "layer"])
+    assert {"stem", "position", "window", "answer"} <= set(
+        rows.loc[rows["quantity"] == "sv_std", "layer"]
+    )
 
 
 def test_such_a_layer_asked_for_by_name_is_refused(images):
-    with pytest.raises(InputError, match=r"do not have 20 rows, one an image: window \(80, 4, 8\). Give layers="):
-        smoothness.feature_change(Windows().eval(), images.x, radius=4 / 255, layers=["stem", "window"])
+    with pytest.raises(
+        InputError, match=r"do not have 20 rows, one an image: window \(80, 4, 8\). Give layers="
+    ):
+        smoothness.feature_change(
+            Windows().eval(), images.x, radius=4 / 255, layers=["stem", "window"]
+        )
     found = arlib.compare({"w": Windows().eval()}, *images, layers=["stem", "window"], **FEW)
     assert any(text.startswith("features of w: of 20 images") for text in found.left_out)
 
@@ -79,7 +102,8 @@ def test_the_command_line_makes_networks_of_timm(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name, how", [("resnet10t", {}), ("swin_tiny_patch4_window7_224", {"img_size": 32, "window_size": 4})]
+    "name, how",
+    [("resnet10t", {}), ("swin_tiny_patch4_window7_224", {"img_size": 32, "window_size": 4})],
 )
 def test_networks_of_timm_are_measured(name, how):
     timm = pytest.importorskip("timm", reason="timm is not installed")

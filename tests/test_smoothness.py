@@ -22,7 +22,9 @@ def linear(weight, bias=None, dtype=torch.float64):
 
 
 def images(n, d, low=0.3, high=0.7, seed=0):
-    return low + (high - low) * torch.rand(n, 1, 1, d, generator=GENERATOR(seed), dtype=torch.float64)
+    return low + (high - low) * torch.rand(
+        n, 1, 1, d, generator=GENERATOR(seed), dtype=torch.float64
+    )
 
 
 def orthogonal(d, seed=0):
@@ -35,7 +37,10 @@ def normaliser_by_pairs(h):
 
 
 def test_normaliser_is_the_mean_over_all_pairs_of_different_images():
-    model, x = linear(torch.randn(4, 6, generator=GENERATOR()), torch.randn(4, generator=GENERATOR(1))), images(7, 6)
+    model, x = (
+        linear(torch.randn(4, 6, generator=GENERATOR()), torch.randn(4, generator=GENERATOR(1))),
+        images(7, 6),
+    )
     (value,) = smoothness.normalisers(model, x, batch_size=3).values()
     assert value == pytest.approx(normaliser_by_pairs(model(x)), rel=1e-9)
 
@@ -53,21 +58,27 @@ def test_adversarial_change_of_one_linear_feature_is_the_dual_norm():
     w = torch.randn(1, 8, generator=GENERATOR(3), dtype=torch.float64)
     model, x = linear(w), images(6, 8)
     frame = smoothness.feature_change(model, x, radius=0.1, direction="adversarial", batch_size=4)
-    assert frame.loc[0, "change"] == pytest.approx(0.1 * float(w.abs().sum()) / normaliser_by_pairs(model(x)), rel=1e-9)
+    assert frame.loc[0, "change"] == pytest.approx(
+        0.1 * float(w.abs().sum()) / normaliser_by_pairs(model(x)), rel=1e-9
+    )
 
 
 def test_perturbed_images_stay_in_the_pixel_range():
     model, x = linear(torch.eye(40)), torch.zeros(2, 1, 1, 40, dtype=torch.float64)
     x[1] = 1.0  # normaliser: sqrt(40 / 2)
     for direction in ("random", "adversarial"):
-        change = smoothness.feature_change(model, x, radius=0.5, direction=direction).loc[0, "change"]
-        assert 0.4 < change / (0.5 * math.sqrt(40 / 20)) < 0.9  # about half of the pixels could not move
+        change = smoothness.feature_change(model, x, radius=0.5, direction=direction).loc[
+            0, "change"
+        ]
+        # about half of the pixels could not move
+        assert 0.4 < change / (0.5 * math.sqrt(40 / 20)) < 0.9
 
 
 def test_gain_is_the_ratio_to_the_layer_before():
     model = nn.Sequential(linear(orthogonal(6)), linear(2 * orthogonal(6, 1))).double()
     frame = smoothness.feature_change(model, images(5, 6), radius=0.05, layers=["0.1", "1.1"])
-    assert frame["gain"][1] == pytest.approx(1.0, rel=1e-9)  # twice the change, twice the normaliser
+    # twice the change, twice the normaliser
+    assert frame["gain"][1] == pytest.approx(1.0, rel=1e-9)
     given = smoothness.feature_change(
         model, images(5, 6), radius=0.05, layers=["0.1", "1.1"], normaliser={"0.1": 1.0, "1.1": 1.0}
     )
@@ -79,14 +90,21 @@ def test_adversarial_is_larger_than_random_in_every_block_and_needs_the_hidden_l
     model = models.resnet(8, width=4)
     x = torch.rand(8, 3, 16, 16, generator=GENERATOR())
     random = smoothness.feature_change(model, x, radius=4 / 255)
-    adversarial = smoothness.feature_change(model, x, radius=4 / 255, direction="adversarial", steps=5)
-    assert list(random["layer"]) == list(adversarial["layer"]) == ["blocks.0", "blocks.1", "blocks.2"]
+    adversarial = smoothness.feature_change(
+        model, x, radius=4 / 255, direction="adversarial", steps=5
+    )
+    assert (
+        list(random["layer"]) == list(adversarial["layer"]) == ["blocks.0", "blocks.1", "blocks.2"]
+    )
     assert (adversarial["change"] > 1.3 * random["change"]).all()
-    assert random["normaliser"].to_numpy() == pytest.approx(adversarial["normaliser"].to_numpy(), rel=1e-5)
+    assert random["normaliser"].to_numpy() == pytest.approx(
+        adversarial["normaliser"].to_numpy(), rel=1e-5
+    )
     again = smoothness.feature_change(model, x, radius=4 / 255, direction="adversarial", steps=5)
     pd.testing.assert_frame_equal(adversarial, again)
     more = smoothness.feature_change(model, x, radius=4 / 255, direction="adversarial", steps=10)
-    assert (more["change"] >= adversarial["change"]).all()  # the same path, further: the largest met
+    # the same path, further: the largest met
+    assert (more["change"] >= adversarial["change"]).all()
 
 
 def test_change_ignores_the_scale_of_the_network():
@@ -126,8 +144,12 @@ def test_flip_rate_under_attack_of_a_linear_classifier():
 def test_random_flip_rates_of_one_pixel():
     x = torch.full((4000, 1, 1, 1), 0.5, dtype=torch.float64)
     model = two_classes(torch.ones(1, dtype=torch.float64), -0.45)  # flips where δ < −0.05
-    assert smoothness.flip_rate(model, x, radius=0.1, attack="sign") == pytest.approx(0.5, abs=0.012)
-    assert smoothness.flip_rate(model, x, radius=0.1, attack="uniform") == pytest.approx(0.25, abs=0.012)
+    assert smoothness.flip_rate(model, x, radius=0.1, attack="sign") == pytest.approx(
+        0.5, abs=0.012
+    )
+    assert smoothness.flip_rate(model, x, radius=0.1, attack="uniform") == pytest.approx(
+        0.25, abs=0.012
+    )
     assert smoothness.flip_rate(model, x, radius=0.04, attack="sign") == 0
     assert smoothness.flip_rate(model, x, radius=0.1) == 1
 
@@ -152,7 +174,9 @@ def test_jacobian_of_a_linear_layer():
     scale = normaliser_by_pairs(model(x))
     assert row["sigma_max"] == pytest.approx(float(singular[0]) / scale, rel=1e-6)
     assert row["frobenius"] == pytest.approx(float(weight.norm()) / scale, rel=0.02)
-    assert row["uniformity"] == pytest.approx(row["sigma_max"] / row["frobenius"] * math.sqrt(6), rel=1e-3)
+    assert row["uniformity"] == pytest.approx(
+        row["sigma_max"] / row["frobenius"] * math.sqrt(6), rel=1e-3
+    )
     assert row["rank"] == 6
 
 
@@ -163,7 +187,9 @@ def test_uniformity_is_one_for_a_rotation_and_root_rank_for_one_direction():
     assert rotation["frobenius"] == pytest.approx(rotation["sigma_max"] * math.sqrt(5), rel=1e-9)
     single = torch.zeros(5, 5)
     single[2, 3] = 4.0
-    assert smoothness.jacobian(linear(single), x)["uniformity"][0] == pytest.approx(math.sqrt(5), rel=1e-9)
+    assert smoothness.jacobian(linear(single), x)["uniformity"][0] == pytest.approx(
+        math.sqrt(5), rel=1e-9
+    )
 
 
 def test_jacobian_of_a_block_against_autograd():
@@ -171,12 +197,25 @@ def test_jacobian_of_a_block_against_autograd():
     model = models.resnet(8, width=2).eval().double()
     x = torch.rand(2, 3, 8, 8, generator=GENERATOR(), dtype=torch.float64)
     row = smoothness.jacobian(
-        model, x, layers=["blocks.1"], steps=64, probes=300, exact_limit=1, normaliser={"blocks.1": 1.0}
+        model,
+        x,
+        layers=["blocks.1"],
+        steps=64,
+        probes=300,
+        exact_limit=1,
+        normaliser={"blocks.1": 1.0},
     ).loc[0]
-    part = nn.Sequential(model.normalize, model.stem, model.bn, nn.ReLU(), model.blocks[0], model.blocks[1])
-    matrices = [torch.autograd.functional.jacobian(part, image[None]).flatten(4).flatten(0, 3) for image in x]
+    part = nn.Sequential(
+        model.normalize, model.stem, model.bn, nn.ReLU(), model.blocks[0], model.blocks[1]
+    )
+    matrices = [
+        torch.autograd.functional.jacobian(part, image[None]).flatten(4).flatten(0, 3)
+        for image in x
+    ]
     assert matrices[0].shape == (4 * 4 * 4, 3 * 8 * 8)
-    assert row["sigma_max"] == pytest.approx(sum(float(torch.linalg.svdvals(m)[0]) for m in matrices) / 2, rel=1e-4)
+    assert row["sigma_max"] == pytest.approx(
+        sum(float(torch.linalg.svdvals(m)[0]) for m in matrices) / 2, rel=1e-4
+    )
     assert row["frobenius"] == pytest.approx(sum(float(m.norm()) for m in matrices) / 2, rel=0.03)
     assert row["rank"] == 64
 
@@ -209,7 +248,11 @@ def test_model_is_left_as_it_was():
     ],
 )
 def test_bad_input_is_named(change, message):
-    options = {"model": linear(torch.eye(3), dtype=torch.float32), "x": images(4, 3).float(), "radius": 0.1} | change
+    options = {
+        "model": linear(torch.eye(3), dtype=torch.float32),
+        "x": images(4, 3).float(),
+        "radius": 0.1,
+    } | change
     with pytest.raises(InputError, match=message):
         smoothness.feature_change(**options)
 
@@ -217,5 +260,7 @@ def test_bad_input_is_named(change, message):
 def test_one_image_has_no_normaliser_of_its_own():
     with pytest.raises(InputError, match="two different images"):
         smoothness.normalisers(linear(torch.eye(3)), images(1, 3))
-    frame = smoothness.feature_change(linear(torch.eye(3)), images(1, 3), radius=0.1, normaliser={"1": 2.0})
+    frame = smoothness.feature_change(
+        linear(torch.eye(3)), images(1, 3), radius=0.1, normaliser={"1": 2.0}
+    )
     assert frame["change"][0] == pytest.approx(0.1 * math.sqrt(3) / 2)

@@ -1,4 +1,6 @@
-"""Exact singular values against matrices built index by index, real convolutions and known answers."""
+"""Exact singular values against matrices built index by index, real convolutions and known
+answers.
+"""
 
 import itertools
 import math
@@ -64,13 +66,23 @@ def close(values, matrix, tolerance=1e-10):
 
 @st.composite
 def circular_layers(draw):
-    """Any circular convolution small enough for the loops: wrap-around, n odd, even and 1, stride or not."""
+    """Any circular convolution small enough for the loops: wrap-around, n odd, even and 1, stride
+    or not.
+    """
     dims = draw(st.sampled_from([1, 2, 2, 2, 3]))
     most = {1: 9, 2: 6, 3: 3}[dims]
     each = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(dims))
     groups = draw(st.sampled_from([1, 1, 2, 3]))
-    shape = groups * draw(st.integers(1, 3)), draw(st.integers(1, 3)), *each(1, {1: 5, 2: 4, 3: 2}[dims])
-    weight = torch.randn(shape, generator=torch.Generator().manual_seed(draw(st.integers(0, 99))), dtype=torch.float64)
+    shape = (
+        groups * draw(st.integers(1, 3)),
+        draw(st.integers(1, 3)),
+        *each(1, {1: 5, 2: 4, 3: 2}[dims]),
+    )
+    weight = torch.randn(
+        shape,
+        generator=torch.Generator().manual_seed(draw(st.integers(0, 99))),
+        dtype=torch.float64,
+    )
     return weight, each(1, most), each(1, 3), each(1, 3), groups
 
 
@@ -79,15 +91,25 @@ def circular_layers(draw):
 def test_circular_equals_the_looped_matrix(layer):
     weight, size, stride, dilation, groups = layer
     out = tuple(math.ceil(n / s) for n, s in zip(size, stride, strict=True))
-    matrix = looped_matrix(weight, size, out, stride, dilation, (0,) * len(size), groups, "circular")
+    matrix = looped_matrix(
+        weight, size, out, stride, dilation, (0,) * len(size), groups, "circular"
+    )
     close(spectra.singular_values(weight, size, stride, "circular", dilation, groups), matrix)
     close(
-        spectra.singular_values(weight, size, stride, "circular", dilation, groups, dtype=torch.float32), matrix, 1e-5
+        spectra.singular_values(
+            weight, size, stride, "circular", dilation, groups, dtype=torch.float32
+        ),
+        matrix,
+        1e-5,
     )
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(circular_layers(), st.sampled_from(["zeros", "reflect", "replicate", "valid"]), st.integers(0, 2))
+@given(
+    circular_layers(),
+    st.sampled_from(["zeros", "reflect", "replicate", "valid"]),
+    st.integers(0, 2),
+)
 def test_other_paddings_equal_the_looped_matrix(layer, mode, amount):
     weight, size, stride, dilation, groups = layer
     size = tuple(n + 3 for n in size)[: len(size)]
@@ -97,7 +119,9 @@ def test_other_paddings_equal_the_looped_matrix(layer, mode, amount):
     if min(out) < 1 or math.prod(size) > 64:
         return
     matrix = looped_matrix(weight, size, out, stride, dilation, (amount,) * len(size), groups, mode)
-    close(spectra.singular_values(weight, size, stride, mode, dilation, groups, amount=amount), matrix)
+    close(
+        spectra.singular_values(weight, size, stride, mode, dilation, groups, amount=amount), matrix
+    )
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
@@ -108,7 +132,9 @@ def test_dense_matrix_is_what_torch_computes(dims, mode, stride, dilation, group
     weight = torch.randn((8, 4 // groups, *(3,) * dims), generator=generator, dtype=torch.float64)
     x = torch.randn((1, 4, *(6, 5, 7)[:dims]), generator=generator, dtype=torch.float64)
     low = 0 if mode == "valid" else dilation
-    padded = F.pad(x, (low,) * 2 * dims, mode={"zeros": "constant", "valid": "constant"}.get(mode, mode))
+    padded = F.pad(
+        x, (low,) * 2 * dims, mode={"zeros": "constant", "valid": "constant"}.get(mode, mode)
+    )
     expected = CONV[dims](padded, weight, stride=stride, dilation=dilation, groups=groups)
     shape = geometry(weight, x.shape[2:], stride, mode, dilation, groups)
     assert shape.out == expected.shape[2:]
@@ -127,7 +153,9 @@ def test_known_answer():
 
 
 def test_a_stride_that_does_not_divide_the_map_is_not_rounded():
-    weight = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weight = torch.randn(
+        4, 3, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     matrix = looped_matrix(weight, (7, 7), (4, 4), (2, 2), (1, 1), (1, 1), 1, "circular")
     values = spectra.singular_values(weight, 7, stride=2)
     close(values, matrix)
@@ -136,23 +164,33 @@ def test_a_stride_that_does_not_divide_the_map_is_not_rounded():
 
 
 def test_taps_are_wrapped_not_cropped():
-    weight = torch.randn(2, 2, 3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    weight = torch.randn(
+        2, 2, 3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     squares = spectra.singular_values(weight, 8, dilation=8).square().sum()
-    assert squares == pytest.approx(64 * weight.sum((2, 3)).square().sum().item())  # every tap reads one pixel
+    # every tap reads one pixel
+    assert squares == pytest.approx(64 * weight.sum((2, 3)).square().sum().item())
     cropped = torch.linalg.svdvals(torch.fft.fft2(weight, (2, 2)).permute(2, 3, 0, 1)).flatten()
-    assert (spectra.singular_values(weight, 2) - cropped.sort(descending=True).values).abs().max() > 0.1
+    assert (
+        spectra.singular_values(weight, 2) - cropped.sort(descending=True).values
+    ).abs().max() > 0.1
 
 
 def test_circular_largest_value_does_not_bound_zero_padding():
     kernel = torch.tensor([-1.0, 2, -1]).view(1, 1, 3)
     assert spectra.singular_values(kernel, 3)[0].item() == pytest.approx(3.0)
-    assert spectra.singular_values(kernel, 3, padding="zeros")[0].item() == pytest.approx(2 + math.sqrt(2))
-    assert spectra.singular_values(kernel, 3, padding=1)[0].item() == pytest.approx(2 + math.sqrt(2))
+    assert spectra.singular_values(kernel, 3, padding="zeros")[0].item() == pytest.approx(
+        2 + math.sqrt(2)
+    )
+    assert spectra.singular_values(kernel, 3, padding=1)[0].item() == pytest.approx(
+        2 + math.sqrt(2)
+    )
 
 
 def test_counts_keep_the_zeros():
     assert len(spectra.singular_values(torch.ones(8, 2, 1, 1), 4)) == 2 * 16
-    strided = spectra.singular_values(torch.ones(6, 2, 1, 1), 4, stride=2)  # 6 outputs, 2·4 input phases
+    # 6 outputs, 2·4 input phases
+    strided = spectra.singular_values(torch.ones(6, 2, 1, 1), 4, stride=2)
     assert len(strided) == 6 * 4
     assert (strided > 1e-9).sum() == 4
 
@@ -199,13 +237,23 @@ def test_bad_input_is_named(change, message):
 
 @pytest.mark.parametrize("small", [0.0, 1e-9, 1e-6, 1e-3])
 def test_gram_eigenvalues_do_not_blur_small_singular_values(small):
-    """A matrix times one 3×3 stencil: its singular values times the stencil's symbol, at every frequency."""
+    """A matrix times one 3×3 stencil: its singular values times the stencil's symbol, at every
+    frequency.
+    """
     generator = torch.Generator().manual_seed(0)
-    u, v = (torch.linalg.qr(torch.randn(12, 12, generator=generator, dtype=torch.float64)).Q for _ in range(2))
+    u, v = (
+        torch.linalg.qr(torch.randn(12, 12, generator=generator, dtype=torch.float64)).Q
+        for _ in range(2)
+    )
     sigma = torch.linspace(1, 2, 12, dtype=torch.float64)
     sigma[0] = small
     stencil = torch.randn(3, 3, generator=generator, dtype=torch.float64)
-    exact = torch.outer(torch.fft.fft2(stencil, (8, 8)).abs().flatten(), sigma).flatten().sort(descending=True).values
+    exact = (
+        torch.outer(torch.fft.fft2(stencil, (8, 8)).abs().flatten(), sigma)
+        .flatten()
+        .sort(descending=True)
+        .values
+    )
     weight = torch.einsum("or,r,ri,ab->oiab", u, sigma, v, stencil)
     assert worthwhile(Symbol(weight, geometry(weight, 8)))
     values = spectra.singular_values(weight, 8)
@@ -215,13 +263,23 @@ def test_gram_eigenvalues_do_not_blur_small_singular_values(small):
 
 @pytest.mark.parametrize(
     "shape,size,stride,dilation,groups",
-    [((5, 7, 3, 3), (8, 9), 1, 1, 1), ((7, 5, 3, 2), 6, 1, 1, 1), ((4, 3, 3, 3), 8, 2, 1, 1), ((6, 2, 5), 9, 1, 2, 3),
-     ((3, 4, 3, 3), 2, 1, 1, 1), ((4, 4, 2, 3, 2), (3, 4, 5), 1, 1, 1), ((3, 3, 4, 4), 6, (2, 3), 3, 1)],
-)  # fmt: skip
+    [
+        ((5, 7, 3, 3), (8, 9), 1, 1, 1),
+        ((7, 5, 3, 2), 6, 1, 1, 1),
+        ((4, 3, 3, 3), 8, 2, 1, 1),
+        ((6, 2, 5), 9, 1, 2, 3),
+        ((3, 4, 3, 3), 2, 1, 1, 1),
+        ((4, 4, 2, 3, 2), (3, 4, 5), 1, 1, 1),
+        ((3, 3, 4, 4), 6, (2, 3), 3, 1),
+    ],
+)
 def test_grams_from_correlations_are_grams_of_blocks(shape, size, stride, dilation, groups):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     symbol = Symbol(weight, geometry(weight, size, stride, dilation=dilation, groups=groups))
-    found, expected = Correlations(symbol).grams(symbol.frequencies), gram(symbol.blocks(symbol.frequencies))
+    found, expected = (
+        Correlations(symbol).grams(symbol.frequencies),
+        gram(symbol.blocks(symbol.frequencies)),
+    )
     nearest = min((found - expected).abs().max(), (found - expected.conj()).abs().max())
     assert nearest < 1e-12 * expected.abs().max()
 
@@ -229,8 +287,13 @@ def test_grams_from_correlations_are_grams_of_blocks(shape, size, stride, dilati
 def test_many_layers_are_each_what_they_are_alone(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     random = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)
-    layers = [(random(4, 3, 3, 3), 8, 1), (random(2, 2, 1, 1), 4, 1), (random(4, 3, 3, 3), 8, 2),
-              *((random(4, 3, 3, 3), 8, 1) for _ in range(5)), (random(4, 3, 3, 3).float(), 8, 1)]  # fmt: skip
+    layers = [
+        (random(4, 3, 3, 3), 8, 1),
+        (random(2, 2, 1, 1), 4, 1),
+        (random(4, 3, 3, 3), 8, 2),
+        *((random(4, 3, 3, 3), 8, 1) for _ in range(5)),
+        (random(4, 3, 3, 3).float(), 8, 1),
+    ]
     given = [(weight, geometry(weight, size, stride)) for weight, size, stride in layers]
     alone = [spectra.singular_values(*layer, dtype=layer[0].dtype) for layer in layers]
     for most in (1, 10**5, 10**9):
@@ -238,11 +301,16 @@ def test_many_layers_are_each_what_they_are_alone(monkeypatch):
         found = each_cyclic(given, lambda values: (values, len(values)))
         for (values, count), expected in zip(found, alone, strict=True):
             assert count == len(expected) and values.dtype == expected.dtype
-            assert torch.allclose(values, expected, rtol=0, atol=1e-12 if values.dtype == torch.float64 else 1e-5)
+            assert torch.allclose(
+                values, expected, rtol=0, atol=1e-12 if values.dtype == torch.float64 else 1e-5
+            )
 
 
 def test_threads_do_not_change_the_values_and_are_given_back():
-    weight, threads = torch.randn(6, 5, 3, 3, generator=torch.Generator().manual_seed(0)), torch.get_num_threads()
+    weight, threads = (
+        torch.randn(6, 5, 3, 3, generator=torch.Generator().manual_seed(0)),
+        torch.get_num_threads(),
+    )
     one = spectra.singular_values(weight, 9)
     try:
         torch.set_num_threads(3)

@@ -25,12 +25,16 @@ def test_its_own_spectrum_changes_nothing():
 
 
 def test_a_kernel_as_large_as_the_map_takes_any_spectrum():
-    weight, target = kernel(3, 3, 5, 5), torch.rand(75, generator=torch.Generator().manual_seed(1)) + 0.5
+    weight, target = (
+        kernel(3, 3, 5, 5),
+        torch.rand(75, generator=torch.Generator().manual_seed(1)) + 0.5,
+    )
     found = spectra.impose(weight, 5, target)
     achieved = spectra.statistics(spectra.singular_values(found.weight, 5))
     wanted = spectra.statistics(target)
     assert found.residual < 1e-9
-    assert achieved["std"] == pytest.approx(wanted["std"], rel=0.02)  # conjugate pairs share one quantile
+    # conjugate pairs share one quantile
+    assert achieved["std"] == pytest.approx(wanted["std"], rel=0.02)
     assert achieved["mean"] == pytest.approx(wanted["mean"], rel=0.01)
 
 
@@ -46,7 +50,8 @@ def test_another_layers_quantiles_are_approached_on_the_own_support(stride, grou
     distance = lambda sigma: float((sigma - target).norm() / target.norm())
     assert found.weight.shape == weight.shape
     assert distance(values) < 0.01 < distance(start)
-    assert 0 < found.residual <= distance(values)  # the target's 201 quantiles stand for its spectrum
+    # the target's 201 quantiles stand for its spectrum
+    assert 0 < found.residual <= distance(values)
     assert (values.std() - start.std()) / (target.std() - start.std()) == pytest.approx(1, abs=0.05)
 
 
@@ -55,7 +60,9 @@ def test_frobenius_is_scaling_alone():
     found = spectra.impose(weight, 6, 0.7, kind="frobenius")
     scale = found.weight / weight
     assert torch.allclose(scale, scale.flatten()[0].expand_as(scale), rtol=1e-5)
-    assert spectra.singular_values(found.weight, 6).square().mean().sqrt().item() == pytest.approx(0.7, rel=1e-5)
+    assert spectra.singular_values(found.weight, 6).square().mean().sqrt().item() == pytest.approx(
+        0.7, rel=1e-5
+    )
     assert found.weight.dtype == torch.float32
 
 

@@ -21,14 +21,18 @@ def net():
 
 
 def images(count=3, size=8):
-    return torch.rand(count, 1, size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.rand(
+        count, 1, size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
 
 
 def test_network_jacobian_equals_autograd(net):
     x = images()
     frame = spectra.jacobian(net, x)
     for index in range(3):
-        matrix = torch.autograd.functional.jacobian(lambda one: net(one)[0], x[index : index + 1]).reshape(10, 64)
+        matrix = torch.autograd.functional.jacobian(
+            lambda one: net(one)[0], x[index : index + 1]
+        ).reshape(10, 64)
         sigma = torch.linalg.svdvals(matrix)
         row = frame.iloc[index]
         assert (row["max"], row["min"]) == pytest.approx((sigma[0].item(), sigma[-1].item()))
@@ -55,9 +59,13 @@ def net_input(net, x):
 
 def test_convolution_with_batch_norm_is_the_folded_operator(net):
     block = net.blocks[0]
-    folded = block.conv1.weight * (block.bn1.weight / (block.bn1.running_var + block.bn1.eps).sqrt()).view(-1, 1, 1, 1)
+    folded = block.conv1.weight * (
+        block.bn1.weight / (block.bn1.running_var + block.bn1.eps).sqrt()
+    ).view(-1, 1, 1, 1)
     exact = spectra.statistics(spectra.singular_values(folded, 6, padding=1))
-    found = spectra.jacobian(lambda x: block.bn1(block.conv1(x)), torch.zeros(1, 4, 6, 6, dtype=torch.float64)).iloc[0]
+    found = spectra.jacobian(
+        lambda x: block.bn1(block.conv1(x)), torch.zeros(1, 4, 6, 6, dtype=torch.float64)
+    ).iloc[0]
     assert {name: found[name] for name in exact} == pytest.approx(exact)
 
 

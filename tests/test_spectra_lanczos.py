@@ -1,4 +1,6 @@
-"""Estimates with error bars: adjoints, exact sums, bounds that are theorems, and intervals that hold."""
+"""Estimates with error bars: adjoints, exact sums, bounds that are theorems, and intervals that
+hold.
+"""
 
 import importlib.util
 import math
@@ -39,7 +41,12 @@ def layers(draw):
     groups, mode = draw(st.sampled_from([1, 2])), draw(st.sampled_from(MODES))
     amount = tuple(max(d * (k - 1) + 1 - n, draw(st.integers(0, 2)))
                    for n, k, d in zip(size, kernel, dilation, strict=True))  # fmt: skip
-    weight = random(groups * draw(st.integers(1, 3)), draw(st.integers(1, 2)), *kernel, seed=draw(st.integers(0, 99)))
+    weight = random(
+        groups * draw(st.integers(1, 3)),
+        draw(st.integers(1, 2)),
+        *kernel,
+        seed=draw(st.integers(0, 99)),
+    )
     return weight, geometry(weight, size, each(1, 3), mode, dilation, groups, amount)
 
 
@@ -47,11 +54,20 @@ def layers(draw):
 @given(layers())
 def test_products_squares_and_bound_agree_with_the_dense_matrix(layer):
     weight, shape = layer
-    matrix, operator = torch.block_diag(*dense_blocks(weight, shape)), convolution_map(weight, shape)
+    matrix, operator = (
+        torch.block_diag(*dense_blocks(weight, shape)),
+        convolution_map(weight, shape),
+    )
     assert (operator.rows, operator.columns) == matrix.shape
-    assert torch.allclose(operator.apply(torch.eye(operator.columns, dtype=torch.float64)), matrix.T, atol=1e-12)
-    assert torch.allclose(operator.adjoint(torch.eye(operator.rows, dtype=torch.float64)), matrix, atol=1e-12)
-    assert sum_of_squares(weight, shape) == pytest.approx(float(matrix.square().sum()), rel=1e-12, abs=1e-12)
+    assert torch.allclose(
+        operator.apply(torch.eye(operator.columns, dtype=torch.float64)), matrix.T, atol=1e-12
+    )
+    assert torch.allclose(
+        operator.adjoint(torch.eye(operator.rows, dtype=torch.float64)), matrix, atol=1e-12
+    )
+    assert sum_of_squares(weight, shape) == pytest.approx(
+        float(matrix.square().sum()), rel=1e-12, abs=1e-12
+    )
     assert largest_bound(weight, shape) >= float(torch.linalg.matrix_norm(matrix, 2)) * (1 - 1e-12)
 
 
@@ -62,7 +78,10 @@ def test_the_bound_is_close_for_zero_padding_where_the_circular_operator_is_no_b
     assert spectra.singular_values(kernel, 3)[0] < exact < largest_bound(kernel, shape) <= 4
     weight = random(4, 4, 3, 3)
     shape = geometry(weight, 14, padding="zeros")
-    assert largest_bound(weight, shape) < 1.03 * spectra.singular_values(weight, 14, padding="zeros")[0]
+    assert (
+        largest_bound(weight, shape)
+        < 1.03 * spectra.singular_values(weight, 14, padding="zeros")[0]
+    )
 
 
 @pytest.mark.parametrize("rows,columns,rank", [(30, 20, 20), (20, 20, 20), (25, 20, 8)])
@@ -75,7 +94,9 @@ def test_quadrature_brackets_the_mean_product_at_every_step_and_ends_exact(rows,
     exact = (weights * sigma).sum(1)
     for _ in range(columns):
         process.extend(1)
-        upper, lower = ((w * t).sum(1) for t, w in (gauss(process.bidiagonal()), radau(process.bidiagonal())))
+        upper, lower = (
+            (w * t).sum(1) for t, w in (gauss(process.bidiagonal()), radau(process.bidiagonal()))
+        )
         assert (lower <= exact + 1e-6).all()
         assert (exact <= upper + 1e-6).all()
     assert torch.allclose(upper, exact, atol=1e-6)
@@ -85,7 +106,9 @@ def test_quadrature_brackets_the_mean_product_at_every_step_and_ends_exact(rows,
 
 
 def test_an_exhausted_krylov_space_keeps_its_rule():
-    process = Bidiagonalization(matrix_map(3 * torch.eye(5, dtype=torch.float64)), random(2, 5)).extend(4)
+    process = Bidiagonalization(
+        matrix_map(3 * torch.eye(5, dtype=torch.float64)), random(2, 5)
+    ).extend(4)
     theta, weight = gauss(process.bidiagonal())
     assert torch.allclose((weight * theta).sum(1), torch.tensor(3.0, dtype=torch.float64))
 
@@ -104,7 +127,9 @@ def test_quantile_bounds_hold_for_the_measure_they_are_read_off():
     assert np.median(upper - lower) < 0.4 * float(sigma.max())
 
 
-@pytest.mark.parametrize("stride,mode", [(1, "zeros"), (2, "zeros"), (1, "reflect"), (1, "replicate"), (2, "circular")])
+@pytest.mark.parametrize(
+    "stride,mode", [(1, "zeros"), (2, "zeros"), (1, "reflect"), (1, "replicate"), (2, "circular")]
+)
 def test_estimates_hold_the_exact_statistics(stride, mode):
     weight = random(8, 6, 3, 3, seed=4)
     exact = spectra.statistics(spectra.singular_values(weight, 13, stride, mode))
@@ -157,7 +182,9 @@ def test_batches_that_memory_splits_give_the_same_estimate(monkeypatch):
 def test_as_built_uses_lanczos_where_the_matrix_is_large(monkeypatch):
     monkeypatch.setattr("arlib.spectra.model.DENSE_WORK", 2**25)
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1, padding_mode="reflect"))
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1, padding_mode="reflect")
+    )
     frame = spectra.of(model, (1, 10, 10), "as-built")
     assert frame.method.tolist() == ["dense", "lanczos"]
     exact = spectra.statistics(spectra.singular_values(model[1].weight, 10, padding="reflect"))
@@ -170,7 +197,11 @@ def test_as_built_uses_lanczos_where_the_matrix_is_large(monkeypatch):
 
 @pytest.mark.parametrize(
     "options,message",
-    [({"probes": 4}, "at least 8"), ({"padding": "same"}, "padding is 'same'"), ({"size": -1}, "size")],
+    [
+        ({"probes": 4}, "at least 8"),
+        ({"padding": "same"}, "padding is 'same'"),
+        ({"size": -1}, "size"),
+    ],
 )
 def test_bad_input_is_named(options, message):
     with pytest.raises(InputError, match=message):
@@ -185,7 +216,9 @@ def test_a_map_without_spectrum_is_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["square", "tall", "strided", "near-orthogonal", "rank-deficient"])
 def test_intervals_cover(name):
-    """A smaller version of benchmarks/spectra_coverage.py: 100 fixed probe sets; 88 is 3 sd below 95."""
+    """A smaller version of benchmarks/spectra_coverage.py: 100 fixed probe sets; 88 is 3 sd below
+    95.
+    """
     path = Path(__file__).parents[1] / "benchmarks" / "spectra_coverage.py"
     spec = importlib.util.spec_from_file_location("spectra_coverage", path)
     benchmark = importlib.util.module_from_spec(spec)

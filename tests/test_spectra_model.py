@@ -1,4 +1,6 @@
-"""The table of a whole model: which operator each row measures, on which map, and what is refused."""
+"""The table of a whole model: which operator each row measures, on which map, and what is
+refused.
+"""
 
 import math
 
@@ -57,7 +59,9 @@ def test_as_built_uses_the_layers_padding(resnet):
 
 def test_as_built_circular_padding_is_the_circular_operator():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), nn.Conv2d(3, 4, 2, stride=2))
+    model = nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), nn.Conv2d(3, 4, 2, stride=2)
+    )
     circular, built = spectra.of(model, (2, 6, 6)), spectra.of(model, (2, 6, 6), "as-built")
     assert built.method.tolist() == ["frequencies"] * 2
     assert built["std"].tolist() == pytest.approx(circular["std"].tolist())
@@ -69,7 +73,9 @@ def test_circular_padding_of_another_amount_is_not_taken_for_the_circular_operat
     nn.init.ones_(model[0].weight)
     built = spectra.of(model, (1, 4, 4), "as-built").iloc[0]
     columns = [model(e.view(1, 1, 4, 4)).flatten() for e in torch.eye(16)]
-    assert built["max"] == pytest.approx(torch.linalg.svdvals(torch.stack(columns))[0].item(), rel=1e-5)
+    assert built["max"] == pytest.approx(
+        torch.linalg.svdvals(torch.stack(columns))[0].item(), rel=1e-5
+    )
     assert built.method == "dense"
 
 
@@ -85,7 +91,9 @@ def test_folding_multiplies_by_gamma_over_root_of_var_plus_eps(resnet):
     block = resnet.blocks[0]
     scale = block.bn1.weight / (block.bn1.running_var + block.bn1.eps).sqrt()
     expected = spectra.singular_values(block.conv1.weight * scale.view(-1, 1, 1, 1), 32)
-    assert row(frame, "blocks.0.conv1")["std"] == pytest.approx(expected.std(correction=0).item(), rel=1e-5)
+    assert row(frame, "blocks.0.conv1")["std"] == pytest.approx(
+        expected.std(correction=0).item(), rel=1e-5
+    )
     assert frame.folded.tolist() == ["yes"] * 7 + ["no"]
     assert set(spectra.of(resnet).folded) == {"no"}
 
@@ -94,7 +102,11 @@ def test_a_batch_norm_behind_a_skip_is_not_folded():
     class PreActivation(nn.Module):
         def __init__(self):
             super().__init__()
-            self.stem, self.bn, self.conv = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, padding=1)
+            self.stem, self.bn, self.conv = (
+                nn.Conv2d(3, 4, 3),
+                nn.BatchNorm2d(4),
+                nn.Conv2d(4, 4, 3, padding=1),
+            )
 
         def forward(self, x):
             x = self.stem(x)
@@ -131,7 +143,10 @@ def test_attention_projections_are_rows_of_one_matrix():
     class Attend(nn.Module):
         def __init__(self):
             super().__init__()
-            self.patch, self.attention = nn.Conv2d(3, 8, 4, stride=4), nn.MultiheadAttention(8, 2, batch_first=True)
+            self.patch, self.attention = (
+                nn.Conv2d(3, 8, 4, stride=4),
+                nn.MultiheadAttention(8, 2, batch_first=True),
+            )
 
         def forward(self, x):
             tokens = self.patch(x).flatten(2).transpose(1, 2)
@@ -178,7 +193,9 @@ def test_unknown_maps_are_named_and_can_be_given():
         spectra.of(Twice(), (1, 8, 8), sizes={"conv": (8, 8)})
     frame = spectra.of(Twice(), (1, 8, 8), sizes={"conv": (8, 8), "unused": (4, 4)})
     assert frame["size"].tolist() == [(8, 8), (4, 4)]
-    assert spectra.of(Twice(), (1, 8, 8), sizes={"conv": (8, 8), "unused": None}).layer.tolist() == ["conv"]
+    assert spectra.of(
+        Twice(), (1, 8, 8), sizes={"conv": (8, 8), "unused": None}
+    ).layer.tolist() == ["conv"]
 
 
 def test_bad_models_are_refused_by_layer():
@@ -217,7 +234,11 @@ def test_mobilenet_at_224_pixels():
     frame = spectra.of(model, (3, 224, 224), fold_bn=True).set_index("layer")
     assert len(frame) == sum(isinstance(m, nn.Conv2d | nn.Linear) for m in model.modules()) == 54
     depthwise = frame.loc["features.2.block.1.0"]
-    assert (depthwise["shape"], depthwise["size"], depthwise.stride) == ((72, 1, 3, 3), (56, 56), (2, 2))
+    assert (depthwise["shape"], depthwise["size"], depthwise.stride) == (
+        (72, 1, 3, 3),
+        (56, 56),
+        (2, 2),
+    )
     assert depthwise["count"] == 72 * 28 * 28
     assert frame.loc["features.1.block.1.fc1"].folded == "not foldable"
     assert frame.loc["features.0.0"].folded == "yes"
@@ -238,7 +259,14 @@ def test_vision_transformer_shows_its_projections():
     import torchvision
 
     torch.manual_seed(0)
-    options = {"image_size": 16, "patch_size": 4, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
+    options = {
+        "image_size": 16,
+        "patch_size": 4,
+        "num_layers": 2,
+        "num_heads": 2,
+        "hidden_dim": 16,
+        "mlp_dim": 32,
+    }
     frame = spectra.of(torchvision.models.VisionTransformer(**options), (3, 16, 16))
     layer = "encoder.layers.encoder_layer_1"
     expected = [f"{layer}.self_attention.{part}" for part in ("q", "k", "v", "out_proj")]

@@ -62,7 +62,9 @@ def test_quantiles_run_from_min_to_max():
     assert (found[0], found[100], found[-1]) == (1, 3, 5)
 
 
-@pytest.mark.parametrize("bad", [torch.zeros(0), torch.ones(2, 2), torch.tensor([1.0, math.nan]), torch.tensor([-1.0])])
+@pytest.mark.parametrize(
+    "bad", [torch.zeros(0), torch.ones(2, 2), torch.tensor([1.0, math.nan]), torch.tensor([-1.0])]
+)
 def test_bad_values_are_refused(bad):
     with pytest.raises(InputError, match="1-D tensor"):
         statistics(bad)

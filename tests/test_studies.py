@@ -58,13 +58,21 @@ def fake(study, entry, folder, *, machine, progress, time_left, pause=0.0, log=N
         with open(log, "a") as said:
             said.write(f"{entry.run} {os.getpid()}\n")
     time.sleep(pause)
-    rows = pd.DataFrame([("last", "test", "error", "", "", 360, 0.25)], columns=list(records.COLUMNS))
+    rows = pd.DataFrame(
+        [("last", "test", "error", "", "", 360, 0.25)], columns=list(records.COLUMNS)
+    )
     files.write_tensors(folder / "last.safetensors", {"weight": torch.zeros(2)})
     records.write(
-        folder, run=entry.run, recipe=entry.recipe.to_dict(), variant=entry.variant,
-        provenance=training.store.provenance(machine), settings=study.settings.to_dict(),
-        history=pd.DataFrame({"epoch": [1], "seconds": [7.0]}), rows=rows, arrays={"margin|test": np.zeros(4)},
-    )  # fmt: skip
+        folder,
+        run=entry.run,
+        recipe=entry.recipe.to_dict(),
+        variant=entry.variant,
+        provenance=training.store.provenance(machine),
+        settings=study.settings.to_dict(),
+        history=pd.DataFrame({"epoch": [1], "seconds": [7.0]}),
+        rows=rows,
+        arrays={"margin|test": np.zeros(4)},
+    )
     return True
 
 
@@ -78,12 +86,22 @@ def run(study, compute=fake, **options):
 
 def test_shipped_studies_are_what_the_book_says():
     assert set(studies.names()) >= {"digits", "cifar10-resnet20-small", "cifar10-resnet56"}
-    digits, small, main = (studies.load(n) for n in ("digits", "cifar10-resnet20-small", "cifar10-resnet56"))
-    pairs = lambda study: {(e.recipe.strength, e.recipe.seed) for e in study.entries if not e.variant}
+    digits, small, main = (
+        studies.load(n) for n in ("digits", "cifar10-resnet20-small", "cifar10-resnet56")
+    )
+    pairs = lambda study: {
+        (e.recipe.strength, e.recipe.seed) for e in study.entries if not e.variant
+    }
     assert pairs(digits) == {(s, seed) for s in (0, 16, 32, 64) for seed in range(3)} and digits.toy
     assert pairs(small) == {(s, seed) for s in (0, 2, 4, 8) for seed in range(5)} and not small.toy
-    assert pairs(main) == {(s, seed) for s in (0, 2, 4, 8, 16) for seed in range(3)} and not main.toy
-    extra = [(e.recipe.strength, e.recipe.seed, e.variant, e.recipe.step_size) for e in main.entries if e.variant]
+    assert (
+        pairs(main) == {(s, seed) for s in (0, 2, 4, 8, 16) for seed in range(3)} and not main.toy
+    )
+    extra = [
+        (e.recipe.strength, e.recipe.seed, e.variant, e.recipe.step_size)
+        for e in main.entries
+        if e.variant
+    ]
     assert extra == [(4, 0, "step2", 2 / 255), (16, 0, "step2", 2 / 255)]
     assert {e.recipe.attack_step / e.recipe.eps for e in small.entries if e.recipe.eps} == {0.5}
     assert {e.recipe.train_images for e in small.entries} == {10_000}
@@ -93,19 +111,32 @@ def test_shipped_studies_are_what_the_book_says():
 
 
 def test_run_ids_of_the_printed_studies_never_change():
-    """A record lies in a folder of this name: a new field of the recipe or key of the file must rename none."""
-    named = {name: [entry.run for entry in studies.load(name).entries] for name in ("digits", "cifar10-resnet20-small")}
-    assert named["digits"][:2] == ["digits-resnet8-ar0-s0-627bced0", "digits-resnet8-ar16-s0-f6b202db"]
+    """A record lies in a folder of this name: a new field of the recipe or key of the file must
+    rename none.
+    """
+    named = {
+        name: [entry.run for entry in studies.load(name).entries]
+        for name in ("digits", "cifar10-resnet20-small")
+    }
+    assert named["digits"][:2] == [
+        "digits-resnet8-ar0-s0-627bced0",
+        "digits-resnet8-ar16-s0-f6b202db",
+    ]
     assert named["cifar10-resnet20-small"][:4] == [
-        "cifar10-resnet20-ar0-s0-55529422", "cifar10-resnet20-ar2-s0-c2ca8ea5", "cifar10-resnet20-ar4-s0-6716bd15",
+        "cifar10-resnet20-ar0-s0-55529422",
+        "cifar10-resnet20-ar2-s0-c2ca8ea5",
+        "cifar10-resnet20-ar4-s0-6716bd15",
         "cifar10-resnet20-ar8-s0-4d3cb56a",
-    ]  # fmt: skip
+    ]
     assert studies.load("cifar10-resnet56").entries[-1].run == "cifar10-resnet56-ar16-s0-51e16f77"
 
 
 def test_whole_seeds_come_first_and_extras_last(tmp_path):
     extra = "extra: [{strength: 32, seed: 0, variant: step8, step: 8}]\n"
-    found = [(e.recipe.seed, e.recipe.strength, e.variant) for e in a_study(tmp_path, TINY + extra).entries]
+    found = [
+        (e.recipe.seed, e.recipe.strength, e.variant)
+        for e in a_study(tmp_path, TINY + extra).entries
+    ]
     assert found == [(0, 0, ""), (0, 32, ""), (1, 0, ""), (1, 32, ""), (0, 32, "step8")]
 
 
@@ -113,7 +144,12 @@ def test_controls_are_shorter_standard_trainings_of_the_same_seeds(tmp_path):
     study = a_study(tmp_path, TINY + "protocol: 2\ncontrols: [2, 1]\nkeep_epochs: [1]\n")
     assert study.protocol == 2
     found = [(e.recipe.seed, e.recipe.strength, e.recipe.epochs, e.variant) for e in study.entries]
-    of = lambda seed: [(seed, 0, 3, ""), (seed, 32, 3, ""), (seed, 0, 1, "control-1"), (seed, 0, 2, "control-2")]
+    of = lambda seed: [
+        (seed, 0, 3, ""),
+        (seed, 32, 3, ""),
+        (seed, 0, 1, "control-1"),
+        (seed, 0, 2, "control-2"),
+    ]
     assert found == of(0) + of(1)
     one = a_study(tmp_path, TINY + "protocol: 2\ncontrols: {epochs: [1], seed: [1]}\n")
     assert [(e.recipe.seed, e.variant) for e in one.entries if e.control] == [(1, "control-1")]
@@ -126,19 +162,29 @@ def test_weights_are_published_of_the_runs_a_study_names(tmp_path):
     assert len(some.publish(tmp_path / "records")) == 6
     kept = {path.parent.name for path in (tmp_path / "records").glob("tiny/*/weights.safetensors")}
     assert kept == {entry.run for entry in some.entries if entry.recipe.strength == 32}
-    assert {e.run for e in a_study(tmp_path, text).entries if e.run in a_study(tmp_path, text).file.weights} == {
-        e.run for e in some.entries if e.recipe.seed == 0 and not e.control
-    }
+    assert {
+        e.run
+        for e in a_study(tmp_path, text).entries
+        if e.run in a_study(tmp_path, text).file.weights
+    } == {e.run for e in some.entries if e.recipe.seed == 0 and not e.control}
 
 
 @pytest.mark.slow
 def test_a_study_with_controls_runs_and_shows_resumes_and_records_them(tmp_path):
-    few = "measure: {radius_scale: 4, feature_images: 40, adversarial_images: 4, jacobian_images: 2, flip_radii: [4], "
-    few += "flip_images_main: 20, robust_images: 20, strong_images: 4, instance_images: 4, bn_images: 50}\n"
+    few = (
+        "measure: {radius_scale: 4, feature_images: 40, adversarial_images: 4, jacobian_images: 2, "
+        "flip_radii: [4], "
+    )
+    few += "flip_images_main: 20, robust_images: 20, strong_images: 4, "
+    few += "instance_images: 4, bn_images: 50}\n"
     text = TINY.replace("seed: [0, 1]", "seed: [0]") + "protocol: 2\ncontrols: [1]\n" + few
     study = a_study(tmp_path, text)
     table = study.run(device="cpu", progress=False)
-    assert list(table["state"]) == ["finished"] * 3 and list(table["variant"]) == ["", "", "control-1"]
+    assert list(table["state"]) == ["finished"] * 3 and list(table["variant"]) == [
+        "",
+        "",
+        "control-1",
+    ]
     (control,) = [entry for entry in study.entries if entry.control]
     found = study.record(control.run)
     assert len(found.history) == 1 and set(found.rows["checkpoint"]) == {"last"}
@@ -165,24 +211,50 @@ MISTAKES = [
     ("  width: 4", "recipe.width", "line 9", "twice", "  width: 4\n  width: 5"),
     ("cost: seconds\n", "study file", "line 1", "lacks the key 'cost'", ""),
     ("", "keep_epochs[0]", "line 17", "below 3", "keep_epochs: [7]\n"),
-    ("", "claims.effect", "line 17", "grid (32)", "claims: {effect: 8, feature: 4, flip_pgd: 4, flip_sign: 8}\n"),
+    (
+        "",
+        "claims.effect",
+        "line 17",
+        "grid (32)",
+        "claims: {effect: 8, feature: 4, flip_pgd: 4, flip_sign: 8}\n",
+    ),
     ("", "claims", "line 17", "lacks the key 'feature'", "claims: {effect: 32}\n"),
     ("", "extra[0]", "line 17", "twice", "extra: [{strength: 32, seed: 0, variant: again}]\n"),
-    ("", "extra[0].variant", "line 17", "small letters", "extra: [{strength: 32, seed: 3, variant: A b}]\n"),
+    (
+        "",
+        "extra[0].variant",
+        "line 17",
+        "small letters",
+        "extra: [{strength: 32, seed: 3, variant: A b}]\n",
+    ),
     ("", "measure", "line 17", "unknown key", "measure: {imagez: 3}\n"),
     ("", "protocol", "line 17", "1 or 2", "protocol: 3\n"),
     ("", "protocol", "line 17", "for the whole study", "protocol: [1, 2]\n"),
     ("", "controls", "line 17", "do not mix", "controls: [1]\n"),
     ("", "controls[1]", "line 18", "below 3", "protocol: 2\ncontrols: [1, 3]\n"),
-    ("", "controls.seed", "line 18", "the grid lacks", "protocol: 2\ncontrols: {epochs: [1], seed: [0, 7]}\n"),
+    (
+        "",
+        "controls.seed",
+        "line 18",
+        "the grid lacks",
+        "protocol: 2\ncontrols: {epochs: [1], seed: [0, 7]}\n",
+    ),
     ("", "weights.strength[1]", "line 17", "the grid lacks", "weights: {strength: [0, 8]}\n"),
-    ("", "extra[0].variant", "line 17", "controls:", "extra: [{strength: 0, seed: 3, variant: control-1}]\n"),
+    (
+        "",
+        "extra[0].variant",
+        "line 17",
+        "controls:",
+        "extra: [{strength: 0, seed: 3, variant: control-1}]\n",
+    ),
     ("title: tiny", "cannot be read as YAML", "line 2", "", "title: [tiny"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda m: m[1])
-def test_a_mistake_in_a_study_file_is_one_message_with_file_line_key_and_what_is_allowed(tmp_path, mistake):
+def test_a_mistake_in_a_study_file_is_one_message_with_file_line_key_and_what_is_allowed(
+    tmp_path, mistake
+):
     old, key, line, said, *new = mistake
     text = TINY + "\n" + (old if not new else "")
     text = text.replace(old, new[0], 1) if new and old else text + "".join(new)
@@ -221,7 +293,12 @@ def test_a_study_runs_what_is_missing_and_reads_as_tables(tiny):
     assert list(table["state"]) == ["finished"] * 4 and not tiny.missing()
     found = tiny.records()
     assert list(found) == [*studies.KEYS, *records.COLUMNS]
-    assert list(zip(found["seed"], found["strength"], strict=True)) == [(0, 0), (0, 32), (1, 0), (1, 32)]
+    assert list(zip(found["seed"], found["strength"], strict=True)) == [
+        (0, 0),
+        (0, 32),
+        (1, 0),
+        (1, 32),
+    ]
     assert list(tiny.histories()["seconds"]) == [7.0] * 4
     assert set(tiny.arrays(tiny.entries[0].run)) == {"margin|test"}
     assert not list(tiny.work_folder.iterdir()) and not list(tiny.leases_folder.glob("*.json"))
@@ -293,7 +370,10 @@ def test_a_damaged_record_is_named_and_refused_by_everything_that_reads(tiny):
         with pytest.raises(RecordError, match=str(path)):
             use()
     table = again.status()
-    assert list(table["state"]) == ["finished", "finished", "damaged", "finished"] and str(path) in table["note"][2]
+    assert (
+        list(table["state"]) == ["finished", "finished", "damaged", "finished"]
+        and str(path) in table["note"][2]
+    )
 
 
 def test_a_record_of_another_recipe_is_refused(tiny):
@@ -311,7 +391,9 @@ def test_a_run_measured_with_other_settings_counts_as_missing_and_keeps_its_trai
     (folder / "trained").write_text("hours")
     content = json.loads((folder / "record.json").read_text())
     content["settings"] |= {"of_old": 3}
-    (folder / "record.json").write_text(records._text({k: v for k, v in content.items() if k != "checksum"}))
+    (folder / "record.json").write_text(
+        records._text({k: v for k, v in content.items() if k != "checksum"})
+    )
     again = studies.load(tiny.path, tiny.places.store)
     assert [e.run for e in again.missing()] == [tiny.entries[0].run] and len(again.records()) == 3
     seen = []
@@ -329,7 +411,9 @@ def test_devices_are_not_mixed_silently(tiny):
     folder = tiny.folder / tiny.entries[0].run
     content = json.loads((folder / "record.json").read_text())
     content["provenance"]["precision"] = "bfloat16"
-    (folder / "record.json").write_text(records._text({k: v for k, v in content.items() if k != "checksum"}))
+    (folder / "record.json").write_text(
+        records._text({k: v for k, v in content.items() if k != "checksum"})
+    )
     again = studies.load(tiny.path, tiny.places.store)
     with pytest.raises(InputError, match=r"precision 'bfloat16', this would be 'float32'.*--mix"):
         run(again)
@@ -346,16 +430,26 @@ def test_published_records_count_unless_asked_afresh_and_the_store_comes_first(t
     assert not published.missing() and len(published.missing(afresh=True)) == 4
     assert set(published.status()["state"]) == {"recorded"}
     pd.testing.assert_frame_equal(published.records(), tiny.records())
-    weights = [(tmp_path / "records" / "tiny" / e.run / "weights.safetensors").exists() for e in tiny.entries]
+    weights = [
+        (tmp_path / "records" / "tiny" / e.run / "weights.safetensors").exists()
+        for e in tiny.entries
+    ]
     assert weights == [True, True, False, False]
     both = studies.Study(tiny.file, places.Places(tiny.places.store, (tmp_path / "records",), ()))
     assert {folder.parent for folder in both.finished().values()} == {tiny.folder}
 
 
 def test_a_budget_too_small_for_an_epoch_is_refused_once_the_speed_is_known(tiny):
-    run(tiny, compute=lambda study, entry, *a, **k: entry.recipe.seed == 0 and fake(study, entry, *a, **k))
+    run(
+        tiny,
+        compute=lambda study, entry, *a, **k: (
+            entry.recipe.seed == 0 and fake(study, entry, *a, **k)
+        ),
+    )
     assert len(tiny.missing()) == 2  # seed 1; its siblings took 7 s an epoch
-    with pytest.raises(InputError, match=r"time budget of 5 s is too small for one epoch, which takes about 7 s"):
+    with pytest.raises(
+        InputError, match=r"time budget of 5 s is too small for one epoch, which takes about 7 s"
+    ):
         run(tiny, time_budget=5)
     run(tiny, time_budget=20)
     assert not tiny.missing()
@@ -395,14 +489,22 @@ def test_a_published_record_is_whole_small_and_named_by_its_recipe(folder):
 
 @pytest.mark.parametrize("name", sorted({folder.parent.name for folder in PUBLISHED}))
 def test_published_records_are_of_one_device_and_fit_their_study_file(name):
-    study = studies.Study(studies.load(name).file, places.Places(ROOT / "nowhere", (ROOT / "records",), ()))
-    assert set(study.finished().values()) == {folder for folder in PUBLISHED if folder.parent.name == name}
+    study = studies.Study(
+        studies.load(name).file, places.Places(ROOT / "nowhere", (ROOT / "records",), ())
+    )
+    assert set(study.finished().values()) == {
+        folder for folder in PUBLISHED if folder.parent.name == name
+    }
     assert study.status()["device"][lambda column: column != ""].nunique() == 1
 
 
 def test_shipped_weights_give_the_recorded_numbers():
-    """Half precision of the convolutions moves errors by at most a point and margins and spectra by 1 %."""
-    folders = [f for f in PUBLISHED if f.parent.name == "digits" and (f / "weights.safetensors").exists()]
+    """Half precision of the convolutions moves errors by at most a point and margins and spectra by
+    1 %.
+    """
+    folders = [
+        f for f in PUBLISHED if f.parent.name == "digits" and (f / "weights.safetensors").exists()
+    ]
     split = data.load("digits", device="cpu").test
     for folder in folders:
         found = records.read(folder)
@@ -528,7 +630,9 @@ t.run(study, compute=lambda *a, **k: t.fake(*a, **k, pause=float(sys.argv[5]), l
 
 def worker(study, log, pause):
     given = [ROOT / "tests", study.path, study.places.store, log, pause]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    }
     return subprocess.Popen([sys.executable, "-c", WORKER, *map(str, given)], env=environment)
 
 
@@ -538,7 +642,9 @@ def test_processes_share_a_study_and_one_takes_over_from_the_killed_other(tmp_pa
     study = a_study(tmp_path, TINY.replace("seed: [0, 1]", "seed: [0, 1, 2, 3]"))
     log = tmp_path / "log"
     begun_by = lambda pid: (
-        [n for n, p in map(str.split, log.read_text().splitlines()) if p == str(pid)] if log.exists() else []
+        [n for n, p in map(str.split, log.read_text().splitlines()) if p == str(pid)]
+        if log.exists()
+        else []
     )
     slow = worker(study, log, 600)
     started = [slow]
@@ -560,6 +666,7 @@ def test_processes_share_a_study_and_one_takes_over_from_the_killed_other(tmp_pa
             process.kill()
             process.wait()
     done = [line.split()[0] for line in log.read_text().splitlines()]
-    assert sorted(done) == sorted([entry.run for entry in study.entries] + begun)  # the killed one's twice, no other
+    # the killed one's twice, no other
+    assert sorted(done) == sorted([entry.run for entry in study.entries] + begun)
     assert set(study.status()["state"]) == {"finished"} and len(study.records()) == 8
     assert not list(study.work_folder.iterdir()) and not list(study.leases_folder.glob("*.json"))

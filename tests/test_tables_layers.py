@@ -15,8 +15,15 @@ def test_layer_rule_shows_the_conditions_of_the_verdict():
     for claim in ("C5", "C6"):
         primary, twin = tables.layer_rule(synthetic.study(RECORDS), claim).T.to_dict("records")
         assert primary["share of layers that go down, by seed"] == "100 %, 100 %, 100 %"
-        assert primary["share between two seeds of one strength"] == f"up to {100 * found.loc[claim, 'floor']:.0f} %"
-        assert primary["verdict of this statistic alone"] == found.loc[claim, "primary_verdict"] == "supported"
+        assert (
+            primary["share between two seeds of one strength"]
+            == f"up to {100 * found.loc[claim, 'floor']:.0f} %"
+        )
+        assert (
+            primary["verdict of this statistic alone"]
+            == found.loc[claim, "primary_verdict"]
+            == "supported"
+        )
         assert twin["verdict of this statistic alone"] == found.loc[claim, "twin_verdict"]
         assert primary["stands out"] == "yes"
 
@@ -26,8 +33,13 @@ def test_layer_rule_of_what_rises_or_cannot_stand_out():
     rises = tables.layer_rule(synthetic.study(reversed_), "C6").iloc[:, 0]
     assert rises["share of layers that go up, by seed"] == "100 %, 100 %, 100 %"
     assert rises["verdict of this statistic alone"] == "contradicted"
-    one_block = RECORDS[(RECORDS["statistic"] != "feature_change") | (RECORDS["layer"] == "blocks.0")]
-    assert tables.layer_rule(synthetic.study(one_block), "C5").iloc[:, 0]["stands out"] == "cannot: the floor is 100 %"
+    one_block = RECORDS[
+        (RECORDS["statistic"] != "feature_change") | (RECORDS["layer"] == "blocks.0")
+    ]
+    assert (
+        tables.layer_rule(synthetic.study(one_block), "C5").iloc[:, 0]["stands out"]
+        == "cannot: the floor is 100 %"
+    )
     with pytest.raises(NotMeasured, match="C5 is not measured on s: At least 3 seeds"):
         tables.layer_rule(synthetic.study(RECORDS[RECORDS["seed"] < 2]), "C5")
     with pytest.raises(InputError, match="claim is 'C1'"):
@@ -39,18 +51,22 @@ def test_operators_compares_with_the_circular_one():
     other = (changed["statistic"] == "sv_std") & (changed["setting"] == "reshaped")
     circular = (changed["statistic"] == "sv_std") & (changed["setting"] == "circular")
     seeds = changed.loc[circular, "seed"].to_numpy()
-    changed.loc[other, "value"] = (0.4 + 0.2 * (seeds == 0)) * changed.loc[circular, "value"].to_numpy()
+    changed.loc[other, "value"] = (0.4 + 0.2 * (seeds == 0)) * changed.loc[
+        circular, "value"
+    ].to_numpy()
     table = tables.operators(changed, strength=8)
     folded = ["circular, BN folded", "… with natural BN statistics"]
     assert list(table.index) == ["circular", *folded, "reshaped kernel"]  # what is recorded
-    assert table.loc["reshaped kernel", "std / circular"] == "0.47"  # all seeds count alike: (0.6 + 0.4 + 0.4) / 3
+    # all seeds count alike: (0.6 + 0.4 + 0.4) / 3
+    assert table.loc["reshaped kernel", "std / circular"] == "0.47"
     rows = changed[circular & (changed["strength"] == 8) & (changed["checkpoint"] == "last")]
     rows = rows[rows["layer"].isin(synthetic.CONVOLUTIONS)]
     assert set(table["std goes"]) == {"down"} == set(table["std/mean goes"])
     one = circular & (changed["strength"] == 8) & (changed["seed"] == 1)
     mixed = tables.operators(changed.assign(value=changed["value"].where(~one, 10.0)), strength=8)
     assert mixed.loc["circular", "std goes"] == "both ways"
-    by_seed = rows.groupby("seed")["value"].median()  # as the verdicts take a level: over layers, then over seeds
+    # as the verdicts take a level: over layers, then over seeds
+    by_seed = rows.groupby("seed")["value"].median()
     assert table.loc["circular", "std at 8"] == f"{by_seed.mean():.3g}"
     with pytest.raises(NotMeasured, match="AR strengths 0 and 16"):
         tables.operators(RECORDS, strength=16)
@@ -58,10 +74,15 @@ def test_operators_compares_with_the_circular_one():
 
 def test_scale_and_shape_split_the_std():
     changed = RECORDS.copy()
-    std, mean = ((changed["statistic"] == name) & (changed["setting"] == "circular") for name in ("sv_std", "sv_mean"))
-    changed.loc[std, "value"] = np.where(changed.loc[std, "strength"] == 8, 2 * 3.0, 3.0)  # all values doubled
+    std, mean = (
+        (changed["statistic"] == name) & (changed["setting"] == "circular")
+        for name in ("sv_std", "sv_mean")
+    )
+    # all values doubled
+    changed.loc[std, "value"] = np.where(changed.loc[std, "strength"] == 8, 2 * 3.0, 3.0)
     changed.loc[mean, "value"] = np.where(changed.loc[mean, "strength"] == 8, 2 * 4.0, 4.0)
-    changed.loc[std & (changed["strength"] == 4), "value"] = 4.0  # only the shape changes: 3² + 4² = 4² + 3²
+    # only the shape changes: 3² + 4² = 4² + 3²
+    changed.loc[std & (changed["strength"] == 4), "value"] = 4.0
     changed.loc[mean & (changed["strength"] == 4), "value"] = 3.0
     table = tables.scale_and_shape(changed)
     assert [text.split(" [")[0] for text in table.loc["8"]] == ["× 2", "× 2", "× 1"]

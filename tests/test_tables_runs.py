@@ -17,9 +17,13 @@ RECORDS = synthetic.records()
 
 def value(records, strength, seed, statistic, split, setting, checkpoint="last"):
     rows = records[
-        (records["strength"] == strength) & (records["seed"] == seed) & (records["checkpoint"] == checkpoint)
+        (records["strength"] == strength)
+        & (records["seed"] == seed)
+        & (records["checkpoint"] == checkpoint)
     ]
-    rows = rows[(rows["statistic"] == statistic) & (rows["split"] == split) & (rows["setting"] == setting)]
+    rows = rows[
+        (rows["statistic"] == statistic) & (rows["split"] == split) & (rows["setting"] == setting)
+    ]
     return rows["value"].item()
 
 
@@ -27,7 +31,8 @@ def test_training_time_is_images_over_speed():
     recipes = [Recipe(dataset="cifar10", eps=eps, epochs=60) for eps in (0, 8 / 255, 4 / 255)]
     rates = pd.DataFrame({"loop": ["slow", "fast", "faster"], "images/s": [10.0, 500.0, 2000.0]})
     found = tables.training_time(SimpleNamespace(recipes=recipes), rates)
-    assert list(found["2 trainings"]) == ["6.2 days", "3.0 hours", "45 minutes"]  # 5.4 million images
+    # 5.4 million images
+    assert list(found["2 trainings"]) == ["6.2 days", "3.0 hours", "45 minutes"]
     assert list(found.index) == ["slow", "fast", "faster"]
 
 
@@ -44,14 +49,18 @@ def test_accuracies_are_of_the_last_weights_and_keep_each_attack_with_its_n():
     assert len(found) == 3 * 3 * 3
     row = found.loc[8.0, 1, "apgd-ce+t"]
     assert row["n"] == 300 and row["setting"] == "apgd-ce+t@8"
-    assert row["accuracy"] == pytest.approx(1 - value(RECORDS, 8, 1, "robust_error", "test", "apgd-ce+t@8"))
+    assert row["accuracy"] == pytest.approx(
+        1 - value(RECORDS, 8, 1, "robust_error", "test", "apgd-ce+t@8")
+    )
     assert row["low"] < row["accuracy"] < row["high"]
     assert list(found.loc[0.0, 0].index) == ["natural", "pgd-10", "apgd-ce+t"]
 
 
 def crossed(strong: float, others: float, together: float) -> pd.DataFrame:
     """One network, (8, seed 0), attacked by other means too."""
-    row = RECORDS[(RECORDS["setting"] == "apgd-ce+t@8") & (RECORDS["strength"] == 8) & (RECORDS["seed"] == 0)]
+    row = RECORDS[
+        (RECORDS["setting"] == "apgd-ce+t@8") & (RECORDS["strength"] == 8) & (RECORDS["seed"] == 0)
+    ]
     values = {"pgd-50x10": others, "square": others, "apgd-ce+t+pgd-50x10+square": together}
     more = [row.assign(setting=f"{kind}@8", value=value, n=300) for kind, value in values.items()]
     rest = RECORDS.drop(row.index)
@@ -72,7 +81,11 @@ def test_attacks_that_check_the_strong_one_have_a_table_of_their_own():
 def test_under_attack_says_n_and_what_is_missing():
     holes = RECORDS[~((RECORDS["setting"] == "apgd-ce+t@8") & (RECORDS["strength"] == 4))]
     table = tables.under_attack(holes)
-    assert list(table.columns) == ["natural (n = 1,000)", "pgd-10@8 (n = 1,000)", "apgd-ce+t@8 (n = 1,000)"]
+    assert list(table.columns) == [
+        "natural (n = 1,000)",
+        "pgd-10@8 (n = 1,000)",
+        "apgd-ce+t@8 (n = 1,000)",
+    ]
     assert table.loc[("4", "0"), "apgd-ce+t@8 (n = 1,000)"] == claims.NOT_MEASURED
     accuracy = 1 - value(RECORDS, 4, 2, "error", "test", "")
     assert table.loc[("4", "2"), "natural (n = 1,000)"] == tables.interval(accuracy, 1000)
@@ -93,7 +106,10 @@ def test_variants_are_left_out():
 def test_robust_gap_is_test_minus_train_over_seeds():
     table = tables.robust_gap(RECORDS)
     assert list(table.index) == [(s, w) for s in ("0", "4", "8") for w in ("last", "best")]
-    both = [[value(RECORDS, 8, s, "robust_error", split, "pgd-10@8") for s in range(3)] for split in ("test", "train")]
+    both = [
+        [value(RECORDS, 8, s, "robust_error", split, "pgd-10@8") for s in range(3)]
+        for split in ("test", "train")
+    ]
     gaps = [100 * (test - train) for test, train in zip(*both, strict=True)]
     said = table.loc[("8", "last"), "pgd-10@8: gap"]
     assert said == f"{sum(gaps) / 3:.1f} ({min(gaps):.1f} to {max(gaps):.1f})"
@@ -115,8 +131,12 @@ def test_by_seed_shows_every_network_of_the_grid():
     table = tables.by_seed(RECORDS, "C1")
     assert table.loc["seed 2", "4"] == f"{100 * value(RECORDS, 4, 2, 'error', 'test', ''):.1f} %"
     gap = value(RECORDS, 8, 0, "error", "test", "") - value(RECORDS, 8, 0, "error", "train", "")
-    assert tables.by_seed(RECORDS, "C2").loc["seed 0", "8"] == f"{100 * gap:.1f} %".replace("-", "−")
-    assert tables.by_seed(RECORDS, "C4", twin=True).attrs["statistic"] == "median |m|/R on test images"
+    assert tables.by_seed(RECORDS, "C2").loc["seed 0", "8"] == f"{100 * gap:.1f} %".replace(
+        "-", "−"
+    )
+    assert (
+        tables.by_seed(RECORDS, "C4", twin=True).attrs["statistic"] == "median |m|/R on test images"
+    )
     holes = RECORDS[(RECORDS["seed"] != 1) | (RECORDS["strength"] != 4)]
     assert tables.by_seed(holes, "C3").loc["seed 1", "4"] == claims.NOT_MEASURED
     with pytest.raises(InputError, match="claim is 'C6'"):
@@ -125,7 +145,10 @@ def test_by_seed_shows_every_network_of_the_grid():
 
 def test_sensitivity_in_text_names_settings_where_they_differ():
     table = tables.sensitivity(synthetic.study(RECORDS), "C2")
-    assert table.index[0] == "test − train error" and table["role"].tolist()[:2] == ["primary", "twin"]
+    assert table.index[0] == "test − train error" and table["role"].tolist()[:2] == [
+        "primary",
+        "twin",
+    ]
     spread = tables.sensitivity(synthetic.study(RECORDS), "C7")
     assert "flip rate, uniform@16" in spread.index and spread.index.is_unique
     assert spread.loc["flip rate, uniform@16", "effect [95 % interval]"].startswith("−")
@@ -143,14 +166,21 @@ def test_matched_in_text_has_the_reading():
 
 
 def test_gaps_are_test_minus_train():
-    raw = [value(RECORDS, 8, s, "ce", "test", "") - value(RECORDS, 8, s, "ce", "train", "") for s in range(3)]
+    raw = [
+        value(RECORDS, 8, s, "ce", "test", "") - value(RECORDS, 8, s, "ce", "train", "")
+        for s in range(3)
+    ]
     said = f"{sum(raw) / 3:.3f} ({min(raw):.3f} to {max(raw):.3f})"
     assert tables.gaps(RECORDS).loc["8", "CE gap, raw"] == said.replace("-", "−")
 
 
 def test_instance_margins_say_where_they_were_accepted():
     changed = RECORDS.copy()
-    one = (changed["statistic"] == "instance_margin_accepted") & (changed["strength"] == 4) & (changed["seed"] == 1)
+    one = (
+        (changed["statistic"] == "instance_margin_accepted")
+        & (changed["strength"] == 4)
+        & (changed["seed"] == 1)
+    )
     changed.loc[one, "value"] = 0
     table = tables.instance_margins(changed)
     assert table["accepted"].tolist()[1] == "2 of 3 seeds"
@@ -161,19 +191,26 @@ def test_instance_margins_say_where_they_were_accepted():
 def test_margin_factors_are_relative_to_strength_0():
     index = pd.MultiIndex.from_product([(0, 1), (0.0, 8.0)], names=["seed", "strength"])
     medians = pd.DataFrame(
-        {"output": [4.0, 2, 8, 4], "instance": [1.0, 3, 2, 6], "slope": [4.0, 1, 4, 0.5]}, index=index
+        {"output": [4.0, 2, 8, 4], "instance": [1.0, 3, 2, 6], "slope": [4.0, 1, 4, 0.5]},
+        index=index,
     )
     table = tables.margin_factors(medians)
-    assert table.loc["8", "output margin m"] == "× 0.5 [0.5, 0.5]" and table.loc["8", "instance margin v"].startswith(
-        "× 3 "
-    )
+    assert table.loc["8", "output margin m"] == "× 0.5 [0.5, 0.5]" and table.loc[
+        "8", "instance margin v"
+    ].startswith("× 3 ")
     with pytest.raises(NotMeasured, match="two seeds"):
         tables.margin_factors(medians.loc[[0]])
 
 
 def test_nothing_recorded_is_said():
     nothing = RECORDS.iloc[:0]
-    for make in (tables.accuracies, tables.under_attack, tables.robust_gap, tables.gaps, tables.instance_margins):
+    for make in (
+        tables.accuracies,
+        tables.under_attack,
+        tables.robust_gap,
+        tables.gaps,
+        tables.instance_margins,
+    ):
         with pytest.raises(NotMeasured, match="run the study first"):
             make(nothing)
     with pytest.raises(NotMeasured, match="run the study first"):

@@ -15,7 +15,14 @@ from arlib.errors import InputError, RecordError, TrainingStopped
 from arlib.training import loop, store
 from arlib.training.objectives import examples
 
-SMALL = {"dataset": "digits", "model": "resnet8", "width": 4, "epochs": 3, "batch_size": 64, "monitor_images": 64}
+SMALL = {
+    "dataset": "digits",
+    "model": "resnet8",
+    "width": 4,
+    "epochs": 3,
+    "batch_size": 64,
+    "monitor_images": 64,
+}
 
 
 def small(**fields) -> training.Recipe:
@@ -32,13 +39,20 @@ def same_bits(a: torch.nn.Module, b: torch.nn.Module) -> bool:
 
 def test_run_id_of_a_committed_example_never_changes():
     recipe = training.Recipe(dataset="cifar10", model="resnet56", eps=8 / 255, seed=1)
-    assert recipe.to_dict() == {"dataset": "cifar10", "model": "resnet56", "eps": 8 / 255, "seed": 1}
+    assert recipe.to_dict() == {
+        "dataset": "cifar10",
+        "model": "resnet56",
+        "eps": 8 / 255,
+        "seed": 1,
+    }
     assert recipe.id == "cifar10-resnet56-ar8-s1-1a3fe656"
 
 
 @given(st.integers(0, 254), st.integers(0, 9), st.sampled_from([None, 100]), st.floats(1e-4, 1))
 def test_recipes_survive_their_dictionary(strength, seed, images, lr):
-    recipe = training.Recipe(dataset="digits", eps=strength / 255, seed=seed, train_images=images, lr=lr)
+    recipe = training.Recipe(
+        dataset="digits", eps=strength / 255, seed=seed, train_images=images, lr=lr
+    )
     again = training.Recipe.from_dict(recipe.to_dict())
     assert again == recipe and again.id == recipe.id
     assert recipe.strength == strength
@@ -47,7 +61,9 @@ def test_recipes_survive_their_dictionary(strength, seed, images, lr):
 def test_default_fields_and_whole_numbers_do_not_move_the_id():
     plain = training.Recipe(dataset="digits")
     assert training.Recipe(dataset="digits", eps=0, momentum=0.9, step_size=None).id == plain.id
-    assert training.Recipe(dataset="digits", lr=1).id == training.Recipe(dataset="digits", lr=1.0).id
+    assert (
+        training.Recipe(dataset="digits", lr=1).id == training.Recipe(dataset="digits", lr=1.0).id
+    )
     assert training.Recipe(dataset="digits", seed=1).id != plain.id
 
 
@@ -84,7 +100,9 @@ def test_learning_rate_schedules():
         [0, 0.2, 0.4, 0.2, 0]
     )
     steps = training.Recipe(dataset="digits", lr=0.4, schedule="piecewise")
-    assert [training.learning_rate(steps, d) for d in (0, 0.49, 0.5, 0.75)] == pytest.approx([0.4, 0.4, 0.04, 0.004])
+    assert [training.learning_rate(steps, d) for d in (0, 0.49, 0.5, 0.75)] == pytest.approx(
+        [0.4, 0.4, 0.04, 0.004]
+    )
 
 
 def test_training_learns_and_reports_what_it_did():
@@ -130,7 +148,9 @@ def test_crafting_moves_no_batch_statistics_and_stays_in_the_ball():
     before = {k: v.clone() for k, v in model.state_dict().items()}
     crafted = examples(prepared, x, y, recipe, recipe.eps, torch.Generator().manual_seed(0))
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and model.training
-    assert (crafted - x).abs().max() <= recipe.eps + 1e-6 and crafted.min() >= 0 and crafted.max() <= 1
+    assert (
+        (crafted - x).abs().max() <= recipe.eps + 1e-6 and crafted.min() >= 0 and crafted.max() <= 1
+    )
     assert not torch.equal(crafted, x)
 
 
@@ -162,7 +182,11 @@ def test_resuming_after_each_epoch_gives_the_same_bits(tmp_path, monkeypatch):
             train(recipe, folder=tmp_path / "parts")
     monkeypatch.undo()
     resumed = train(recipe, folder=tmp_path / "parts")
-    assert resumed.finished and same_bits(whole.model, resumed.model) and same_bits(whole.best, resumed.best)
+    assert (
+        resumed.finished
+        and same_bits(whole.model, resumed.model)
+        and same_bits(whole.best, resumed.best)
+    )
     timing = ["seconds", "images_per_second"]
     assert whole.history.drop(columns=timing).equals(resumed.history.drop(columns=timing))
 
@@ -185,13 +209,23 @@ training.train(recipe, folder=sys.argv[1], device="cpu", progress=False, keep_ep
 @pytest.mark.slow
 def test_kill_nine_and_resume_ends_with_the_same_bits(tmp_path):
     recipe = small(eps=32 / 255, epochs=6)
-    command = [sys.executable, "-c", KILLED.format(recipe=recipe.to_dict()), str(tmp_path / "killed")]
+    command = [
+        sys.executable,
+        "-c",
+        KILLED.format(recipe=recipe.to_dict()),
+        str(tmp_path / "killed"),
+    ]
     kills, checkpoint = 0, tmp_path / "killed" / training.store.CHECKPOINT
     for wanted in (1, 3):
-        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())})
+        process = subprocess.Popen(
+            command, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        )
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
-            if checkpoint.exists() and training.store.read_checkpoint(checkpoint.parent, recipe).epoch >= wanted:
+            if (
+                checkpoint.exists()
+                and training.store.read_checkpoint(checkpoint.parent, recipe).epoch >= wanted
+            ):
                 process.send_signal(signal.SIGKILL)
                 kills += 1
                 break
@@ -208,7 +242,10 @@ def test_kill_nine_and_resume_ends_with_the_same_bits(tmp_path):
 def test_a_finished_folder_loads_and_does_not_train_again(tmp_path, monkeypatch):
     recipe = small(epochs=1)
     run = train(recipe, folder=tmp_path)
-    assert same_bits(training.load_model(tmp_path), run.model) and not training.load_model(tmp_path).training
+    assert (
+        same_bits(training.load_model(tmp_path), run.model)
+        and not training.load_model(tmp_path).training
+    )
     assert files.read_json(tmp_path / "provenance.json")["precision"] == "float32"
     monkeypatch.setattr(loop._State, "run_epoch", lambda *_: pytest.fail("trained again"))
     assert same_bits(train(recipe, folder=tmp_path).model, run.model)
@@ -250,11 +287,15 @@ def test_with_averaging_the_averaged_network_is_judged_and_kept(tmp_path):
 
 def test_single_step_training_is_watched_by_a_stronger_attack(monkeypatch):
     history = train(small(eps=32 / 255, attack="n-fgsm", steps=10, epochs=2)).history
-    assert (history.train_pgd_error >= history.train_step_error - 0.05).all() and (history.train_step_error > 0).all()
+    assert (history.train_pgd_error >= history.train_step_error - 0.05).all() and (
+        history.train_step_error > 0
+    ).all()
     assert "train_pgd_error" not in train(small(eps=32 / 255, epochs=1)).history
-    monkeypatch.setattr(loop._State, "_pgd", lambda self, x, y, starts, eps: 1 - x)  # an attack that succeeds
+    # an attack that succeeds
+    monkeypatch.setattr(loop._State, "_pgd", lambda self, x, y, starts, eps: 1 - x)
     with pytest.warns(
-        UserWarning, match=r"catastrophic overfitting in epoch \d: error \d+% under .* \d+% under PGD-10"
+        UserWarning,
+        match=r"catastrophic overfitting in epoch \d: error \d+% under .* \d+% under PGD-10",
     ):
         train(small(eps=4 / 255, attack="n-fgsm", steps=10, epochs=3, lr=0.2))
 
@@ -282,7 +323,9 @@ def test_a_damaged_checkpoint_is_named(tmp_path, damage):
 
 
 def test_a_diverging_training_stops_and_says_what_it_saw():
-    with pytest.raises(TrainingStopped, match=r"the loss became (nan|inf) in epoch \d+ at learning rate"):
+    with pytest.raises(
+        TrainingStopped, match=r"the loss became (nan|inf) in epoch \d+ at learning rate"
+    ):
         train(small(lr=1e20, schedule="piecewise"))
 
 
@@ -317,7 +360,11 @@ def test_weights_that_no_training_ends_with_are_named(tmp_path):
             described,
             "classifier.bias has values that are not finite",
         ),
-        (state | {"stem.weight": state["stem.weight"].int()}, described, "holds stem.weight as torch.int32"),
+        (
+            state | {"stem.weight": state["stem.weight"].int()},
+            described,
+            "holds stem.weight as torch.int32",
+        ),
         (state | {"classifier.bias": torch.zeros(9)}, described, "does not hold the weights of"),
         (state, {}, "its 'recipe' is 'None'"),
         (state, {"recipe": "{never closed"}, "its 'recipe' is '{never closed'"),

@@ -1,4 +1,6 @@
-"""`torchrun … -m arlib train …` as people start it: it trains, survives the death of a process, and goes on."""
+"""`torchrun … -m arlib train …` as people start it: it trains, survives the death of a process, and
+goes on.
+"""
 
 import os
 import signal
@@ -14,12 +16,41 @@ import pytest
 from arlib import files, training
 from arlib.training import store
 
-OPTIONS = ["digits", "--model", "resnet8", "--width", "4", "--strength", "32", "--steps", "2", "--batch-size", "64"]
+OPTIONS = [
+    "digits",
+    "--model",
+    "resnet8",
+    "--width",
+    "4",
+    "--strength",
+    "32",
+    "--steps",
+    "2",
+    "--batch-size",
+    "64",
+]
 
 
 def command(folder: Path, epochs: int) -> list[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return [*launcher, "-m", "arlib", "train", *OPTIONS, "--epochs", str(epochs), "--folder", str(folder)]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
+    return [
+        *launcher,
+        "-m",
+        "arlib",
+        "train",
+        *OPTIONS,
+        "--epochs",
+        str(epochs),
+        "--folder",
+        str(folder),
+    ]
 
 
 def environment() -> dict:
@@ -35,7 +66,9 @@ def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
 @pytest.mark.slow
 def test_a_process_that_dies_leaves_a_message_and_a_checkpoint_to_go_on_from(tmp_path):
     epochs = 40
-    process = subprocess.Popen(command(tmp_path, epochs), env=environment(), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(tmp_path, epochs), env=environment(), stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (tmp_path / store.CHECKPOINT).exists():
         time.sleep(0.05)
@@ -47,7 +80,9 @@ def test_a_process_that_dies_leaves_a_message_and_a_checkpoint_to_go_on_from(tmp
     assert "the same command goes on" in said, said[-2000:]
     files.read_tensors(tmp_path / store.CHECKPOINT)  # whole
     assert not (tmp_path / "recipe.json").exists()
-    done = subprocess.run(command(tmp_path, epochs), env=environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command(tmp_path, epochs), env=environment(), capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("40 of 40 epochs") == 1  # the first process speaks
     history = pd.read_csv(tmp_path / "history.csv")

@@ -9,7 +9,9 @@ from arlib import data, engine, files, studies, training
 from arlib.errors import InputError
 from arlib.training import fastest
 
-RECIPE = training.Recipe(dataset="digits", model="resnet8", width=4, eps=8 / 255, steps=1, epochs=2, train_images=128)
+RECIPE = training.Recipe(
+    dataset="digits", model="resnet8", width=4, eps=8 / 255, steps=1, epochs=2, train_images=128
+)
 STUDY = """\
 title: tiny
 purpose: a test
@@ -21,12 +23,19 @@ grid: {strength: [0, 32], seed: [0]}
 
 def test_a_training_begun_in_one_precision_does_not_go_on_in_another(tmp_path):
     options = {"folder": tmp_path, "device": "cpu", "progress": False}
-    assert not training.train(RECIPE, precision="bfloat16", time_budget=1e-6, **options).history.size
+    assert not training.train(
+        RECIPE, precision="bfloat16", time_budget=1e-6, **options
+    ).history.size
     begun = training.train(RECIPE, precision="bfloat16-attack", keep_epochs=(1,), **options)
     assert begun.provenance["precision"] == "bfloat16-attack"
-    with pytest.raises(InputError, match="2 epochs so far were trained in bfloat16-attack, this would go on in fl"):
+    with pytest.raises(
+        InputError, match="2 epochs so far were trained in bfloat16-attack, this would go on in fl"
+    ):
         training.train(RECIPE, **options)
-    assert training.train(RECIPE, precision="auto", **options).provenance["precision"] == "bfloat16-attack"
+    assert (
+        training.train(RECIPE, precision="auto", **options).provenance["precision"]
+        == "bfloat16-attack"
+    )
 
 
 def test_a_checkpoint_of_before_precision_was_kept_goes_on(tmp_path):
@@ -45,7 +54,11 @@ def test_a_checkpoint_of_before_precision_was_kept_goes_on(tmp_path):
 )
 def test_the_fastest_precision_is_taken_if_it_is_worth_it(monkeypatch, caplog, seconds, chosen):
     taken = dict(zip(("float32", "bfloat16-attack"), seconds, strict=True))
-    monkeypatch.setattr(fastest, "_seconds_a_step", lambda recipe, dataset, mode, precision, device: taken[precision])
+    monkeypatch.setattr(
+        fastest,
+        "_seconds_a_step",
+        lambda recipe, dataset, mode, precision, device: taken[precision],
+    )
     dataset = data.load("digits", device="cpu")
     with caplog.at_level(logging.INFO):
         assert training.fastest_precision(RECIPE, dataset, engine.settle("cpu", "folded")) == chosen
@@ -55,7 +68,11 @@ def test_the_fastest_precision_is_taken_if_it_is_worth_it(monkeypatch, caplog, s
 def test_a_step_is_really_timed(monkeypatch):
     monkeypatch.setattr(fastest, "SECONDS", 0.01)
     dataset = data.load("digits", device="cpu")
-    assert 0 < fastest._seconds_a_step(RECIPE, dataset, "folded", "float32", dataset.test.y.device) < 60
+    assert (
+        0
+        < fastest._seconds_a_step(RECIPE, dataset, "folded", "float32", dataset.test.y.device)
+        < 60
+    )
 
 
 def test_a_study_stays_in_the_precision_of_its_runs(tmp_path, monkeypatch):
@@ -65,12 +82,23 @@ def test_a_study_stays_in_the_precision_of_its_runs(tmp_path, monkeypatch):
     cpu = data.load("digits", device="cpu").test.y.device
     assert study._precision("auto", cpu, afresh=False) == "bfloat16"
     folder = study.work_folder / f"{study.entries[0].run}@1234"
-    training.train(study.entries[0].recipe, folder=folder, device="cpu", progress=False, precision="bfloat16-attack")
+    training.train(
+        study.entries[0].recipe,
+        folder=folder,
+        device="cpu",
+        progress=False,
+        precision="bfloat16-attack",
+    )
     assert study._precision("auto", cpu, afresh=False) == "bfloat16-attack"
 
 
 def test_auto_is_refused_where_several_processes_work_together(monkeypatch):
-    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
+    for name, value in {
+        "RANK": "0",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+    }.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="times one process; 2 work together"):
         training.train(RECIPE, precision="auto", device="cpu", progress=False)

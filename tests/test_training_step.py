@@ -1,4 +1,6 @@
-"""One step in its variants: micro-batches, processes, precision, memory; each against the plain one."""
+"""One step in its variants: micro-batches, processes, precision, memory; each against the plain
+one.
+"""
 
 import logging
 import subprocess
@@ -28,8 +30,12 @@ RECIPES = {
 }
 
 
-def gradients(name: str, *, world: World | None = None, train: bool = True, n: int = 30, **options) -> dict:
-    """The weights' gradients (float64) after one step on the first n digits, with learning rate 0."""
+def gradients(
+    name: str, *, world: World | None = None, train: bool = True, n: int = 30, **options
+) -> dict:
+    """The weights' gradients (float64) after one step on the first n digits, with learning
+    rate 0.
+    """
     recipe = training.Recipe(**(BASE | RECIPES[name]))
     digits = data.load("digits", device="cpu")
     model = training.initial_model(recipe).double().train(train)
@@ -55,7 +61,12 @@ def test_in_train_mode_batch_norm_sees_each_micro_batch_by_itself():
     digits = data.load("digits", device="cpu")
     model = training.initial_model(recipe).double().train()
     x, y = digits.train[:30].x.double(), digits.train[:30].y
-    loss = sum(torch.nn.functional.cross_entropy(model(x[h]), y[h]) for h in (slice(15), slice(15, 30))) / 2
+    loss = (
+        sum(
+            torch.nn.functional.cross_entropy(model(x[h]), y[h]) for h in (slice(15), slice(15, 30))
+        )
+        / 2
+    )
     loss.backward()
     by_hand = {name: p.grad for name, p in model.named_parameters()}
     assert close(gradients("standard", micro_batches=2), by_hand)
@@ -93,11 +104,29 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
     subprocess.run([*TORCHRUN, script], check=True, capture_output=True, timeout=240)
     read = lambda name: files.read_tensors(tmp_path / f"{name}.safetensors")
     for name in RECIPES:
-        for train, parts in ((False, 1), (True, 2)):  # in train mode: one whose batch norm sees the same halves
+        # in train mode: one whose batch norm sees the same halves
+        for train, parts in ((False, 1), (True, 2)):
             alone = gradients(name, train=train, n=31, micro_batches=parts)
             for rank in (0, 1):
                 assert close(read(f"{name}-{train}-{rank}"), alone), (name, train)
     assert close(read("one-1"), gradients("standard", train=False, n=1))
+
+
+class Second(World):
+    """The second of two processes, without the first one: nothing is exchanged."""
+
+    def average(self, tensors):
+        pass
+
+
+def test_a_process_without_images_counts_none(monkeypatch):
+    monkeypatch.setattr("arlib.training.step.DistributedDataParallel", lambda model, **_: model)
+    recipe = training.Recipe(**(BASE | RECIPES["pgd"]))
+    step = Step(recipe, training.initial_model(recipe), engine.Machine(CPU, "folded"), Second(1, 2))
+    x, y = data.load("digits", device="cpu").train[:2]
+    sums = [step(x[:n], y[:n], torch.Generator().manual_seed(5), 0.0, 0.0) for n in (1, 2)]
+    assert [float(total) > 0 for total, _ in sums] == [False, True]
+    assert sums[0] == (0, 0)
 
 
 def test_parts_of_a_batch_cover_it_once():
@@ -116,7 +145,11 @@ class Scalars(TorchDispatchMode):
         self.seen = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.item):
+        if func.overloadpacket in (
+            torch.ops.aten._local_scalar_dense,
+            torch.ops.aten.nonzero,
+            torch.ops.aten.item,
+        ):
             self.seen.append(str(func))
         return func(*args, **(kwargs or {}))
 
@@ -154,7 +187,9 @@ def step_in_small_memory(most: int, n: int = 30):
     model = training.initial_model(recipe).double().train()
     step = Step(recipe, model, engine.Machine(CPU, "folded"))
     Small(model, most)
-    step(digits.train[:n].x.double(), digits.train[:n].y, torch.Generator().manual_seed(5), 0.0, 0.0)
+    step(
+        digits.train[:n].x.double(), digits.train[:n].y, torch.Generator().manual_seed(5), 0.0, 0.0
+    )
     return {name: p.grad for name, p in model.named_parameters()}
 
 
@@ -178,7 +213,9 @@ def test_what_a_device_lacks_falls_back_with_one_line_or_refuses_if_asked_strict
         assert engine.settle(cpu, "graphed") == engine.Machine(cpu, "folded")
         assert engine.settle(cpu, "compiled+graphed").mode in ("compiled", "folded")
     assert "cpu has no CUDA graphs; folded is used" in caplog.text
-    with pytest.raises(InputError, match=r"mode is 'graphed', but cpu has no CUDA graphs\. Use 'folded'"):
+    with pytest.raises(
+        InputError, match=r"mode is 'graphed', but cpu has no CUDA graphs\. Use 'folded'"
+    ):
         engine.settle(cpu, "graphed", strict=True)
     with pytest.raises(InputError, match=r"precision is 'float16'"):
         engine.settle(cpu, precision="float16")
@@ -193,7 +230,10 @@ def test_bfloat16_is_only_inside_the_network():
     prepared, exact = engine.prepare(model, dtype=torch.bfloat16), engine.prepare(model)
     x = digits.test[:20].x.clone().requires_grad_()
     logits = prepared(x)
-    assert prepared.module.stem.weight.dtype == torch.bfloat16 and model.stem.weight.dtype == torch.float32
+    assert (
+        prepared.module.stem.weight.dtype == torch.bfloat16
+        and model.stem.weight.dtype == torch.float32
+    )
     assert logits.dtype == torch.float32
     assert 1e-4 < (logits - exact(x)).abs().max() < 0.05 * logits.abs().max()
     gradient = torch.autograd.grad(logits.sum(), x)[0]
@@ -203,7 +243,14 @@ def test_bfloat16_is_only_inside_the_network():
 @pytest.mark.parametrize(("precision", "eps"), [("bfloat16", 0.0), ("bfloat16-attack", 32 / 255)])
 def test_training_in_bfloat16_learns_and_says_so_and_is_judged_in_float32(precision, eps, tmp_path):
     recipe = training.Recipe(
-        dataset="digits", model="resnet8", width=4, epochs=5, batch_size=64, eps=eps, steps=2, monitor_images=50
+        dataset="digits",
+        model="resnet8",
+        width=4,
+        epochs=5,
+        batch_size=64,
+        eps=eps,
+        steps=2,
+        monitor_images=50,
     )
     run = training.train(recipe, device="cpu", progress=False, precision=precision, folder=tmp_path)
     assert run.history.val_error.iloc[-1] < 0.3
@@ -265,4 +312,6 @@ def test_on_a_gpu_every_mode_takes_the_plain_step(mode, name):
 def test_nothing_is_wrapped_around_a_recipe_without_weight_perturbation():
     recipe = training.Recipe(**BASE)
     model = training.initial_model(recipe)
-    assert isinstance(Step(recipe, model, engine.Machine(CPU, "folded"))._worst_weights([], 1.0), nullcontext)
+    assert isinstance(
+        Step(recipe, model, engine.Machine(CPU, "folded"))._worst_weights([], 1.0), nullcontext
+    )

@@ -30,7 +30,9 @@ def slider(**options):
 
 def frames(markup):
     return re.findall(
-        r'<figure( hidden)?><img src="data:image/png;base64,([^"]+)" alt="([^"]+)"[^>]*><figcaption>([^<]+)', markup
+        r'<figure( hidden)?><img src="data:image/png;base64,([^"]+)" alt="([^"]+)"[^>]*>'
+        r"<figcaption>([^<]+)",
+        markup,
     )
 
 
@@ -39,7 +41,11 @@ def test_each_value_has_its_frame_and_no_frame_waits_for_the_script():
     shown = frames(markup)
     assert [hidden == "" for hidden, *_ in shown] == [True, True, True]
     assert '<div class="ar-bar" hidden>' in markup, "a bar that does not move is not shown"
-    assert [caption for *_, caption in shown] == ["AR strength = 0", "AR strength = 4", "AR strength = 8"]
+    assert [caption for *_, caption in shown] == [
+        "AR strength = 0",
+        "AR strength = 4",
+        "AR strength = 8",
+    ]
     assert all(alt == f"A line. {caption}" for _, _, alt, caption in shown)
     images = [Image.open(io.BytesIO(base64.b64decode(data))) for _, data, _, _ in shown]
     assert {image.size for image in images} == {(300, 200)}
@@ -71,7 +77,10 @@ def test_words_are_escaped():
 
 def test_ready_images_are_taken_as_they_are():
     png = base64.b64decode(frames(slider())[0][1])
-    assert base64.b64encode(png).decode() in widgets.figure_slider([png, png], [0, 1], "k", alt="x").data
+    assert (
+        base64.b64encode(png).decode()
+        in widgets.figure_slider([png, png], [0, 1], "k", alt="x").data
+    )
 
 
 def test_figures_that_describe_themselves_need_no_alt():
@@ -82,7 +91,9 @@ def test_figures_that_describe_themselves_need_no_alt():
     assert alts == ["A line to 0. k = 0", "A line to 1. k = 4"]
 
 
-@pytest.mark.parametrize("values, options", [([0, 4], {}), ([0, 4, 8], {"alt": ""}), ([0, 4, 8], {"start": 3})])
+@pytest.mark.parametrize(
+    "values, options", [([0, 4], {}), ([0, 4, 8], {"alt": ""}), ([0, 4, 8], {"start": 3})]
+)
 def test_bad_input(values, options):
     with pytest.raises(InputError):
         widgets.figure_slider(figures(), values, "k", **({"alt": "x"} | options))
@@ -111,8 +122,13 @@ def test_a_client_without_widgets_gets_the_static_figure_and_one_sentence():
     assert re.fullmatch(r'<img src="data:image/png;base64,[^"]+" alt="A &lt;line&gt;\.">', image)
     assert data["text/plain"] == f"{widgets.NO_WIDGETS} Without them: A <line>."
     plain = bundle()
-    assert plain["text/html"] == f"<p>{widgets.NO_WIDGETS}</p>" and plain["text/plain"] == widgets.NO_WIDGETS
-    assert data == bundle(static=figure) | {key: data[key] for key in data if "view" in key}, "the same at each run"
+    assert (
+        plain["text/html"] == f"<p>{widgets.NO_WIDGETS}</p>"
+        and plain["text/plain"] == widgets.NO_WIDGETS
+    )
+    assert data == bundle(static=figure) | {key: data[key] for key in data if "view" in key}, (
+        "the same at each run"
+    )
 
 
 def test_colab_gets_nothing_it_could_prefer_to_the_widget(monkeypatch):
@@ -123,19 +139,34 @@ def test_colab_gets_nothing_it_could_prefer_to_the_widget(monkeypatch):
 @pytest.mark.parametrize(
     "package, version, said",
     [
-        ("jupyterlab_widgets", "1.1.11", "ipywidgets is 8, but jupyterlab_widgets is of ipywidgets 7"),
-        ("widgetsnbextension", "3.6.10", "ipywidgets is 8, but widgetsnbextension is of ipywidgets 7"),
+        (
+            "jupyterlab_widgets",
+            "1.1.11",
+            "ipywidgets is 8, but jupyterlab_widgets is of ipywidgets 7",
+        ),
+        (
+            "widgetsnbextension",
+            "3.6.10",
+            "ipywidgets is 8, but widgetsnbextension is of ipywidgets 7",
+        ),
         ("jupyterlab_widgets", "3.0.1", ""),
     ],
 )
-def test_a_front_end_of_another_major_version_is_said(tmp_path, monkeypatch, package, version, said):
+def test_a_front_end_of_another_major_version_is_said(
+    tmp_path, monkeypatch, package, version, said
+):
     assert widgets.other_major_version() == ""
     installed = tmp_path / f"{package}-{version}.dist-info"
     installed.mkdir()
-    (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+    (installed / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     if said:
-        assert said in widgets.other_major_version() and "pip install --upgrade" in widgets.other_major_version()
+        assert (
+            said in widgets.other_major_version()
+            and "pip install --upgrade" in widgets.other_major_version()
+        )
     else:
         assert widgets.other_major_version() == ""
 

@@ -1,4 +1,6 @@
-"""Build the book, unless nothing it depends on has changed: `python -m tools.book`, or `make book`."""
+"""Build the book, unless nothing it depends on has changed: `python -m tools.book`, or
+`make book`.
+"""
 
 import os
 import shutil
@@ -24,7 +26,12 @@ def build() -> int:
         print("Nothing changed since the book was built.")
     else:
         STAMP.unlink(missing_ok=True)
-        command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", *BUILD[1:]]
+        command = [
+            sys.executable,
+            "-c",
+            "from jupyter_book.cli.main import main; main()",
+            *BUILD[1:],
+        ]
         status = subprocess.run(command, cwd=ROOT).returncode
         if status:
             # Sphinx would not read the faulty pages again, and so find nothing wrong the next time.
@@ -32,7 +39,9 @@ def build() -> int:
             print("The book was not built: a warning above counts as an error.", file=sys.stderr)
             return status
         STAMP.write_text(state)
-    print(f"Open the book: {HTML / 'index.html'}\nor run `make serve` and go to http://localhost:8000")
+    print(
+        f"Open the book: {HTML / 'index.html'}\nor run `make serve` and go to http://localhost:8000"
+    )
     return 0
 
 

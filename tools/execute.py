@@ -1,9 +1,11 @@
 """Execute chapters in place, so that their stored outputs are what they print now.
 
 python -m tools.execute [CHAPTER …]      all chapters, or those named (`margins`)
-python -m tools.execute --tidy           only drop metadata that does not belong in the repository (exit 1 if any)
+python -m tools.execute --tidy           only drop metadata that does not belong in the repository
+(exit 1 if any)
 
-From published records only (runs of the store that are not published do not count), one thread, and with
+From published records only (runs of the store that are not published do not count), one thread, and
+with
 nothing kept that changes from run to run: no times, no machine's kernel version.
 """
 
@@ -18,14 +20,18 @@ from arlib import files
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ("tags", "mystnb")
-VIEW = "application/vnd.jupyter.widget-view+json"  # of a widget that lived in a kernel which is gone
+# of a widget that lived in a kernel which is gone
+VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def execute(path: Path) -> None:
     """Run all cells of one chapter and write it back with its outputs."""
     chapter = nbformat.read(path, as_version=4)
     NotebookClient(
-        chapter, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+        chapter,
+        timeout=1200,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
     ).execute()
     write(path, tidy(chapter))
 
@@ -42,25 +48,41 @@ def write(path: Path, chapter: nbformat.NotebookNode) -> bool:
 def tidy(chapter: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Without what differs between two executions of the same chapter."""
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    colab = {key: chapter.metadata[key] for key in ("accelerator", "colab") if key in chapter.metadata}
-    chapter.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}} | colab)
+    colab = {
+        key: chapter.metadata[key] for key in ("accelerator", "colab") if key in chapter.metadata
+    }
+    chapter.metadata = nbformat.from_dict(
+        {"kernelspec": kernel, "language_info": {"name": "python"}} | colab
+    )
     for cell in chapter.cells:
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(VIEW, None)
-        cell.metadata = nbformat.from_dict({key: cell.metadata[key] for key in KEPT if key in cell.metadata})
+        cell.metadata = nbformat.from_dict(
+            {key: cell.metadata[key] for key in KEPT if key in cell.metadata}
+        )
     return chapter
 
 
 def main(names: list[str]) -> int:
     known = {path.stem: path for path in sorted((ROOT / "book").glob("*.ipynb"))}
     if names == ["--tidy"]:
-        changed = [name for name, path in known.items() if write(path, tidy(nbformat.read(path, as_version=4)))]
+        changed = [
+            name
+            for name, path in known.items()
+            if write(path, tidy(nbformat.read(path, as_version=4)))
+        ]
         print(f"Tidied: {', '.join(changed) or 'nothing'}")
         return int(bool(changed))
     if unknown := sorted(set(names) - set(known)):
-        print(f"no such chapter: {', '.join(unknown)}; there are: {', '.join(known)}", file=sys.stderr)
+        print(
+            f"no such chapter: {', '.join(unknown)}; there are: {', '.join(known)}", file=sys.stderr
+        )
         return 2
-    os.environ |= {"PYTHONPATH": str(ROOT), "ARLIB_STORE": str(ROOT / "_build" / "store"), "OMP_NUM_THREADS": "1"}
+    os.environ |= {
+        "PYTHONPATH": str(ROOT),
+        "ARLIB_STORE": str(ROOT / "_build" / "store"),
+        "OMP_NUM_THREADS": "1",
+    }
     for name in names or known:
         print(name, flush=True)
         execute(known[name])

@@ -1,4 +1,5 @@
-"""Write what was found into the README, from the published records of the study that the chapters show.
+"""Write what was found into the README, from the published records of the study that the chapters
+show.
 
 python -m tools.findings             writes the table between its two marks
 python -m tools.findings --check     only says whether it differs (exit status 1)
@@ -25,7 +26,9 @@ COLUMNS = {
 
 def shown() -> str:
     """The study that the book's first page shows."""
-    return ast.literal_eval(papermill.inspect_notebook(str(ROOT / "book" / "intro.ipynb"))["study"]["default"])
+    return ast.literal_eval(
+        papermill.inspect_notebook(str(ROOT / "book" / "intro.ipynb"))["study"]["default"]
+    )
 
 
 def text(name: str) -> str:
@@ -33,16 +36,27 @@ def text(name: str) -> str:
     with tempfile.TemporaryDirectory() as nothing:  # an empty store: only what is published counts
         study = studies.load(name, nothing)
         frame = claims.verdicts(study)
-        waiting = [other for other in studies.names(nothing) if not studies.load(other, nothing).finished()]
+        waiting = [
+            other for other in studies.names(nothing) if not studies.load(other, nothing).finished()
+        ]
         runs = len(study.finished())
     table = claims.table(frame)
-    table = table[[name for name in COLUMNS if name in table]].rename(columns=COLUMNS).rename_axis("claim")
-    table["beside a standard net that fits as little"] = [reading or "–" for reading in frame["matched"]]
+    table = (
+        table[[name for name in COLUMNS if name in table]]
+        .rename(columns=COLUMNS)
+        .rename_axis("claim")
+    )
+    table["beside a standard net that fits as little"] = [
+        reading or "–" for reading in frame["matched"]
+    ]
     whole = frame[~frame["claim"].isin([part for parts in claims.PARTS.values() for part in parts])]
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in whole["verdict"].value_counts().items())
+    counts = ", ".join(
+        f"{count} {verdict}" for verdict, count in whole["verdict"].value_counts().items()
+    )
     strengths = f"AR strength 0 against {study.claims['effect']:g}"
     said = [
-        f"{study.title} (study `{name}`, {runs} networks), {strengths}: {counts}. {' '.join(study.purpose.split())}",
+        f"{study.title} (study `{name}`, {runs} networks), {strengths}: {counts}. "
+        f"{' '.join(study.purpose.split())}",
         tables.markdown(table),
         f"Not run yet: {', '.join(f'`{other}`' for other in waiting)}." if waiting else "",
     ]
@@ -64,7 +78,11 @@ def main(arguments: list[str]) -> int:
     before = path.read_text(encoding="utf-8")
     after = updated(before, text(shown()))
     if arguments:
-        print("README.md is up to date" if before == after else "README.md differs; run: python -m tools.findings")
+        print(
+            "README.md is up to date"
+            if before == after
+            else "README.md differs; run: python -m tools.findings"
+        )
         return int(before != after)
     files.write_text(path, after)
     return 0

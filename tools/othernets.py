@@ -1,8 +1,10 @@
-"""Networks that other people trained, rebuilt as torch modules from a folder of arrays; nothing of them is in arlib.
+"""Networks that other people trained, rebuilt as torch modules from a folder of arrays; nothing of
+them is in arlib.
 
-The folder (argument `--nets`, else the environment variable `ARLIB_NETS`) holds for each network `NAME.npz`, an array
-a parameter, and for some `NAME.graph.json`, the list of their operations; the MNIST test set in its own format lies in
-`mnist/` (or where `ARLIB_MNIST` says). Where each file comes from stands in `FAMILIES`; none of them is committed.
+The folder (argument `--nets`, else the environment variable `ARLIB_NETS`) holds for each network
+`NAME.npz`, an array per parameter, and for some `NAME.graph.json`, the list of their operations;
+the MNIST test set in its own format lies in `mnist/` (or where `ARLIB_MNIST` says). Where each file
+comes from stands in `FAMILIES`; none of them is committed.
 """
 
 import gzip
@@ -31,7 +33,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Family:
-    """Networks of one architecture by the same people: one to compare with, and one or more that are more robust."""
+    """Networks of one architecture by the same people: one to compare with, and one or more that
+    are more robust.
+    """
 
     title: str
     source: Source
@@ -60,33 +64,65 @@ _CIFAR_SCALE = {
 
 FAMILIES = {
     "mlp_b": Family(
-        "fully connected, 2 hidden layers", _SALMAN, "mnist", "salman_NOR_MLP_B", "natural",
-        ("salman_ADV_MLP_B_0.03", "salman_ADV_MLP_B_0.05", "salman_ADV_MLP_B_0.1"), _STATED,
+        "fully connected, 2 hidden layers",
+        _SALMAN,
+        "mnist",
+        "salman_NOR_MLP_B",
+        "natural",
+        ("salman_ADV_MLP_B_0.03", "salman_ADV_MLP_B_0.05", "salman_ADV_MLP_B_0.1"),
+        _STATED,
     ),
     **{
         f"cnn_{size}": Family(
-            f"2 convolutions, {size}", _SALMAN, "mnist", f"salman_mnist_cnn_{size}_NOR", "natural",
-            (f"salman_mnist_cnn_{size}_ADV",), "PGD, radius not stated",
+            f"2 convolutions, {size}",
+            _SALMAN,
+            "mnist",
+            f"salman_mnist_cnn_{size}_NOR",
+            "natural",
+            (f"salman_mnist_cnn_{size}_ADV",),
+            "PGD, radius not stated",
         )
         for size in ("small", "wide_1", "wide_2")
     },
     "convsmall": Family(
-        "2 convolutions, no padding", _ADA, "mnist", "mnist_convsmall_Point", "natural",
-        ("mnist_convsmall_PGDK",), "PGD, radius not stated",
+        "2 convolutions, no padding",
+        _ADA,
+        "mnist",
+        "mnist_convsmall_Point",
+        "natural",
+        ("mnist_convsmall_PGDK",),
+        "PGD, radius not stated",
     ),
     "resnet4b": Family(
-        "residual, 9 convolutions, no batch norm", _ADA, "cifar10", "ada_resnet4b_standard", "natural",
-        ("ada_resnet4b_fgsm", "ada_resnet4b_pgd"), "as its name says; pgd: 7 steps at 8/255",
+        "residual, 9 convolutions, no batch norm",
+        _ADA,
+        "cifar10",
+        "ada_resnet4b_standard",
+        "natural",
+        ("ada_resnet4b_fgsm", "ada_resnet4b_pgd"),
+        "as its name says; pgd: 7 steps at 8/255",
     ),
     "cnn_a_adv": Family(
-        "2 convolutions", _SDP, "cifar10", "sdp_cnn_a_adv", "adversarial",
-        ("sdp_cnn_a_adv4",), "adversarial, stronger", **_CIFAR_SCALE,
+        "2 convolutions",
+        _SDP,
+        "cifar10",
+        "sdp_cnn_a_adv",
+        "adversarial",
+        ("sdp_cnn_a_adv4",),
+        "adversarial, stronger",
+        **_CIFAR_SCALE,
     ),
     "cnn_a_mix": Family(
-        "2 convolutions", _SDP, "cifar10", "sdp_cnn_a_mix", "natural and adversarial",
-        ("sdp_cnn_a_mix4",), "natural and adversarial, stronger", **_CIFAR_SCALE,
+        "2 convolutions",
+        _SDP,
+        "cifar10",
+        "sdp_cnn_a_mix",
+        "natural and adversarial",
+        ("sdp_cnn_a_mix4",),
+        "natural and adversarial, stronger",
+        **_CIFAR_SCALE,
     ),
-}  # fmt: skip
+}
 DATASETS = ("mnist", "cifar10")
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 # A convolution whose stride and padding no graph file tells: read off the kernel's size.
@@ -94,10 +130,15 @@ _CONVOLUTIONS = {4: {"stride": 2, "padding": 1}, 3: {"stride": 1, "padding": 1}}
 
 
 def folder(given: str | Path | None = None) -> Path:
-    """The folder of the networks: the argument, else `ARLIB_NETS`; `InputError` where there is none."""
+    """The folder of the networks: the argument, else `ARLIB_NETS`; `InputError` where there is
+    none.
+    """
     where = given or os.environ.get("ARLIB_NETS")
     if not where:
-        raise InputError("ARLIB_NETS is not set; set it to (or give) the folder with the networks of other people.")
+        raise InputError(
+            "ARLIB_NETS is not set; set it to (or give) the folder with the networks of other "
+            "people."
+        )
     path = Path(where).expanduser()
     if not path.is_dir():
         raise InputError(f"the folder of networks is {str(where)!r}; there is no such folder.")
@@ -105,7 +146,8 @@ def folder(given: str | Path | None = None) -> Path:
 
 
 def load(name: str, nets: Path) -> nn.Module:
-    """One network in eval mode, from images in [0, 1] to logits; its normalisation, if any, is its first layer.
+    """One network in eval mode, from images in [0, 1] to logits; its normalisation, if any, is its
+    first layer.
 
     Raises `InputError` for an unknown name, `RecordError` for a file that is missing or damaged.
     """
@@ -121,11 +163,14 @@ def load(name: str, nets: Path) -> nn.Module:
 
 
 def chain(arrays: dict[str, np.ndarray]) -> nn.Sequential:
-    """Layers one after the other: each array's name begins with its layer's place, and the gaps say the rest.
+    """Layers one after the other: each array's name begins with its layer's place, and the gaps say
+    the rest.
 
     The gap before the first linear layer is a flattening, every other one a ReLU.
     """
-    weights = {int(name.partition(".")[0]): a for name, a in arrays.items() if name.endswith(".weight")}
+    weights = {
+        int(name.partition(".")[0]): a for name, a in arrays.items() if name.endswith(".weight")
+    }
     first_linear = min(place for place, weight in weights.items() if weight.ndim == 2)
     layers = OrderedDict()
     for place in range(max(weights) + 1):
@@ -148,8 +193,9 @@ def _layer(shape: tuple[int, ...], **how) -> nn.Module:
 class Graph(nn.Module):
     """A network as its list of operations says, in order; the few kinds that these networks have.
 
-    said: {"input", "output", "ops": [{"op", "attr", "inp", "out"}]}, names of tensors; a name that begins with @ is
-    an array, with # a constant. Raises `InputError` for an operation of another kind.
+    said: {"input", "output", "ops": [{"op", "attr", "inp", "out"}]}, names of tensors; a name that
+    begins with @ is an array, with # a constant. Raises `InputError` for an operation of another
+    kind.
     """
 
     def __init__(self, said: dict, arrays: dict[str, np.ndarray]):
@@ -167,9 +213,14 @@ class Graph(nn.Module):
             return kind, tensors, operation["out"]
         if kind in ("Conv", "Gemm"):
             name = read[1].removeprefix("@").removesuffix(".weight")
-            module = _with_weights(kind, attributes, *(arrays[one.removeprefix("@")] for one in read[1:]))
+            module = _with_weights(
+                kind, attributes, *(arrays[one.removeprefix("@")] for one in read[1:])
+            )
         else:
-            name, module = f"{kind.lower()}{len(self.layers)}", _without_weights(kind, attributes, read)
+            name, module = (
+                f"{kind.lower()}{len(self.layers)}",
+                _without_weights(kind, attributes, read),
+            )
         self.layers[name] = module
         return name, tensors, operation["out"]
 
@@ -186,8 +237,14 @@ def _with_weights(kind: str, attributes: dict, weight: np.ndarray, bias: np.ndar
     if kind == "Conv":
         top, left, bottom, right = attributes["pads"]
         if (top, left) != (bottom, right):
-            raise InputError(f"a convolution is padded by {attributes['pads']}; known: alike on both sides.")
-        how = {"stride": tuple(attributes["strides"]), "padding": (top, left), "groups": attributes["group"]}
+            raise InputError(
+                f"a convolution is padded by {attributes['pads']}; known: alike on both sides."
+            )
+        how = {
+            "stride": tuple(attributes["strides"]),
+            "padding": (top, left),
+            "groups": attributes["group"],
+        }
     elif attributes != {"transB": 1}:
         raise InputError(f"a Gemm has the attributes {attributes}; known: transB = 1.")
     module = _layer(weight.shape, **how)
@@ -213,7 +270,10 @@ def _without_weights(kind: str, attributes: dict, read: list[str]) -> nn.Module:
         return Permute(attributes["perm"])
     if kind == "Flatten" or (kind == "Reshape" and read[1].startswith("#[-1, ")):
         return nn.Flatten()
-    raise InputError(f"the graph has {kind} of {read}; known: Conv, Gemm, Add, Relu, Transpose, Flatten, Reshape.")
+    raise InputError(
+        f"the graph has {kind} of {read}; known: Conv, Gemm, Add, Relu, Transpose, Flatten, "
+        "Reshape."
+    )
 
 
 def images(dataset: str, nets: Path, part: str = "test") -> tuple[Tensor, Tensor]:
@@ -235,9 +295,13 @@ def mnist(where: Path) -> tuple[Tensor, Tensor]:
 
 
 def _idx(path: Path) -> np.ndarray:
-    """The array of an idx file of bytes: the fourth byte is the number of axes, then their lengths."""
+    """The array of an idx file of bytes: the fourth byte is the number of axes, then their
+    lengths.
+    """
     if not path.is_file():
-        raise InputError(f"{path} is missing; set ARLIB_MNIST to the folder with the MNIST test set.")
+        raise InputError(
+            f"{path} is missing; set ARLIB_MNIST to the folder with the MNIST test set."
+        )
     content = gzip.decompress(path.read_bytes())
     axes = content[3]
     shape = np.frombuffer(content, ">i4", axes, 4)

@@ -1,11 +1,14 @@
-"""Measure networks that other people trained, as `arlib.compare` measures any, and keep the numbers.
+"""Measure networks that other people trained, as `arlib.compare` measures any, and keep the
+numbers.
 
 python -m tools.others --nets FOLDER              all families, into records/others/networks.json
 python -m tools.others --nets FOLDER --family mlp_b …      only these; the others stay as they are
-python -m tools.others --nets FOLDER --work FOLDER         go on from finished parts that are kept there
+python -m tools.others --nets FOLDER --work FOLDER         go on from finished parts that are kept
+there
 
-What is kept are numbers, with source, licence and the SHA-256 of each weight file; never the weights. The folder is
-described in `tools.othernets`; CIFAR-10 is read from where `arlib.data` finds it. Some twenty minutes on one core.
+What is kept are numbers, with source, licence and the SHA-256 of each weight file; never the
+weights. The folder is described in `tools.othernets`; CIFAR-10 is read from where `arlib.data`
+finds it. Some twenty minutes on one core.
 """
 
 import argparse
@@ -45,22 +48,40 @@ def measured(name: str, nets: Path, work: Path | None = None) -> dict:
     x, y = othernets.images(family.dataset, nets)
     settings = SETTINGS[family.dataset]
     resume = None if work is None else work / f"{name}.json"
-    found = compare(models, x[:TEST_IMAGES], y[:TEST_IMAGES], **settings, resume=resume, progress=False)
+    found = compare(
+        models, x[:TEST_IMAGES], y[:TEST_IMAGES], **settings, resume=resume, progress=False
+    )
     networks = []
     for one, model in models.items():
-        rows = found.rows[(found.rows["model"] == one) & ~found.rows["layer"].str.startswith("image ")]
+        rows = found.rows[
+            (found.rows["model"] == one) & ~found.rows["layer"].str.startswith("image ")
+        ]
         kept = [
-            [row.quantity, row.setting, row.layer, int(row.n), *map(_rounded, (row.value, row.low, row.high))]
+            [
+                row.quantity,
+                row.setting,
+                row.layer,
+                int(row.n),
+                *map(_rounded, (row.value, row.low, row.high)),
+            ]
             for row in rows.itertuples()
         ]
         if family.dataset == "cifar10":  # whose training images are there
             kept.append(gap(model, family, nets, wrong_in_test=_value(rows, "error")))
         networks.append({"name": one, "sha256": files.sha256(nets / f"{one}.npz"), "rows": kept})
-    about = {key: getattr(family, key) for key in ("title", "dataset", "base", "base_training", "training")}
+    about = {
+        key: getattr(family, key)
+        for key in ("title", "dataset", "base", "base_training", "training")
+    }
     return about | {
-        "family": name, "robust": list(family.robust), "source": asdict(family.source), "settings": found.settings,
-        "doubts": list(found.doubts), "left_out": list(found.left_out), "networks": networks,
-    }  # fmt: skip
+        "family": name,
+        "robust": list(family.robust),
+        "source": asdict(family.source),
+        "settings": found.settings,
+        "doubts": list(found.doubts),
+        "left_out": list(found.left_out),
+        "networks": networks,
+    }
 
 
 def gap(model: torch.nn.Module, family: Family, nets: Path, wrong_in_test: float) -> list:
@@ -78,7 +99,8 @@ def gap(model: torch.nn.Module, family: Family, nets: Path, wrong_in_test: float
 def error(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
     """Share of the images (n, …) that the model gets wrong."""
     wrong = sum(
-        int((model(part).argmax(1) != labels).sum()) for part, labels in zip(x.split(500), y.split(500), strict=True)
+        int((model(part).argmax(1) != labels).sum())
+        for part, labels in zip(x.split(500), y.split(500), strict=True)
     )
     return wrong / len(y)
 
@@ -92,15 +114,23 @@ def _rounded(value: float) -> float | None:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.others", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.others", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("--nets", help="folder of the networks (otherwise ARLIB_NETS)")
-    parser.add_argument("--family", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="only these")
+    parser.add_argument(
+        "--family", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="only these"
+    )
     parser.add_argument("--work", type=Path, help="folder for finished parts")
     parser.add_argument("--out", type=Path, default=ROOT / "records" / others.FOLDER / others.FILE)
     given = parser.parse_args(arguments)
     try:
         nets = othernets.folder(given.nets)
-        kept = {one["family"]: one for one in others.read(given.out)["families"]} if given.out.is_file() else {}
+        kept = (
+            {one["family"]: one for one in others.read(given.out)["families"]}
+            if given.out.is_file()
+            else {}
+        )
         for name in given.family:
             print(name, flush=True)
             kept[name] = measured(name, nets, given.work)

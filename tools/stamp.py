@@ -1,4 +1,5 @@
-"""Write the setup cell into every chapter, the repository's address where it belongs, and arlib/captions.json.
+"""Write the setup cell into every chapter, the repository's address where it belongs, and
+arlib/captions.json.
 
 python -m tools.stamp                  every chapter carries the setup cell of arlib.notebook again
 python -m tools.stamp ADDRESS          the same, with this address (https://…) from now on
@@ -29,16 +30,22 @@ def setup_cells(chapter: dict) -> list[dict]:
 def write_address(address: str, root: Path = ROOT) -> None:
     """Set `[project.urls] Repository` in pyproject.toml."""
     if not re.fullmatch(r"https://[^\s\"\\]+", address):
-        sys.exit(f"the address is {address!r}; it must begin with https:// and hold no spaces or quotes.")
+        sys.exit(
+            f"the address is {address!r}; it must begin with https:// and hold no spaces or quotes."
+        )
     path = root / "pyproject.toml"
     text = path.read_text(encoding="utf-8")
     text = re.sub(r"\n\[project\.urls\]\nRepository = .*\n", "", text)
-    text = text.replace("\n[project.scripts]", f'\n[project.urls]\nRepository = "{address}"\n\n[project.scripts]', 1)
+    text = text.replace(
+        "\n[project.scripts]", f'\n[project.urls]\nRepository = "{address}"\n\n[project.scripts]', 1
+    )
     files.write_text(path, text)
 
 
 def page(address: str, name: str) -> str:
-    """Where the workflow `pages` publishes a chapter; "" if the repository's host is not known to publish pages."""
+    """Where the workflow `pages` publishes a chapter; "" if the repository's host is not known to
+    publish pages.
+    """
     found = re.fullmatch(r"https://github\.com/([^/]+)/([^/]+?)/?", address)
     return f"https://{found[1]}.github.io/{found[2]}/book/{name}.html" if found else ""
 
@@ -50,19 +57,27 @@ def setup_cell(root: Path, name: str) -> str:
 
 
 def captions(root: Path = ROOT) -> str:
-    """What `arlib/captions.json` should hold: clients do not show a cell's metadata, so the package has it, too."""
-    found = [client.captions(json.loads(path.read_text(encoding="utf-8"))) for path in chapters(root)]
+    """What `arlib/captions.json` should hold: clients do not show a cell's metadata, so the package
+    has it, too.
+    """
+    found = [
+        client.captions(json.loads(path.read_text(encoding="utf-8"))) for path in chapters(root)
+    ]
     merged = {key: entry for chapter in found for key, entry in chapter.items()}
     return json.dumps(merged, indent=1, ensure_ascii=False) + "\n"
 
 
 def restamp(root: Path = ROOT, write: bool = True) -> list[str]:
-    """Bring the setup cell of every chapter and the captions up to date; returns the names of files that differed."""
+    """Bring the setup cell of every chapter and the captions up to date; returns the names of files
+    that differed.
+    """
     changed = []
     for path in chapters(root):
         chapter = json.loads(path.read_text(encoding="utf-8"))
         wanted = setup_cell(root, path.stem).splitlines(keepends=True)
-        stale = [cell for cell in setup_cells(chapter) if "".join(cell["source"]) != "".join(wanted)]
+        stale = [
+            cell for cell in setup_cells(chapter) if "".join(cell["source"]) != "".join(wanted)
+        ]
         for cell in stale:
             cell["source"] = wanted
         if stale:

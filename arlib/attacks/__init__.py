@@ -1,8 +1,8 @@
 """Attacks: how far a network's answers hold inside a ball, and how surely we know.
 
 `pgd`, `fgsm`, `apgd`, `square`, `minimum_norm` take (model, x, y, *, eps, …) and return adversarial
-images; `evaluate` gives the worst case over several of them with intervals and doubts. `perturb` and
-`random_start` are the bare loop for training.
+images; `evaluate` gives the worst case over several of them with intervals and doubts. `perturb`
+and `random_start` are the bare loop for training.
 """
 
 from arlib.attacks.apgd import apgd

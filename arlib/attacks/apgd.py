@@ -1,4 +1,6 @@
-"""Auto-PGD: PGD with momentum that halves its own step (Croce & Hein 2020, "Reliable evaluation …")."""
+"""Auto-PGD: PGD with momentum that halves its own step (Croce & Hein 2020, "Reliable evaluation
+…").
+"""
 
 import math
 from collections.abc import Callable
@@ -25,7 +27,8 @@ from arlib.attacks.steps import (
 from arlib.errors import one_of
 
 LOSSES = (*PLAIN, *TO_TARGET)
-MOMENTUM = 0.75  # weight of the new step against the last move (section 3 of the paper, as all three here)
+# weight of the new step against the last move (section 3 of the paper, as all three here)
+MOMENTUM = 0.75
 ENOUGH = 0.75  # share of steps since the last checkpoint that must have raised the loss
 FIRST, SHRINK, SHORTEST = 0.22, 0.03, 0.06  # checkpoint spacing as shares of all steps
 
@@ -47,10 +50,11 @@ def apgd(
     early_stop: bool = False,
     logits: Callable[[object], Tensor] | None = None,
 ) -> Tensor:
-    """Auto-PGD with the worst case kept per image; one forward and backward pass a step.
+    """Auto-PGD with the worst case kept per image; one forward and backward pass per step.
 
     Args:
-        model, x, y, eps, norm, restarts, targeted, generator, clip, early_stop, logits: as in `pgd`.
+        model, x, y, eps, norm, restarts, targeted, generator, clip, early_stop, logits: as in
+            `pgd`.
         loss: "ce", "margin", "dlr" (≥ 3 classes), or "dlr-targeted" (≥ 4 classes) and
             "margin-targeted": these try the `targets` most likely wrong classes in turn, each
             on the images that all before left standing.
@@ -62,7 +66,9 @@ def apgd(
     with opened(model, x, y, logits) as (_, forward, x, y):
         eps = radius(eps, x)
         counts = {"steps": steps, "restarts": restarts, "targets": targets}
-        check_loss(loss, check(model, forward, x, y, eps=eps, norm=norm, clip=clip, **counts), targeted)
+        check_loss(
+            loss, check(model, forward, x, y, eps=eps, norm=norm, clip=clip, **counts), targeted
+        )
         x = nhwc(x)
         best = apgd_restarts(
             forward,
@@ -94,7 +100,9 @@ def apgd_restarts(
     for goal in goals * restarts:
         start = ball.start(generator)  # for all: one stream, however many survive
         if len(alive := best.survivors()):
-            climb(forward, ball.take(alive), start[alive], goal.take(alive), best, steps, early_stop)
+            climb(
+                forward, ball.take(alive), start[alive], goal.take(alive), best, steps, early_stop
+            )
     return best
 
 
@@ -145,26 +153,43 @@ class _Walk:
         self.top_loss = torch.where(better, loss, self.top_loss)
 
     def judge(self, steps: int) -> None:
-        """At a checkpoint: halve the step and return to the top where the last steps brought too little."""
-        stalled = (self.rises < ENOUGH * steps) | (~self.halved & (self.top_loss <= self.judged_loss))
+        """At a checkpoint: halve the step and return to the top where the last steps brought too
+        little.
+        """
+        stalled = (self.rises < ENOUGH * steps) | (
+            ~self.halved & (self.top_loss <= self.judged_loss)
+        )
         pixels = per_image(stalled, self.x)
         self.size = torch.where(stalled, self.size / 2, self.size)
         self.x = torch.where(pixels, self.top, self.x)
         self.gradient = torch.where(pixels, self.top_gradient, self.gradient)
         self.loss = torch.where(stalled, self.top_loss, self.loss)
-        self.halved, self.judged_loss, self.rises = stalled, self.top_loss, torch.zeros_like(self.rises)
+        self.halved, self.judged_loss, self.rises = (
+            stalled,
+            self.top_loss,
+            torch.zeros_like(self.rises),
+        )
 
 
 def _begin(forward: Forward, ball: Ball, x: Tensor, goal: Goal, best: Best) -> _Walk:
     gradient, hits, loss = ascent(forward, x, goal)
     best.update(x, hits, loss)
     size = 2 * torch.as_tensor(ball.eps, dtype=x.dtype, device=x.device).expand(len(x))
-    rises, halved = torch.zeros(len(x), device=x.device), torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    rises, halved = (
+        torch.zeros(len(x), device=x.device),
+        torch.zeros(len(x), dtype=torch.bool, device=x.device),
+    )
     return _Walk(x, x, gradient, loss, x, gradient, loss, loss, size, rises, halved)
 
 
 def climb(
-    forward: Forward, ball: Ball, start: Tensor, goal: Goal, best: Best, steps: int, early_stop: bool = False
+    forward: Forward,
+    ball: Ball,
+    start: Tensor,
+    goal: Goal,
+    best: Best,
+    steps: int,
+    early_stop: bool = False,
 ) -> None:
     """Algorithm 1 from `start` inside `ball`; tells `best` every iterate."""
     walk, points, judged = _begin(forward, ball, start, goal, best), set(checkpoints(steps)), 0
@@ -175,7 +200,9 @@ def climb(
                 return
         ahead = ball.ascend(walk.x, walk.gradient, walk.size)
         if step > 1:
-            ahead = ball.project(walk.x + MOMENTUM * (ahead - walk.x) + (1 - MOMENTUM) * (walk.x - walk.before))
+            ahead = ball.project(
+                walk.x + MOMENTUM * (ahead - walk.x) + (1 - MOMENTUM) * (walk.x - walk.before)
+            )
         if step == steps:
             return best.update(ahead, *look(forward, ahead, goal))
         gradient, hits, loss = ascent(forward, ahead, goal)

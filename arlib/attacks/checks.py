@@ -18,17 +18,21 @@ class TrustWarning(UserWarning):
 
 
 def radius(eps: object, x: Tensor | None) -> float | Tensor:
-    """eps as the attacks use it: a plain number, or one an image (n,) in the images' own type.
+    """eps as the attacks use it: a plain number, or one per image (n,) in the images' own type.
 
     Lists and arrays become tensors; what cannot be a radius is an `InputError`.
     """
     try:
         values = eps if isinstance(eps, Tensor) else torch.as_tensor(np.asarray(eps, dtype=float))
     except (TypeError, ValueError):
-        raise InputError(f"eps is {eps!r}; give a number, such as 8/255, or one for each image.") from None
+        raise InputError(
+            f"eps is {eps!r}; give a number, such as 8/255, or one for each image."
+        ) from None
     if values.ndim == 0:
         return float(values)
-    return values.to(x.device, x.dtype) if isinstance(x, Tensor) and x.is_floating_point() else values
+    return (
+        values.to(x.device, x.dtype) if isinstance(x, Tensor) and x.is_floating_point() else values
+    )
 
 
 @torch.no_grad()
@@ -45,9 +49,9 @@ def check(
 ) -> int:
     """Check an attack's input; return the number of classes (two images are classified for that).
 
-    Raises `InputError` for an unknown norm; images that are no batch, empty, not fp32 or fp64, outside
-    `clip`, or on another device than labels or model; labels not one int64 an image, or out of range;
-    eps outside the range; a count (steps, restarts, …) below 1.
+    Raises `InputError` for an unknown norm; images that are no batch, empty, not fp32 or fp64,
+    outside `clip`, or on another device than labels or model; labels not one int64 an image, or out
+    of range; eps outside the range; a count (steps, restarts, …) below 1.
     """
     one_of("norm", norm, NORMS)
     _check_images(model, x, y, clip)
@@ -63,26 +67,39 @@ def _check_images(model: nn.Module, x: Tensor, y: Tensor, clip: tuple[float, flo
     if not isinstance(x, Tensor) or not isinstance(y, Tensor):
         kinds = f"{type(x).__name__} and {type(y).__name__}"
         raise InputError(
-            f"images and labels are {kinds}; give tensors or numpy arrays (labels: also a list of numbers)."
+            f"images and labels are {kinds}; give tensors or numpy arrays (labels: also a list of "
+            "numbers)."
         )
     if not clip[0] < clip[1]:
-        raise InputError(f"clip is {tuple(clip)}; give the lowest and the highest pixel value, such as (0, 1).")
+        raise InputError(
+            f"clip is {tuple(clip)}; give the lowest and the highest pixel value, such as (0, 1)."
+        )
     if x.ndim < 2 or len(x) == 0:
-        raise InputError(f"images have shape {tuple(x.shape)}; a batch (n, …) of at least one image is needed.")
+        raise InputError(
+            f"images have shape {tuple(x.shape)}; a batch (n, …) of at least one image is needed."
+        )
     if x.dtype == torch.uint8:
         raise InputError(
-            "images are uint8, on the scale 0 to 255; networks here take [0, 1]. Give x / 255 as float32, and eps on "
+            "images are uint8, on the scale 0 to 255; networks here take [0, 1]. Give x / 255 as "
+            "float32, and eps on "
             "that scale too (AR strength 8 is 8/255)."
         )
     if x.dtype not in (torch.float32, torch.float64):
-        raise InputError(f"images are {x.dtype}; give float32 or float64 (a half-precision model is fine with those).")
+        raise InputError(
+            f"images are {x.dtype}; give float32 or float64 (a half-precision model is fine with "
+            "those)."
+        )
     if y.shape != x.shape[:1] or y.dtype != torch.int64:
         raise InputError(
-            f"labels are {y.dtype} of shape {tuple(y.shape)}; one int64 label for each of {len(x)} images."
+            f"labels are {y.dtype} of shape {tuple(y.shape)}; one int64 label for each of {len(x)} "
+            "images."
         )
     places = {str(place) for place in (x.device, y.device, device_of(model)) if place is not None}
     if len(places) > 1:
-        raise InputError(f"images, labels and model are on different devices ({', '.join(sorted(places))}); move them.")
+        raise InputError(
+            f"images, labels and model are on different devices ({', '.join(sorted(places))}); "
+            "move them."
+        )
     low, high = torch.stack(torch.aminmax(x)).tolist()  # waits for the device once
     if not (low >= clip[0] and high <= clip[1]):
         raise InputError(_outside(low, high, clip))
@@ -101,34 +118,44 @@ def _outside(low: float, high: float, clip: tuple[float, float]) -> str:
         return said + f"That is rounding: x.clamp({a:g}, {b:g}) mends it."
     if low >= 0 and 2 < high <= 255 and b == 1:
         return said + (
-            "They look like pixels on the scale 0 to 255: give x / 255, and eps on the scale 0 to 1 "
+            "They look like pixels on the scale 0 to 255: give x / 255, and eps on the scale 0 to "
+            "1 "
             "(AR strength 8 is 8/255)."
         )
     return said + (
-        "They look normalised: give pixels in that range and arlib.with_normalization(model, mean, std), which makes "
-        "the normalisation the model's first layer; or clip=(lowest, highest), and eps in the same units."
+        "They look normalised: give pixels in that range and arlib.with_normalization(model, mean, "
+        "std), which makes "
+        "the normalisation the model's first layer; or clip=(lowest, highest), and eps in the same "
+        "units."
     )
 
 
 def _check_labels(logits: Tensor, y: Tensor) -> int:
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise InputError(
-            f"the model returns shape {tuple(logits.shape)} for {min(2, len(y))} images; (n, classes) is needed."
+            f"the model returns shape {tuple(logits.shape)} for {min(2, len(y))} images; (n, "
+            "classes) is needed."
         )
     classes, (low, high) = logits.shape[1], torch.stack(torch.aminmax(y)).tolist()
     if low < 0 or high >= classes:
-        raise InputError(f"labels go from {low} to {high}, but the model has classes 0 to {classes - 1}.")
+        raise InputError(
+            f"labels go from {low} to {high}, but the model has classes 0 to {classes - 1}."
+        )
     return classes
 
 
 def _check_eps(eps: float | Tensor, norm: str, x: Tensor, clip: tuple[float, float]) -> None:
     if isinstance(eps, Tensor) and eps.ndim and eps.shape != x.shape[:1]:
-        raise InputError(f"eps has shape {tuple(eps.shape)}; give a number or one for each of the {len(x)} images.")
+        raise InputError(
+            f"eps has shape {tuple(eps.shape)}; give a number or one for each of the {len(x)} "
+            "images."
+        )
     low, high = (float(eps.min()), float(eps.max())) if isinstance(eps, Tensor) else (eps, eps)
     limit = (clip[1] - clip[0]) * (1.0 if norm == "linf" else math.sqrt(x[0].numel()))
     if not (low >= 0 and high <= limit):
         strength = "AR strength 8 is eps=8/255" if tuple(clip) == (0, 1) else "as clip is"
         raise InputError(
-            f"eps is {high if high > limit else low:.4g}; allowed for {norm}: 0 to {limit:.4g}, in units of "
+            f"eps is {high if high > limit else low:.4g}; allowed for {norm}: 0 to {limit:.4g}, in "
+            "units of "
             f"[{clip[0]:g}, {clip[1]:g}] pixels ({strength})."
         )

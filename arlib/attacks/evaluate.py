@@ -1,4 +1,6 @@
-"""Robust accuracy: the worst case of several attacks per image, with its interval, resumable, self-critical."""
+"""Robust accuracy: the worst case of several attacks per image, with its interval, resumable,
+self-critical.
+"""
 
 import json
 import warnings
@@ -21,7 +23,8 @@ from arlib.attacks.steps import BALLS, Forward, Streams, look, nhwc, opened
 from arlib.errors import InputError
 
 State = dict[str, np.ndarray]
-UNTRIED, STOOD, BROKEN, BROKEN_8BIT = range(4)  # outcome of one attack on one image; the last: also rounded to 8 bits
+# outcome of one attack on one image; the last: also rounded to 8 bits
+UNTRIED, STOOD, BROKEN, BROKEN_8BIT = range(4)
 ANSWERS = 16  # images whose logits tell one model from another
 SAMPLE = 256  # images that the checks of trustworthiness look at
 
@@ -30,11 +33,13 @@ SAMPLE = 256  # images that the checks of trustworthiness look at
 class Evaluation:
     """What `evaluate` found.
 
-    table: a row for the natural images (attack "none"), for each attack and for the "worst case" at each
-        eps: eps, attack, attacks (the set that the row's number is of: compare numbers of equal sets
-        only), n, correct, accuracy, low, high (Wilson 95 %), accuracy_8bit (counting only adversarial
-        images that still are when their perturbation is rounded to multiples of 1/255 inside the ball).
-    eps: radii, ascending. robust: (len(eps), n) bool, classified right whatever was tried. natural: (n,) bool.
+    table: a row for the natural images (attack "none"), for each attack and for the "worst case" at
+        each eps: eps, attack, attacks (the set that the row's number is of: compare numbers of
+        equal sets only), n, correct, accuracy, low, high (Wilson 95 %), accuracy_8bit (counting
+        only adversarial images that still are when their perturbation is rounded to multiples of
+        1/255 inside the ball).
+    eps: radii, ascending. robust: (len(eps), n) bool, classified right whatever was tried. natural:
+    (n,) bool.
     state: for resuming. warnings: why the numbers should not be trusted, if so.
     """
 
@@ -65,23 +70,36 @@ def evaluate(
 ) -> Evaluation:
     """Robust accuracy of a network at several radii.
 
-    Radii go upwards and attacks in the order given (black boxes last). An image that is misclassified,
-    or broken at a smaller radius or by an earlier attack, is not attacked again; so the row of an
-    attack counts what it and those before it left standing.
+    Radii go upwards and attacks in the order given (black boxes last). An image that is
+    misclassified, or broken at a smaller radius or by an earlier attack, is not attacked again; so
+    the row of an attack counts what it and those before it left standing.
 
     Args:
-        model, x, y, norm, clip, logits: as in `pgd`; eps: one radius or several, in the units of the pixels.
+        model, x, y, norm, clip, logits: as in `pgd`; eps: one radius or several, in the units of
+            the pixels.
         attacks: "fgsm", "pgd-20", "pgd-50x10" (restarts), "apgd-ce", "apgd-dlr", "apgd-margin",
             "apgd-t" (targeted DLR), "apgd-margin-t" (for fewer than 4 classes), "square".
         seed: of each image's own random stream: batches and their order do not matter.
-        independent: run every attack on every image that is right, so that each row is of that attack alone.
+        independent: run every attack on every image that is right, so that each row is of that
+            attack alone.
         state: an earlier evaluation's, or a dict to be filled; arrays that an npz can hold, updated
-            in place after every batch and then passed to `save`, so that an interrupted evaluation goes on.
+            in place after every batch and then passed to `save`, so that an interrupted evaluation
+            goes on.
         progress: show a bar for each attack and radius.
 
     Returns: an `Evaluation`; its warnings are also emitted as `TrustWarning`.
     Raises: `InputError` as `pgd`; for an unknown attack or one the model has too few classes for;
         for a state that belongs to another evaluation.
+
+    A linear network whose boundary is ¼ away in every pixel:
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)).eval()
+    >>> net[1].weight.data = torch.tensor([[1.0] * 4, [-1.0] * 4])
+    >>> net[1].bias.data = torch.tensor([-1.0, 1.0])
+    >>> x, y = torch.full((3, 1, 2, 2), 0.5), torch.tensor([0, 0, 1])
+    >>> evaluate(net, x, y, eps=[0.24, 0.26], attacks=["pgd-10"]).robust.tolist()
+    [[True, True, False], [False, False, False]]
     """
     radii = tuple(sorted({float(e) for e in np.atleast_1d(np.asarray(radius(eps, None)))}))
     job = _Job(radii, _ordered(attacks), norm, seed, independent, tuple(map(float, clip)))
@@ -89,7 +107,9 @@ def evaluate(
     with opened(model, x, y, logits) as (f, forward, x, y):
         if not job.eps:
             raise InputError("eps is empty; give at least one radius, such as eps=[8/255].")
-        classes = check(model, forward, x, y, eps=job.eps[0], norm=norm, clip=clip, batch_size=batch_size)
+        classes = check(
+            model, forward, x, y, eps=job.eps[0], norm=norm, clip=clip, batch_size=batch_size
+        )
         check(model, forward, x[:2], y[:2], eps=job.eps[-1], norm=norm, clip=clip)
         for attack in job.attacks:
             attack.check(classes, tuple(x.shape), norm)
@@ -102,7 +122,14 @@ def evaluate(
     found = [doubt for doubt in doubts if doubt]
     for doubt in found:
         warnings.warn(f"evaluate: {doubt}", TrustWarning, stacklevel=2)
-    return Evaluation(_table(state, job), job.eps, ~_broken(state, job).any(1), state["natural"] == STOOD, state, found)
+    return Evaluation(
+        _table(state, job),
+        job.eps,
+        ~_broken(state, job).any(1),
+        state["natural"] == STOOD,
+        state,
+        found,
+    )
 
 
 def wilson(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
@@ -147,12 +174,21 @@ class _Job:
             return self.attacks[a].name
         return "+".join(attack.name for attack in self.attacks[: None if a is None else a + 1])
 
-    def begin(self, state: State, model: nn.Module, forward: Forward, x: Tensor, y: Tensor) -> State:
+    def begin(
+        self, state: State, model: nn.Module, forward: Forward, x: Tensor, y: Tensor
+    ) -> State:
         """Fill an empty state, or make sure that this one is of the same evaluation.
 
-        The model is known by its tensors and, since Python numbers count too, by its answers to some images.
+        The model is known by its tensors and, since Python numbers count too, by its answers to
+        some images.
         """
-        settings = [list(self.eps), [attack.name for attack in self.attacks], self.norm, self.seed, self.independent]
+        settings = [
+            list(self.eps),
+            [attack.name for attack in self.attacks],
+            self.norm,
+            self.seed,
+            self.independent,
+        ]
         settings += [list(self.clip)] if self.clip != (0.0, 1.0) else []
         tensors = model.state_dict().values() if isinstance(model, nn.Module) else ()
         key = {
@@ -182,7 +218,9 @@ class _Job:
 
 def _alike(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two tables of logits are those of one model, on whatever machine."""
-    return a.shape == b.shape and np.allclose(a, b, rtol=0, atol=0.01 * (np.ptp(a) or 1.0), equal_nan=True)
+    return a.shape == b.shape and np.allclose(
+        a, b, rtol=0, atol=0.01 * (np.ptp(a) or 1.0), equal_nan=True
+    )
 
 
 @torch.no_grad()
@@ -195,7 +233,9 @@ def _classify(forward: Forward, x: Tensor, y: Tensor, state: State, batch_size: 
     state["natural"][:] = np.where(right, STOOD, BROKEN)
 
 
-def _attack(forward, x, y, state: State, job: _Job, stage: tuple[int, int], batch_size, save, progress) -> None:
+def _attack(
+    forward, x, y, state: State, job: _Job, stage: tuple[int, int], batch_size, save, progress
+) -> None:
     """Run one attack at one radius on the images still standing, batch by batch.
 
     The batches are those of an uninterrupted evaluation, so that resuming changes no rounding.
@@ -205,18 +245,24 @@ def _attack(forward, x, y, state: State, job: _Job, stage: tuple[int, int], batc
     standing = np.flatnonzero((state["natural"] == STOOD) & ~_broken_before(state, job, stage))
     batches = [standing[i : i + batch_size] for i in range(0, len(standing), batch_size)]
     todo = [batch for batch in batches if (outcome[e, a, batch] == UNTRIED).any()]
-    for batch in tqdm(todo, desc=f"{attack.name} at eps={eps:.4g}", disable=not progress, leave=False):
+    for batch in tqdm(
+        todo, desc=f"{attack.name} at eps={eps:.4g}", disable=not progress, leave=False
+    ):
         index = torch.from_numpy(batch).to(x.device)
         ball = job.ball(nhwc(x[index]), eps)
         best = attack.run(forward, ball, y[index], Streams(job.seed, batch.tolist(), attack.name))
-        rounded, _ = look(forward, _rounded(ball.x, best.x, eps, job.norm, job.clip), Goal(y[index]))
+        rounded, _ = look(
+            forward, _rounded(ball.x, best.x, eps, job.norm, job.clip), Goal(y[index])
+        )
         code = torch.where(best.hit, torch.where(rounded, BROKEN_8BIT, BROKEN), STOOD)
         outcome[e, a, batch] = code.cpu().numpy().astype(np.uint8)
         if save is not None:
             save(state)
 
 
-def _rounded(x: Tensor, x_adv: Tensor, eps: float, norm: str, clip: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+def _rounded(
+    x: Tensor, x_adv: Tensor, eps: float, norm: str, clip: tuple[float, float] = (0.0, 1.0)
+) -> Tensor:
     """The perturbation in multiples of 1/255 of the pixel range, inside the ball and the range.
 
     linf to the nearest multiple there is, l2 towards 0: both stay within eps.
@@ -230,9 +276,11 @@ def _rounded(x: Tensor, x_adv: Tensor, eps: float, norm: str, clip: tuple[float,
 
 
 def _broken(state: State, job: _Job, least: int = BROKEN) -> np.ndarray:
-    """(eps, attack, n) bool: broken by that attack up to that radius, or misclassified from the start.
+    """(eps, attack, n) bool: broken by that attack up to that radius, or misclassified from the
+    start.
 
-    Where attacks build on each other, by it or those before it up to that radius, or by any at a smaller one.
+    Where attacks build on each other, by it or those before it up to that radius, or by any at a
+    smaller one.
     """
     outcome = state["outcome"] >= least
     broken = np.logical_or.accumulate(outcome, axis=0)
@@ -265,7 +313,13 @@ def _row(eps: float, attack: str, attacks: str, broken: np.ndarray, rounded: np.
     n, correct = len(broken), int((~broken).sum())
     low, high = wilson(correct, n)
     numbers = {"n": n, "correct": correct, "accuracy": correct / n, "low": low, "high": high}
-    return {"eps": eps, "attack": attack, "attacks": attacks, **numbers, "accuracy_8bit": float((~rounded).mean())}
+    return {
+        "eps": eps,
+        "attack": attack,
+        "attacks": attacks,
+        **numbers,
+        "accuracy_8bit": float((~rounded).mean()),
+    }
 
 
 def _sample(x: Tensor, y: Tensor, mask: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -277,14 +331,19 @@ def _doubts_before(
     f, forward: Forward, x: Tensor, y: Tensor, state: State, job: _Job, classes: int
 ) -> list[str | None]:
     right = state["natural"] == STOOD
-    doubts = [*sanity.behaviour(f, forward, nhwc(x[:SAMPLE])), sanity.near_chance(int(right.sum()), len(x), classes)]
+    doubts = [
+        *sanity.behaviour(f, forward, nhwc(x[:SAMPLE])),
+        sanity.near_chance(int(right.sum()), len(x), classes),
+    ]
     doubts.append(sanity.normalised(x[:SAMPLE], job.clip))
     if right.any() and job.gradients:
         doubts += sanity.gradients(forward, *_sample(x, y, right))
     return doubts
 
 
-def _doubts_after(forward: Forward, x: Tensor, y: Tensor, state: State, job: _Job) -> list[str | None]:
+def _doubts_after(
+    forward: Forward, x: Tensor, y: Tensor, state: State, job: _Job
+) -> list[str | None]:
     right, doubts = state["natural"] == STOOD, []
     if right.any() and job.gradients:
         some_x, some_y = _sample(x, y, right)
@@ -303,5 +362,7 @@ def _doubts_after(forward: Forward, x: Tensor, y: Tensor, state: State, job: _Jo
         if standing.any():
             some_x, some_y = _sample(x, y, standing)
             broken = sanity.random_noise(forward, job.ball(some_x, eps), some_y, generator)
-            doubts.append(sanity.stronger_black_box("random noise", eps, broken, len(some_x), job.names()))
+            doubts.append(
+                sanity.stronger_black_box("random noise", eps, broken, len(some_x), job.names())
+            )
     return doubts

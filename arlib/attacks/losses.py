@@ -1,4 +1,4 @@
-"""The losses attacks climb, one number an image, and when an attack has what it wants."""
+"""The losses attacks climb, one number per image, and when an attack has what it wants."""
 
 import math
 from dataclasses import dataclass, replace
@@ -20,7 +20,9 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """Difference of logits ratio: a margin free of logit scale (Croce & Hein 2020, eq. 6); ≥ 3 classes."""
+    """Difference of logits ratio: a margin free of logit scale (Croce & Hein 2020, eq. 6); ≥ 3
+    classes.
+    """
     top = logits.topk(3, dim=1).values
     return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
 
@@ -71,21 +73,30 @@ class Goal:
         return -losses if self.targeted else losses
 
     def hits(self, logits: Tensor) -> Tensor:
-        """Where the attack has succeeded, (n,) bool; logits that are not finite are no answer, so no success."""
+        """Where the attack has succeeded, (n,) bool; logits that are not finite are no answer, so
+        no success.
+        """
         return ((logits.argmax(1) == self.y) == self.targeted) & finite(logits)
 
     def take(self, index: Tensor) -> "Goal":
-        return replace(self, y=self.y[index], target=None if self.target is None else self.target[index])
+        return replace(
+            self, y=self.y[index], target=None if self.target is None else self.target[index]
+        )
 
 
 def check_loss(loss: str, classes: int, targeted: bool = False) -> None:
-    """Raise `InputError` where a loss is not defined: DLR divides by a difference of sorted logits."""
+    """Raise `InputError` where a loss is not defined: DLR divides by a difference of sorted
+    logits.
+    """
     least = _LEAST_CLASSES.get(loss, 2)
     if classes < least:
         instead = "margin-targeted" if loss == "dlr-targeted" else "margin"
         raise InputError(
-            f"loss is {loss!r}, whose denominator needs at least {least} classes; this model has {classes}. "
+            f"loss is {loss!r}, whose denominator needs at least {least} classes; this model has "
+            f"{classes}. "
             f"Use loss={instead!r}."
         )
     if targeted and loss not in ("ce", "margin"):
-        raise InputError(f"loss is {loss!r} with targeted=True; towards labels you choose, use 'ce' or 'margin'.")
+        raise InputError(
+            f"loss is {loss!r} with targeted=True; towards labels you choose, use 'ce' or 'margin'."
+        )

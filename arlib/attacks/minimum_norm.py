@@ -1,7 +1,8 @@
-"""The smallest perturbation that an attack can find: an upper bound on the distance to the boundary.
+"""The smallest perturbation that an attack can find: an upper bound on the distance to the
+boundary.
 
-A variant of the fast minimum-norm attack (Pintor et al. 2021): gradient steps on the margin inside a
-ball whose radius follows the boundary, shrinking by a factor where the image is misclassified and
+A variant of the fast minimum-norm attack (Pintor et al. 2021): gradient steps on the margin inside
+a ball whose radius follows the boundary, shrinking by a factor where the image is misclassified and
 growing where it is not. Here the steps are a share of the current radius, so no length has to be
 tuned to the data, and the steepest ones of the norm. Half of them go towards the class whose
 boundary is nearest for a linear model (as DeepFool ranks them; Moosavi-Dezfooli et al. 2016), half
@@ -17,7 +18,17 @@ from torch import Tensor, nn
 from arlib import engine
 from arlib.attacks.checks import check
 from arlib.attacks.losses import Goal, margin_to
-from arlib.attacks.steps import BALLS, Forward, ascent, gradient_of, look, nhwc, norms, opened, per_image
+from arlib.attacks.steps import (
+    BALLS,
+    Forward,
+    ascent,
+    gradient_of,
+    look,
+    nhwc,
+    norms,
+    opened,
+    per_image,
+)
 from arlib.errors import InputError
 
 STEP = (1.0, 0.01)  # first and last step as a share of the radius
@@ -41,7 +52,8 @@ def minimum_norm(
     """Adversarial images as near to x as found; no random start, so nothing is drawn.
 
     Args:
-        model, x, y, norm, targeted, clip, logits: as in `pgd`. steps: forward and backward passes an image.
+        model, x, y, norm, targeted, clip, logits: as in `pgd`. steps: forward and backward passes
+            an image.
 
     Returns: images (n, …), each misclassified (targeted: classified as y) and within clip. An image
         that is so already, or for which nothing was found, comes back unchanged: `distance` tells.
@@ -73,9 +85,14 @@ def distance(
     clip: tuple[float, float] = (0.0, 1.0),
     logits: Callable[[object], Tensor] | None = None,
 ) -> Tensor:
-    """The norm of x_adv − x where x_adv is misclassified (targeted: classified as y), else infinity. (n,)."""
+    """The norm of x_adv − x where x_adv is misclassified (targeted: classified as y), else
+    infinity. (n,).
+    """
     if x.shape != x_adv.shape:
-        raise InputError(f"the images have shapes {tuple(x.shape)} and {tuple(x_adv.shape)}; they must be the same.")
+        raise InputError(
+            f"the images have shapes {tuple(x.shape)} and {tuple(x_adv.shape)}; they must be the "
+            "same."
+        )
     x, _ = engine.images_and_labels(model, x)
     with opened(model, x_adv, y, logits) as (_, forward, x_adv, y):
         check(model, forward, x_adv, y, norm=norm, clip=clip)
@@ -88,7 +105,9 @@ def longest(norm: str, x: Tensor, clip: tuple[float, float]) -> float:
     return (clip[1] - clip[0]) * (1.0 if norm == "linf" else math.sqrt(x[0].numel()))
 
 
-def _search(forward: Forward, x: Tensor, goal: Goal, norm: str, steps: int, clip: tuple[float, float]) -> Tensor:
+def _search(
+    forward: Forward, x: Tensor, goal: Goal, norm: str, steps: int, clip: tuple[float, float]
+) -> Tensor:
     """The nearest misclassified iterate; x itself where none is."""
     largest = longest(norm, x, clip)
     nearest, shortest = x, torch.full((len(x),), math.inf, dtype=x.dtype, device=x.device)
@@ -98,26 +117,36 @@ def _search(forward: Forward, x: Tensor, goal: Goal, norm: str, steps: int, clip
         losses = losses.to(x.dtype)
         length = norms(x_adv - x, norm)
         closer = hits & (length < shortest)
-        nearest, shortest = torch.where(per_image(closer, x), x_adv, nearest), torch.where(closer, length, shortest)
+        nearest, shortest = (
+            torch.where(per_image(closer, x), x_adv, nearest),
+            torch.where(closer, length, shortest),
+        )
         change = _cosine(CHANGE, step, steps)
         if radius is None:
             radius = _to_boundary(gradient, losses, norm)
         else:
-            radius = torch.where(hits, torch.minimum(radius, shortest) * (1 - change), radius * (1 + change))
+            radius = torch.where(
+                hits, torch.minimum(radius, shortest) * (1 - change), radius * (1 + change)
+            )
         radius = radius.clamp(max=largest)
-        x_adv = BALLS[norm](x, radius, clip).ascend(x_adv, gradient, radius * _cosine(STEP, step, steps))
+        x_adv = BALLS[norm](x, radius, clip).ascend(
+            x_adv, gradient, radius * _cosine(STEP, step, steps)
+        )
     hits, _ = look(forward, x_adv, goal)
     closer = hits & (norms(x_adv - x, norm) < shortest)
     return torch.where(per_image(closer, x), x_adv, nearest)
 
 
 def _nearest_class(forward: Forward, x: Tensor, y: Tensor, norm: str) -> Tensor:
-    """Of the likeliest other classes, the one whose boundary is nearest if the model were linear. (n,)."""
+    """Of the likeliest other classes, the one whose boundary is nearest if the model were linear.
+    (n,).
+    """
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
         logits = forward(x)
         others = logits.detach().scatter(1, y[:, None], -math.inf)
-        candidates = others.topk(min(CANDIDATES, others.shape[1] - 1), dim=1).indices  # (n, candidates)
+        # (n, candidates)
+        candidates = others.topk(min(CANDIDATES, others.shape[1] - 1), dim=1).indices
         distances = []
         for target in candidates.unbind(1):
             losses = margin_to(logits, y, target)
@@ -141,7 +170,10 @@ def _to_boundary(gradient: Tensor, losses: Tensor, norm: str) -> Tensor:
 
 def _walk_back(forward: Forward, x: Tensor, x_adv: Tensor, goal: Goal) -> Tensor:
     """Bisection on the straight line from x_adv (kept where it hits) towards x."""
-    low, high = torch.zeros(len(x), dtype=x.dtype, device=x.device), torch.ones(len(x), dtype=x.dtype, device=x.device)
+    low, high = (
+        torch.zeros(len(x), dtype=x.dtype, device=x.device),
+        torch.ones(len(x), dtype=x.dtype, device=x.device),
+    )
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         hits, _ = look(forward, x + per_image(middle, x) * (x_adv - x), goal)

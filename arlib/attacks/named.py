@@ -1,4 +1,6 @@
-"""Attacks by the names that stand in tables and study files: "pgd-50x10", "apgd-ce", "apgd-t", "square", …"""
+"""Attacks by the names that stand in tables and study files: "pgd-50x10", "apgd-ce", "apgd-t",
+"square", …
+"""
 
 import re
 from dataclasses import dataclass
@@ -26,7 +28,8 @@ _PGD = re.compile(r"pgd-([1-9]\d*)(?:x([1-9]\d*))?")
 
 @dataclass(frozen=True)
 class Named:
-    """One attack as an evaluation runs it: until an image is misclassified, by the image's own random stream.
+    """One attack as an evaluation runs it: until an image is misclassified, by the image's own
+    random stream.
 
     "fgsm" takes its step from the image itself; "pgd-50x10" is 50 steps of eps / 4 from 10 uniform
     random starts on cross-entropy; "apgd-…" 100 steps (targeted ones for each of the 9 likeliest
@@ -47,20 +50,29 @@ class Named:
         """Raise `InputError` where this attack cannot be run on such a model and images."""
         if self.name == "apgd-t" and classes < 4:
             raise InputError(
-                f"attack is 'apgd-t', whose loss needs at least 4 classes; this model has {classes}. "
+                "attack is 'apgd-t', whose loss needs at least 4 classes; this model has "
+                f"{classes}. "
                 "Use 'apgd-margin-t' instead."
             )
         check_loss(APGD_LOSSES.get(self.name, "ce"), classes)
         if self.black_box and (norm != "linf" or len(shape) != 4):
-            raise InputError(f"attack is 'square', which is for linf and images (n, c, h, w); got {norm}, {shape}.")
+            raise InputError(
+                f"attack is 'square', which is for linf and images (n, c, h, w); got {norm}, "
+                f"{shape}."
+            )
 
     def run(self, forward: Forward, ball: Ball, y: Tensor, streams: Streams) -> Best:
         """Attack all images of `ball`."""
         if self.black_box:
             return search(forward, ball, Goal(y, "margin"), SQUARE_QUERIES, streams)
         if self.name in APGD_LOSSES:
-            goal, options = Goal(y, APGD_LOSSES[self.name]), {"steps": APGD_STEPS, "targets": TARGETS}
-            return apgd_restarts(forward, ball, goal, **options, restarts=1, generator=streams, early_stop=True)
+            goal, options = (
+                Goal(y, APGD_LOSSES[self.name]),
+                {"steps": APGD_STEPS, "targets": TARGETS},
+            )
+            return apgd_restarts(
+                forward, ball, goal, **options, restarts=1, generator=streams, early_stop=True
+            )
         if self.name == "fgsm":
             steps, restarts, size, generator = 1, 1, ball.eps, None
         else:

@@ -24,7 +24,8 @@ from arlib.attacks.steps import (
 )
 from arlib.errors import InputError, one_of
 
-HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries: when the square's area halves (section 3.2)
+# of 10,000 queries: when the square's area halves (section 3.2)
+HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)
 DRAWN_AT_ONCE = 200  # queries whose random numbers are drawn together
 
 
@@ -43,20 +44,26 @@ def square(
     clip: tuple[float, float] = (0.0, 1.0),
     logits: Callable[[object], Tensor] | None = None,
 ) -> Tensor:
-    """Random squares of ±eps, each kept if it raises the loss; work on an image ends when it is misclassified.
+    """Random squares of ±eps, each kept if it raises the loss; work on an image ends when it is
+    misclassified.
 
     Args:
         model, x, y, eps, loss, targeted, generator, clip, logits: as in `pgd`; x: (n, c, h, w).
-        queries: forward passes an image at most; p_init: share of the image the first squares cover.
+        queries: forward passes per image at most; p_init: share of the image the first squares
+            cover.
 
     Returns: adversarial images (n, c, h, w) within eps of x and within clip.
     Raises: `InputError` as `pgd`; for norm="l2", which is not built here; for x that is not 4-d.
     """
     one_of("loss", loss, PLAIN)
     if norm != "linf":
-        raise InputError(f"norm is {norm!r}; the Square attack here is for linf only. Use apgd for l2.")
+        raise InputError(
+            f"norm is {norm!r}; the Square attack here is for linf only. Use apgd for l2."
+        )
     if x.ndim != 4:
-        raise InputError(f"images have shape {tuple(x.shape)}; the Square attack needs (n, c, h, w).")
+        raise InputError(
+            f"images have shape {tuple(x.shape)}; the Square attack needs (n, c, h, w)."
+        )
     if not 0 < p_init <= 1:
         raise InputError(f"p_init is {p_init}; allowed: above 0, at most 1.")
     with opened(model, x, y, logits) as (_, forward, x, y):
@@ -64,7 +71,9 @@ def square(
         check_loss(loss, check(model, forward, x, y, eps=eps, clip=clip, queries=queries), targeted)
         x = nhwc(x)
         ball, goal = LinfBall(x, eps, clip), Goal(y, loss, targeted)
-        return search(forward, ball, goal, queries, default_generator(generator, x), p_init).x.contiguous()
+        return search(
+            forward, ball, goal, queries, default_generator(generator, x), p_init
+        ).x.contiguous()
 
 
 def covered(query: int, queries: int, p_init: float) -> float:
@@ -80,7 +89,9 @@ def search(
     generator: torch.Generator | Streams,
     p_init: float = 0.8,
 ) -> Best:
-    """Random search in `ball`: vertical stripes first, then one square a query; images that are hit drop out."""
+    """Random search in `ball`: vertical stripes first, then one square a query; images that are hit
+    drop out.
+    """
     x, (channels, _, width) = ball.x, ball.x.shape[1:]
     best = Best(x)
     best.update(x, *look(forward, x, goal))
@@ -89,34 +100,54 @@ def search(
     if not len(alive):
         return best
     ball, goal = ball.take(alive), goal.take(alive)
-    x_adv, loss = torch.where(stripes[alive], ball.high, ball.low), torch.full_like(best.losses[alive], -torch.inf)
+    x_adv, loss = (
+        torch.where(stripes[alive], ball.high, ball.low),
+        torch.full_like(best.losses[alive], -torch.inf),
+    )
     for query in range(queries):
-        if query % DRAWN_AT_ONCE == 0:  # row, column, a sign for each channel; for all images: one stream
+        # row, column, a sign for each channel; for all images: one stream
+        if query % DRAWN_AT_ONCE == 0:
             places = draw(torch.rand, x, (DRAWN_AT_ONCE, 2 + channels), generator)[best.active]
         place, share = places[:, query % DRAWN_AT_ONCE], covered(query, queries, p_init)
         tried = _with_square(x_adv, ball, place, share) if query else x_adv
         hits, new = look(forward, tried, goal)
         best.update(tried, hits, new)
         better = new > loss
-        x_adv, loss = torch.where(per_image(better, x_adv), tried, x_adv), torch.where(better, new, loss)
+        x_adv, loss = (
+            torch.where(per_image(better, x_adv), tried, x_adv),
+            torch.where(better, new, loss),
+        )
         if (keep := best.drop(query)) is not None:
-            x_adv, loss, ball, goal, places = x_adv[keep], loss[keep], ball.take(keep), goal.take(keep), places[keep]
+            x_adv, loss, ball, goal, places = (
+                x_adv[keep],
+                loss[keep],
+                ball.take(keep),
+                goal.take(keep),
+                places[keep],
+            )
         if not len(x_adv):
             break
     return best
 
 
 def _with_square(x_adv: Tensor, ball: LinfBall, place: Tensor, share: float) -> Tensor:
-    """Each image with one square set to ±eps, a sign a channel. place: (n, 2 + c) uniform in [0, 1)."""
+    """Each image with one square set to ±eps, a sign a channel. place: (n, 2 + c) uniform in [0,
+    1).
+    """
     height, width = x_adv.shape[2:]
     size = min(max(round((share * height * width) ** 0.5), 1), height, width)
-    inside = _window(place[:, 0], height, size)[:, None, :, None] & _window(place[:, 1], width, size)[:, None, None, :]
+    inside = (
+        _window(place[:, 0], height, size)[:, None, :, None]
+        & _window(place[:, 1], width, size)[:, None, None, :]
+    )
     sign = place[:, 2:, None, None] < 0.5  # (n, c, 1, 1)
     return torch.where(inside, torch.where(sign, ball.high, ball.low), x_adv)
 
 
 def _window(place: Tensor, length: int, size: int) -> Tensor:
-    """`size` neighbours of `length` pixels, anywhere with equal probability. (n,) -> (n, length) bool."""
+    """`size` neighbours of `length` pixels, anywhere with equal probability. (n,) -> (n, length)
+    bool.
+    """
     first = (place * (length - size + 1)).floor()[:, None]
     pixel = torch.arange(length, device=place.device)
     return (pixel >= first) & (pixel < first + size)

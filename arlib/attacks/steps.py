@@ -20,17 +20,24 @@ from arlib.attacks.losses import margin as margin
 from arlib.errors import InputError
 
 NO_GRADIENT = (
-    "the model has no gradient to its images (no_grad, detach, numpy or a hard decision in its forward pass), so "
-    "gradient attacks cannot begin. Remove that, or use what needs none: attacks.square, or evaluate with "
+    "the model has no gradient to its images (no_grad, detach, numpy or a hard decision in its "
+    "forward pass), so "
+    "gradient attacks cannot begin. Remove that, or use what needs none: attacks.square, or "
+    "evaluate with "
     'attacks="square".'
 )
 Forward = Callable[[Tensor], Tensor]  # images (n, …) -> logits (n, k)
-PIXELS_A_CORE = 32 * 32 * 32  # in one pass on a CPU; with more, activations leave its cache (up to 1.3 × the time)
+# in one pass on a CPU; with more, activations leave its cache (up to 1.3 × the time)
+PIXELS_A_CORE = 32 * 32 * 32
 
 
 def per_image(values: Tensor | float, x: Tensor) -> Tensor | float:
     """Shape (n,) values so that they broadcast over images x (n, …); a plain number stays one."""
-    return values.view(-1, *[1] * (x.ndim - 1)) if isinstance(values, Tensor) and values.ndim == 1 else values
+    return (
+        values.view(-1, *[1] * (x.ndim - 1))
+        if isinstance(values, Tensor) and values.ndim == 1
+        else values
+    )
 
 
 def take(values: Tensor | float, index: Tensor) -> Tensor | float:
@@ -44,7 +51,9 @@ def norms(delta: Tensor, norm: str) -> Tensor:
 
 
 def unit(gradient: Tensor) -> Tensor:
-    """Each image's gradient at Euclidean length 1; all-zero gradients stay zero. (n, …) -> (n, …)."""
+    """Each image's gradient at Euclidean length 1; all-zero gradients stay zero. (n, …) ->
+    (n, …).
+    """
     tiny = torch.finfo(gradient.dtype).tiny
     largest = per_image(norms(gradient, "linf"), gradient)
     scaled = gradient / largest.clamp_min(tiny)  # first: the square of a small gradient underflows
@@ -52,22 +61,34 @@ def unit(gradient: Tensor) -> Tensor:
 
 
 class Streams:
-    """One random stream an image: what an image gets depends neither on its batch nor on its place in it.
+    """One random stream per image: what an image gets depends neither on its batch nor on its place
+    in it.
 
     Takes the place of a `torch.Generator` in every attack here.
     """
 
     def __init__(self, seed: int, images: Sequence[int], label: str = ""):
-        seeds = [hashlib.blake2b(f"{seed}/{label}/{i}".encode(), digest_size=7).digest() for i in images]
+        seeds = [
+            hashlib.blake2b(f"{seed}/{label}/{i}".encode(), digest_size=7).digest() for i in images
+        ]
         self.generators = [torch.Generator().manual_seed(int.from_bytes(s, "big")) for s in seeds]
 
 
-def draw(kind: Callable[..., Tensor], x: Tensor, shape: Sequence[int], generator: torch.Generator | Streams) -> Tensor:
-    """`kind` (torch.rand, torch.randn) of `shape` for each image of x, on its device. -> (n, *shape)."""
+def draw(
+    kind: Callable[..., Tensor],
+    x: Tensor,
+    shape: Sequence[int],
+    generator: torch.Generator | Streams,
+) -> Tensor:
+    """`kind` (torch.rand, torch.randn) of `shape` for each image of x, on its device. -> (n,
+    *shape).
+    """
     if isinstance(generator, Streams):
         rows = [kind(tuple(shape), generator=g, dtype=x.dtype) for g in generator.generators]
         return torch.stack(rows).to(x.device)
-    return kind((len(x), *shape), generator=generator, device=generator.device, dtype=x.dtype).to(x.device)
+    return kind((len(x), *shape), generator=generator, device=generator.device, dtype=x.dtype).to(
+        x.device
+    )
 
 
 class LinfBall:
@@ -88,7 +109,8 @@ class LinfBall:
         """The steepest step of length `size` (a number or (n,)), projected."""
         if isinstance(size, Tensor):
             return (z + per_image(size, z) * gradient.sign()).clamp_(self.low, self.high)
-        return torch.add(z, gradient.sign(), alpha=size).clamp_(self.low, self.high)  # the same, one pass less
+        # the same, one pass less
+        return torch.add(z, gradient.sign(), alpha=size).clamp_(self.low, self.high)
 
     def start(self, generator: torch.Generator | Streams) -> Tensor:
         """Uniform in the cube, then clipped to the allowed pixel range."""
@@ -109,7 +131,9 @@ class L2Ball:
         """Onto the ball, then into the pixel range; the second only brings it nearer to x."""
         delta = z - self.x
         length = norms(delta, "l2").clamp_min(torch.finfo(z.dtype).tiny)
-        return (self.x + delta * per_image((self.eps / length).clamp_max(1.0), z)).clamp_(*self.clip)
+        return (self.x + delta * per_image((self.eps / length).clamp_max(1.0), z)).clamp_(
+            *self.clip
+        )
 
     def ascend(self, z: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
         """The steepest step of length `size` (a number or (n,)), projected."""
@@ -134,21 +158,29 @@ def random_start(
     norm: str = "linf",
     clip: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
-    """Each image moved uniformly in its own ball, clipped to the pixel range. x: (n, …) -> (n, …)."""
+    """Each image moved uniformly in its own ball, clipped to the pixel range. x: (n, …) ->
+    (n, …).
+    """
     return BALLS[norm](x, eps, clip).start(generator)
 
 
-def default_generator(generator: torch.Generator | Streams | None, x: Tensor) -> torch.Generator | Streams:
-    """The generator given, else a fresh one with seed 0: a call without one always gives the same."""
+def default_generator(
+    generator: torch.Generator | Streams | None, x: Tensor
+) -> torch.Generator | Streams:
+    """The generator given, else a fresh one with seed 0: a call without one always gives
+    the same.
+    """
     return torch.Generator(x.device).manual_seed(0) if generator is None else generator
 
 
 def forward_of(f: Forward, logits: Callable[[object], Tensor] | None = None) -> Forward:
-    """`f` taking images of at least fp32 and giving logits (n, k) of at least fp32, whatever it computes in.
+    """`f` taking images of at least fp32 and giving logits (n, k) of at least fp32, whatever it
+    computes in.
 
     logits: how to find them in what the model returns, see `engine.logits_of`.
     """
-    own = None if isinstance(f, engine.Prepared) else engine.dtype_of(f)  # a prepared network casts by itself
+    # a prepared network casts by itself
+    own = None if isinstance(f, engine.Prepared) else engine.dtype_of(f)
 
     def forward(x: Tensor) -> Tensor:
         found = engine.logits_of(f(x if own in (None, x.dtype) else x.to(own)), logits)
@@ -159,7 +191,8 @@ def forward_of(f: Forward, logits: Callable[[object], Tensor] | None = None) -> 
 
 @contextmanager
 def opened(model, x, y, logits=None) -> Iterator[tuple[nn.Module, Forward, Tensor, Tensor]]:
-    """What every attack begins with: the frozen network, its logits as a function, images and labels as tensors.
+    """What every attack begins with: the frozen network, its logits as a function, images and
+    labels as tensors.
 
     Images and labels may be arrays or lists; the model any callable. Nothing is checked yet.
     """
@@ -174,7 +207,11 @@ def in_parts(x: Tensor, run: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Ten
     For functions that treat each image by itself. The parts are of nearly equal size, so that none
     is so small that a matrix product rounds in another way.
     """
-    most = max(8, PIXELS_A_CORE * torch.get_num_threads() // math.prod(x.shape[2:])) if x.ndim == 4 else len(x)
+    most = (
+        max(8, PIXELS_A_CORE * torch.get_num_threads() // math.prod(x.shape[2:]))
+        if x.ndim == 4
+        else len(x)
+    )
     if x.device.type != "cpu" or len(x) <= most:
         return run(slice(None))
     size = math.ceil(len(x) / math.ceil(len(x) / most))
@@ -187,15 +224,20 @@ def input_gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One forward and one backward pass to the input: gradient (n, …), outputs, losses (n,).
 
-    loss: (outputs, y) -> (n,), y any tensor (n, …). The losses are summed, never averaged: an image's
-    gradient does not depend on its batch.
+    loss: (outputs, y) -> (n,), y any tensor (n, …). The losses are summed, never averaged: an
+    image's gradient does not depend on its batch.
     """
-    return in_parts(x, lambda part: _gradient(forward, x[part], lambda outputs: loss(outputs, y[part])))
+    return in_parts(
+        x, lambda part: _gradient(forward, x[part], lambda outputs: loss(outputs, y[part]))
+    )
 
 
-def _gradient(forward: Forward, x: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _gradient(
+    forward: Forward, x: Tensor, loss: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
     gradient, outputs, losses = _raw(forward, x, loss)
-    # Where the gradient is not a number (0/0, sqrt on a black pixel) there is no direction: the pixel stays.
+    # Where the gradient is not a number (0/0, sqrt on a black pixel) there is no direction: the
+    # pixel stays.
     return gradient.nan_to_num(nan=0.0), outputs, losses
 
 
@@ -204,7 +246,9 @@ def raw_gradient(forward: Forward, x: Tensor, goal: Goal) -> Tensor:
     return in_parts(x, lambda part: _raw(forward, x[part], goal.take(part).losses))[0]
 
 
-def _raw(forward: Forward, x: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _raw(
+    forward: Forward, x: Tensor, loss: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
         outputs = forward(x)
@@ -229,7 +273,9 @@ def slope(forward: Forward, x: Tensor, goal: Goal) -> tuple[Tensor, Tensor, Tens
 
 
 def ascent(forward: Forward, x: Tensor, goal: Goal) -> tuple[Tensor, Tensor, Tensor]:
-    """Where to go from x, and whether that is needed: gradient (n, …), hits (n,) bool, losses (n,)."""
+    """Where to go from x, and whether that is needed: gradient (n, …), hits (n,) bool,
+    losses (n,).
+    """
     gradient, logits, losses = slope(forward, x, goal)
     return gradient, goal.hits(logits), losses
 
@@ -252,7 +298,8 @@ def time_to_drop(step: int, device: str) -> bool:
 
 
 class Best:
-    """The worst input seen for each image: one that hits before one that does not, then higher loss.
+    """The worst input seen for each image: one that hits before one that does not, then higher
+    loss.
 
     Only the `active` images are still worked on; `update` and `drop` speak of those, in order.
     """
@@ -264,14 +311,22 @@ class Best:
         self.active = slice(None)
 
     def update(self, x: Tensor, hit: Tensor, losses: Tensor) -> None:
-        old, old_losses, losses = self.hit[self.active], self.losses[self.active], losses.to(self.losses.dtype)
+        old, old_losses, losses = (
+            self.hit[self.active],
+            self.losses[self.active],
+            losses.to(self.losses.dtype),
+        )
         better = (hit & ~old) | ((hit == old) & (losses > old_losses))
         worst = torch.where(per_image(better, x), x, self.x[self.active])
         losses, hit = torch.where(better, losses, old_losses), hit | old
         if isinstance(self.active, slice):
             self.x, self.losses, self.hit = worst, losses, hit
         else:
-            self.x[self.active], self.losses[self.active], self.hit[self.active] = worst, losses, hit
+            self.x[self.active], self.losses[self.active], self.hit[self.active] = (
+                worst,
+                losses,
+                hit,
+            )
 
     def survivors(self) -> Tensor:
         """Make the images not yet hit the active ones; their indices (waits for the device)."""
@@ -279,7 +334,8 @@ class Best:
         return self.active
 
     def drop(self, step: int) -> Tensor | None:
-        """Now and then, give up active images that are hit: which rows to keep, or None to keep all.
+        """Now and then, give up active images that are hit: which rows to keep, or None to keep
+        all.
 
         To count them is to wait for the device, so a GPU is asked less often.
         """

@@ -2,8 +2,9 @@
 
 The paper: Wen, Li and Jia, "Towards Understanding the Regularization of Adversarial Robustness on
 Neural Networks", ICML 2020. One declared primary statistic decides each claim, at most one twin
-stands beside it; the unit is the seed. Two protocols live side by side, and each study is judged by its own:
-`CLAIMS` are the first's, `claims_of(2)` the second's. `verdicts(study)` is the whole; `decide` its pure part.
+stands beside it; the unit is the seed. Two protocols live side by side, and each study is judged by
+its own: `CLAIMS` are the first's, `claims_of(2)` the second's. `verdicts(study)` is the whole;
+`decide` its pure part.
 """
 
 from arlib.claims.controls import shares_left
@@ -11,7 +12,15 @@ from arlib.claims.decide import NOT_MEASURED, SCALE_ONLY, VERDICTS, decide, judg
 from arlib.claims.declared import CLAIMS, Claim, Config, Statistic
 from arlib.claims.evidence import Evidence, gather, noise_floor
 from arlib.claims.matched import EXPLAINED, matched_fit
-from arlib.claims.report import after_the_fact, combine, config_of, table, tested, trajectories, verdicts
+from arlib.claims.report import (
+    after_the_fact,
+    combine,
+    config_of,
+    table,
+    tested,
+    trajectories,
+    verdicts,
+)
 from arlib.claims.second import PARTS, claims_of
 from arlib.claims.sensitivity import sensitivity
 from arlib.claims.statistics import Interval, Ratio, Trend, fieller, holm, page_trend, t_interval

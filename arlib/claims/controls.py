@@ -1,12 +1,14 @@
-"""The control of protocol 2: how much of an effect is left beside a standard net that fits as little.
+"""The control of protocol 2: how much of an effect is left beside a standard net that fits as
+little.
 
-Adversarially trained (AT) nets fit less at equal epochs, and a less-trained standard net also has smaller
-margins, gap and weights. So each seed has controls: standard trainings to the end of a shorter schedule
-(checkpoints in the middle of a long one, where the learning rate is high, are no fair control). Between
-them the control at the AT net's own fit is interpolated, once at equal natural train cross-entropy and
-once at equal natural train error.
+Adversarially trained (AT) nets fit less at equal epochs, and a less-trained standard net also has
+smaller margins, gap and weights. So each seed has controls: standard trainings to the end of a
+shorter schedule (checkpoints in the middle of a long one, where the learning rate is high, are no
+fair control). Between them the control at the AT net's own fit is interpolated, once at equal
+natural train cross-entropy and once at equal natural train error.
 
-share left = (AT − control at equal fit) / (AT − standard net), means over seeds, Fieller's interval.
+share left = (AT − control at equal fit) / (AT − standard net), means over seeds, Fieller's
+interval.
 """
 
 from collections.abc import Collection
@@ -29,14 +31,24 @@ AXES = {
     "error": Statistic("train error", "error", split="train"),
 }
 DEFINITION = (
-    "Share left = (AT net − standard net of the same seed trained to the end of a shorter schedule, at equal fit) / "
-    "(AT net − fully trained standard net), with Fieller’s 95 % interval over seeds; on the log scale where the "
-    f"effect is. “{EXPLAINED}”: its upper end is below ¼. “{BEYOND}”: its lower end is above ½. “{PARTLY}”: neither. "
-    f"“{DEPENDS}”: equal train cross-entropy and equal train error say different things. “{CANNOT_TELL}”: the "
+    "Share left = (AT net − standard net of the same seed trained to the end of a shorter "
+    "schedule, at equal fit) / "
+    "(AT net − fully trained standard net), with Fieller’s 95 % interval over seeds; on the log "
+    "scale where the "
+    f"effect is. “{EXPLAINED}”: its upper end is below ¼. “{BEYOND}”: its lower end is above ½. "
+    f"“{PARTLY}”: neither. "
+    f"“{DEPENDS}”: equal train cross-entropy and equal train error say different things. "
+    f"“{CANNOT_TELL}”: the "
     f"interval is unbounded, or fewer than {SEEDS_NEEDED} seeds have a control that fits as little."
 )
-_COLUMNS = ["claim", "title", "statistic", "strength", *(f"{axis}_{end}" for axis in AXES for end in (
-    "left", "low", "high", "seeds", "reading")), "reading"]  # fmt: skip
+_COLUMNS = [
+    "claim",
+    "title",
+    "statistic",
+    "strength",
+    *(f"{axis}_{end}" for axis in AXES for end in ("left", "low", "high", "seeds", "reading")),
+    "reading",
+]
 
 
 @dataclass(frozen=True)
@@ -61,12 +73,14 @@ def shares_left(
     *,
     strengths: Collection[float] | None = None,
 ) -> pd.DataFrame:
-    """One row per decided claim of protocol 2 and AR strength > 0; empty if the study has no controls.
+    """One row per decided claim of protocol 2 and AR strength > 0; empty if the study has no
+    controls.
 
     strengths: only these; by default all that are recorded.
 
-    Columns: claim, title, statistic, strength; for each axis (ce, error) the share left with low, high, the
-    seeds it is of, and its reading; and the reading of both. `attrs["definition"]` says what they mean.
+    Columns: claim, title, statistic, strength; for each axis (ce, error) the share left with low,
+    high, the seeds it is of, and its reading; and the reading of both. `attrs["definition"]` says
+    what they mean.
     """
     config = Config.of(config)
     table = clean(records)
@@ -92,11 +106,12 @@ def controls_of(records: pd.DataFrame) -> dict[int, pd.DataFrame]:
 
 
 def curves(records: pd.DataFrame, config: Config | dict | None = None) -> pd.DataFrame:
-    """The nets behind `shares_left`, for plotting, as `matched.trajectories` has them for protocol 1.
+    """The nets behind `shares_left`, for plotting, as `matched.trajectories` has them for protocol
+    1.
 
-    Columns: claim, statistic, kind, strength, seed, train_ce, value. kind: "standard" (controls from the shortest
-    on, then the finished net) or "AT". value: the statistic itself; for layer statistics the factor to the
-    finished standard net of the seed, median over layers.
+    Columns: claim, statistic, kind, strength, seed, train_ce, value. kind: "standard" (controls
+    from the shortest on, then the finished net) or "AT". value: the statistic itself; for layer
+    statistics the factor to the finished standard net of the seed, median over layers.
     """
     config = Config.of(config)
     table = clean(records)
@@ -112,10 +127,14 @@ def curves(records: pd.DataFrame, config: Config | dict | None = None) -> pd.Dat
     return out
 
 
-def _points(claim: Claim, config: Config, table: pd.DataFrame, controls: dict[int, pd.DataFrame]) -> pd.DataFrame:
+def _points(
+    claim: Claim, config: Config, table: pd.DataFrame, controls: dict[int, pd.DataFrame]
+) -> pd.DataFrame:
     statistic = claim.primary.at(config)
     tables = [table, *controls.values()]
-    frames, fits = ([_on_scale(part, wanted) for part in tables] for wanted in (statistic, AXES["ce"]))
+    frames, fits = (
+        [_on_scale(part, wanted) for part in tables] for wanted in (statistic, AXES["ce"])
+    )
     grid, curve = _grid_and_curve(frames, fits)
     at = grid[grid.index.get_level_values("strength") > 0]
     both = pd.concat([curve.assign(kind="standard"), at.assign(kind="AT")]).reset_index()
@@ -126,12 +145,16 @@ def _points(claim: Claim, config: Config, table: pd.DataFrame, controls: dict[in
     if statistic.layers:
         value = value - finished.loc[both["seed"], layers].to_numpy()
     value = value.median(axis=1)
-    both = both.assign(claim=claim.id, statistic=statistic.label, value=np.exp(value) if statistic.log else value)
+    both = both.assign(
+        claim=claim.id, statistic=statistic.label, value=np.exp(value) if statistic.log else value
+    )
     return both.rename(columns={"fit": "train_ce"})
 
 
 def reading_of(shares: pd.Series) -> str:
-    """A reading with its shares, as it is printed: no label without its share; empty without controls."""
+    """A reading with its shares, as it is printed: no label without its share; empty without
+    controls.
+    """
     if not isinstance(shares["reading"], str):
         return ""
     if shares["reading"] == CANNOT_TELL:
@@ -144,7 +167,9 @@ def _share_text(shares: pd.Series, axis: str) -> str:
     name = f"at equal {AXES[axis].label}"
     if shares[f"{axis}_reading"] == CANNOT_TELL:
         return f"{CANNOT_TELL} {name}"
-    left, low, high = (f"{shares[f'{axis}_{end}']:.2f}".replace("-", "−") for end in ("left", "low", "high"))
+    left, low, high = (
+        f"{shares[f'{axis}_{end}']:.2f}".replace("-", "−") for end in ("left", "low", "high")
+    )
     return f"{left} [{low}, {high}] left {name}"
 
 
@@ -158,22 +183,37 @@ def _rows(
     statistic = claim.primary.at(config)
     frames = [_on_scale(part, statistic) for part in tables]
     by_axis = {axis: _grid_and_curve(frames, fit) for axis, fit in fits.items()}
-    measured = {s for grid, _ in by_axis.values() for s in grid.index.get_level_values("strength")} - {0.0}
+    measured = {
+        s for grid, _ in by_axis.values() for s in grid.index.get_level_values("strength")
+    } - {0.0}
     rows = []
     for strength in sorted(measured if strengths is None else measured.intersection(strengths)):
-        row = {"claim": claim.id, "title": claim.title, "statistic": statistic.label, "strength": strength}
+        row = {
+            "claim": claim.id,
+            "title": claim.title,
+            "statistic": statistic.label,
+            "strength": strength,
+        }
         found = {axis: _left(grid, curve, strength) for axis, (grid, curve) in by_axis.items()}
         for axis, left in found.items():
-            row |= {f"{axis}_left": left.share.value, f"{axis}_low": left.share.low, f"{axis}_high": left.share.high}
+            row |= {
+                f"{axis}_left": left.share.value,
+                f"{axis}_low": left.share.low,
+                f"{axis}_high": left.share.high,
+            }
             row |= {f"{axis}_seeds": left.seeds, f"{axis}_reading": left.reading}
         rows.append(row | {"reading": _together([left.reading for left in found.values()])})
     return rows
 
 
-def _grid_and_curve(frames: list[pd.DataFrame], fits: list[pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The runs of the grid, and all standard nets from the shortest control on; rows (seed, strength).
+def _grid_and_curve(
+    frames: list[pd.DataFrame], fits: list[pd.DataFrame]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The runs of the grid, and all standard nets from the shortest control on; rows (seed,
+    strength).
 
-    frames, fits: a statistic, and how well the training images are fitted, of the grid and of each control.
+    frames, fits: a statistic, and how well the training images are fitted, of the grid and of each
+    control.
     """
     grid, *shorter = (_with_fit(frame, fit) for frame, fit in zip(frames, fits, strict=True))
     full = grid[grid.index.get_level_values("strength") == 0]
@@ -196,10 +236,15 @@ def _with_fit(frame: pd.DataFrame, fitted: pd.DataFrame) -> pd.DataFrame:
 def _left(grid: pd.DataFrame, curve: pd.DataFrame, strength: float) -> Left:
     """The share left at one AR strength, over the seeds whose controls reach its fit."""
     layers = [name for name in grid.columns if name != "fit"]
-    at, plain = (grid[grid.index.get_level_values("strength") == s].droplevel("strength") for s in (strength, 0.0))
+    at, plain = (
+        grid[grid.index.get_level_values("strength") == s].droplevel("strength")
+        for s in (strength, 0.0)
+    )
     rest, effect = [], []
     for seed in at.index.intersection(plain.index):
-        control = interpolated(curve[curve.index.get_level_values("seed") == seed], at.loc[seed, "fit"], layers)
+        control = interpolated(
+            curve[curve.index.get_level_values("seed") == seed], at.loc[seed, "fit"], layers
+        )
         if control is not None:
             rest.append(float((at.loc[seed, layers] - control).median()))
             effect.append(float((at.loc[seed, layers] - plain.loc[seed, layers]).median()))

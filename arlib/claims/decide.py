@@ -20,24 +20,34 @@ WEIGHTS_ONLY = "raw weights only"  # C6 by protocol 2: C6a without C6b
 NO_GAP = "no gap to regularise"  # C2 by protocol 2
 LEAST_GAP = 0.05  # between test and train error of the strength-0 nets, for C2 to count
 VERDICTS = (
-    "supported", SCALE_ONLY, FEATURES_ONLY, WEIGHTS_ONLY, "contradicted", "undecided", "mixed", NO_GAP, NOT_MEASURED,
-)  # fmt: skip
+    "supported",
+    SCALE_ONLY,
+    FEATURES_ONLY,
+    WEIGHTS_ONLY,
+    "contradicted",
+    "undecided",
+    "mixed",
+    NO_GAP,
+    NOT_MEASURED,
+)
 
 
 def decide(records: pd.DataFrame, config: Config | dict | None = None) -> pd.DataFrame:
-    """One row a claim, computed from a record table alone.
+    """One row per claim, computed from a record table alone.
 
     records: tidy table of one study (checkpoint, split, statistic, layer, setting, value, strength,
-    seed, and variant if there is one; only variant "" counts). config: strengths and radii, see `Config`.
+    seed, and variant if there is one; only variant "" counts). config: strengths and radii, see
+    `Config`.
 
     Columns: claim, title, expected, statistic, strength, at_zero, at_effect, effect, low, high,
-    differences (a tuple, one a seed; log ratios for log statistics), seeds, trend_p, strengths,
+    differences (a tuple, one per seed; log ratios for log statistics), seeds, trend_p, strengths,
     share (smallest over seeds, of layers that are smaller), floor, primary_verdict, the same with
     twin_ in front, onset_low … dose_high, matched (the matched-fit reading), toy, verdict, note.
-    By protocol 2 (`config.protocol`) the parts of C5 and C6 have rows of their own, below the claim's, whose
-    verdict follows from them (`part_of` names it); and more columns: p (of the t test), holm_p (the larger of
-    p and trend_p of every statistic that decides, adjusted for their number), noise (the noise floor of a layer
-    statistic), and those of `controls.shares_left` with share_ in front.
+    By protocol 2 (`config.protocol`) the parts of C5 and C6 have rows of their own, below the
+    claim's, whose verdict follows from them (`part_of` names it); and more columns: p (of the t
+    test), holm_p (the larger of p and trend_p of every statistic that decides, adjusted for their
+    number), noise (the noise floor of a layer statistic), and those of `controls.shares_left` with
+    share_ in front.
     Raises InputError for missing columns, unknown config keys, or two values of one thing.
     """
     config, table = Config.of(config), clean(records)
@@ -45,7 +55,9 @@ def decide(records: pd.DataFrame, config: Config | dict | None = None) -> pd.Dat
     gone = collapsed(table, config)
     if config.protocol == 2:
         return _by_protocol_2(records, table, config, gone)
-    matched = matched_fit(table, config, strengths=[config.effect]).set_index(["claim", "strength"])["reading"]
+    matched = matched_fit(table, config, strengths=[config.effect]).set_index(
+        ["claim", "strength"]
+    )["reading"]
     rows = []
     for claim in CLAIMS.values():
         reading = matched.get((claim.id, config.effect), "")
@@ -53,14 +65,20 @@ def decide(records: pd.DataFrame, config: Config | dict | None = None) -> pd.Dat
     return pd.DataFrame(rows)
 
 
-def _by_protocol_2(records: pd.DataFrame, table: pd.DataFrame, config: Config, gone: pd.DataFrame) -> pd.DataFrame:
+def _by_protocol_2(
+    records: pd.DataFrame, table: pd.DataFrame, config: Config, gone: pd.DataFrame
+) -> pd.DataFrame:
     shares = shares_left(records, config, strengths=[config.effect])
     shares = shares.set_index("claim").drop(columns=["title", "statistic"])
     rows = {}
     for claim in claims_of(2).values():
         left = shares.reindex([claim.id]).iloc[0]
-        rows[claim.id] = _row(claim, table, config, gone, reading_of(left)) | {"part_of": claim.part_of}
-        rows[claim.id] |= {f"share_{name}": value for name, value in left.items() if name != "strength"}
+        rows[claim.id] = _row(claim, table, config, gone, reading_of(left)) | {
+            "part_of": claim.part_of
+        }
+        rows[claim.id] |= {
+            f"share_{name}": value for name, value in left.items() if name != "strength"
+        }
     for whole, parts in PARTS.items():
         rows[whole] |= _whole(whole, rows[whole], [rows[part] for part in parts])
     frame = pd.DataFrame(rows.values())
@@ -70,12 +88,20 @@ def _by_protocol_2(records: pd.DataFrame, table: pd.DataFrame, config: Config, g
 
 
 def _whole(claim: str, row: dict, parts: list[dict]) -> dict:
-    """The verdict of a claim that has parts: its first part's, unless the second does not follow."""
+    """The verdict of a claim that has parts: its first part's, unless the second does not
+    follow.
+    """
     first, second = parts[0]["verdict"], parts[1]["verdict"]
     verdict = first
     if first in ("supported", SCALE_ONLY) and second != "supported":
-        verdict = {"C5": FEATURES_ONLY, "C6": WEIGHTS_ONLY}[claim] if second != NOT_MEASURED else NOT_MEASURED
-    told = "; ".join(f"{part['claim']} ({part['title'].partition(': ')[2]}): {part['verdict']}" for part in parts)
+        verdict = (
+            {"C5": FEATURES_ONLY, "C6": WEIGHTS_ONLY}[claim]
+            if second != NOT_MEASURED
+            else NOT_MEASURED
+        )
+    told = "; ".join(
+        f"{part['claim']} ({part['title'].partition(': ')[2]}): {part['verdict']}" for part in parts
+    )
     said = f"{told[0]}{told[1:]}. {parts[0]['note']}"
     return {"verdict": verdict, "matched": parts[0]["matched"], "note": said}
 
@@ -83,9 +109,10 @@ def _whole(claim: str, row: dict, parts: list[dict]) -> dict:
 def judge(evidence: Evidence, expected: int, protocol: int = 1) -> str:
     """The verdict of one statistic: supported, contradicted, undecided or not measured.
 
-    Decided if the 95 % interval excludes 0 and the trend has p < .05 in the same direction; for layer
-    statistics also if in every seed most layers move that way and, by protocol 1, more of them than the
-    noise floor, by protocol 2 the effect is larger than the noise between seeds of one strength.
+    Decided if the 95 % interval excludes 0 and the trend has p < .05 in the same direction; for
+    layer statistics also if in every seed most layers move that way and, by protocol 1, more of
+    them than the noise floor, by protocol 2 the effect is larger than the noise between seeds of
+    one strength.
     """
     if evidence.problem:
         return NOT_MEASURED
@@ -109,9 +136,9 @@ def verdict(
 ) -> str:  # fmt: skip
     """The verdict of a claim from its primary statistic and twin.
 
-    mixed: intervals that each exclude 0 point in opposite directions (primary against twin; 0 to the
-    smallest strength against smallest to largest). This goes before "supported, scale only", which
-    says that the primary fell and its scale-free twin (`scale_twin`) did not follow.
+    mixed: intervals that each exclude 0 point in opposite directions (primary against twin; 0 to
+    the smallest strength against smallest to largest). This goes before "supported, scale only",
+    which says that the primary fell and its scale-free twin (`scale_twin`) did not follow.
     """
     own = judge(primary, expected, protocol)
     if own == NOT_MEASURED:
@@ -119,34 +146,62 @@ def verdict(
     against_twin = twin is not None and primary.effect.sign * twin_follows * twin.effect.sign < 0
     if against_twin or primary.onset.sign * primary.dose.sign < 0:
         return "mixed"
-    if own == "supported" and scale_twin and judge(twin, expected, protocol) in ("undecided", "contradicted"):
+    if (
+        own == "supported"
+        and scale_twin
+        and judge(twin, expected, protocol) in ("undecided", "contradicted")
+    ):
         return SCALE_ONLY
     return own
 
 
-def _row(claim: Claim, table: pd.DataFrame, config: Config, gone: pd.DataFrame, reading: str) -> dict:
-    row = {"claim": claim.id, "title": claim.title, "expected": claim.arrow, "strength": config.effect}
+def _row(
+    claim: Claim, table: pd.DataFrame, config: Config, gone: pd.DataFrame, reading: str
+) -> dict:
+    row = {
+        "claim": claim.id,
+        "title": claim.title,
+        "expected": claim.arrow,
+        "strength": config.effect,
+    }
     primary, twin = (_evidence(s, table, config, gone) for s in (claim.primary, claim.twin))
     decision = _decision(claim, primary, twin, table, config) if primary else NOT_MEASURED
     row |= _columns(claim.primary, primary, config)
-    row["primary_verdict"] = judge(primary, claim.expected, config.protocol) if primary else NOT_MEASURED
+    row["primary_verdict"] = (
+        judge(primary, claim.expected, config.protocol) if primary else NOT_MEASURED
+    )
     row |= {f"twin_{name}": value for name, value in _columns(claim.twin, twin, config).items()}
-    row["twin_verdict"] = judge(twin, claim.expected * claim.twin_follows, config.protocol) if twin else ""
+    row["twin_verdict"] = (
+        judge(twin, claim.expected * claim.twin_follows, config.protocol) if twin else ""
+    )
     for name in ("onset", "dose"):
         row[f"{name}_low"], row[f"{name}_high"] = getattr(primary or Evidence(), name)[1:]
     row |= {"matched": reading, "toy": config.toy, "verdict": decision}
     return row | {"note": describe(claim, config, primary, twin, decision, gone, reading)}
 
 
-def _decision(claim: Claim, primary: Evidence, twin: Evidence | None, table: pd.DataFrame, config: Config) -> str:
+def _decision(
+    claim: Claim, primary: Evidence, twin: Evidence | None, table: pd.DataFrame, config: Config
+) -> str:
     scale_twin = claim.id in ("C6", "C6a")
-    options = {"scale_twin": scale_twin, "twin_follows": claim.twin_follows, "protocol": config.protocol}
+    options = {
+        "scale_twin": scale_twin,
+        "twin_follows": claim.twin_follows,
+        "protocol": config.protocol,
+    }
     decision = verdict(primary, twin, claim.expected, **options)
-    little = claim.id == "C2" and config.protocol == 2 and not primary.problem and primary.at_zero < LEAST_GAP
+    little = (
+        claim.id == "C2"
+        and config.protocol == 2
+        and not primary.problem
+        and primary.at_zero < LEAST_GAP
+    )
     return NO_GAP if little else decision
 
 
-def _evidence(statistic: Statistic | None, table, config: Config, gone: pd.DataFrame) -> Evidence | None:
+def _evidence(
+    statistic: Statistic | None, table, config: Config, gone: pd.DataFrame
+) -> Evidence | None:
     if statistic is None:
         return None
     statistic = statistic.at(config)

@@ -1,4 +1,6 @@
-"""What one statistic says about one study: effect over seeds, trend over strengths, share of layers."""
+"""What one statistic says about one study: effect over seeds, trend over strengths, share of
+layers.
+"""
 
 import math
 from collections.abc import Collection, Iterable
@@ -39,7 +41,9 @@ class Evidence:
     floor: float = math.nan
     """Largest share of layers that moved together between two seeds of one strength."""
     noise: float = math.nan
-    """95th percentile of |median over layers of the difference| between two seeds of one strength."""
+    """95th percentile of |median over layers of the difference| between two seeds of one
+    strength.
+    """
     p: float = math.nan
     """Two-sided p of the t test that `effect` belongs to."""
     at_zero: float = math.nan
@@ -47,8 +51,11 @@ class Evidence:
     remarks: tuple[str, ...] = ()
 
 
-def gather(frame: pd.DataFrame, statistic: Statistic, config: Config, *, out: Collection[float] = ()) -> Evidence:
-    """Evidence from `frame` (rows (seed, strength), a column a layer); strengths in `out` are not used.
+def gather(
+    frame: pd.DataFrame, statistic: Statistic, config: Config, *, out: Collection[float] = ()
+) -> Evidence:
+    """Evidence from `frame` (rows (seed, strength), a column per layer); strengths in `out` are not
+    used.
 
     Seeds are those measured at 0 and at the effect strength; strengths those at which every one of
     these seeds is measured.
@@ -65,16 +72,25 @@ def gather(frame: pd.DataFrame, statistic: Statistic, config: Config, *, out: Co
     if len(seeds) < SEEDS_NEEDED or whole.shape[1] == 0:
         return Evidence(problem=_problem(have, config, out), seeds=tuple(seeds))
     used = [s for s in sorted(have) if have[s] >= set(seeds)]
-    left = [f"AR strength {s:g} is left out: {_missing(set(seeds) - have[s])}." for s in sorted(set(have) - set(used))]
+    left = [
+        f"AR strength {s:g} is left out: {_missing(set(seeds) - have[s])}."
+        for s in sorted(set(have) - set(used))
+    ]
     if frame.shape[1] > whole.shape[1]:
-        left.append(f"{frame.shape[1] - whole.shape[1]} layers are left out: 0 or not measured in some run.")
+        left.append(
+            f"{frame.shape[1] - whole.shape[1]} layers are left out: 0 or not measured in some run."
+        )
     row = {run: place for place, run in enumerate(whole.index)}
     numbers = whole.to_numpy(dtype=float)  # (runs, layers)
     grid = {s: numbers[[row[seed, s] for seed in seeds]] for s in used}  # each (seeds, layers)
-    return _summary(grid, seeds, config.effect, log=statistic.log, layered=layered, remarks=tuple(left))
+    return _summary(
+        grid, seeds, config.effect, log=statistic.log, layered=layered, remarks=tuple(left)
+    )
 
 
-def _summary(grid: dict[float, np.ndarray], seeds: list[int], effect: float, *, log, layered, remarks) -> Evidence:
+def _summary(
+    grid: dict[float, np.ndarray], seeds: list[int], effect: float, *, log, layered, remarks
+) -> Evidence:
     first, last = min(s for s in grid if s > 0), max(grid)
     differences = _between(grid, 0.0, effect)
     trend = page_trend(_levels(grid))
@@ -106,7 +122,8 @@ def _between(grid: dict[float, np.ndarray], start: float, end: float) -> list[fl
 def _levels(grid: dict[float, np.ndarray]) -> np.ndarray:
     """(seeds, strengths): median over layers of the deviation from the layer's mean over strengths.
 
-    Centred symmetrically, not on strength 0, so that strengths are exchangeable when nothing happens.
+    Centred symmetrically, not on strength 0, so that strengths are exchangeable when nothing
+    happens.
     """
     centre = sum(grid.values()) / len(grid)
     return np.stack([np.median(values - centre, axis=1) for values in grid.values()], axis=1)
@@ -122,10 +139,11 @@ def noise_floor(frames: Iterable) -> float:
 
 
 def noise_of_medians(frames: Iterable) -> float:
-    """95th percentile of |median over layers of the difference| over all pairs of seeds of one strength.
+    """95th percentile of |median over layers of the difference| over all pairs of seeds of one
+    strength.
 
-    frames: one per strength, (seeds, layers), on the scale of the statistic. It stays small where all layers
-    of a network move together, which no share of layers can tell from an effect.
+    frames: one per strength, (seeds, layers), on the scale of the statistic. It stays small where
+    all layers of a network move together, which no share of layers can tell from an effect.
     """
     return float(np.quantile(abs(np.median(_between_seeds(frames), axis=1)), 0.95))
 
@@ -151,4 +169,7 @@ def _problem(have: dict[float, set[int]], config: Config, out: Collection[float]
     gaps = {s: known - have.get(s, set()) for s in compared}
     found = [f"{_missing(gap)} at AR strength {s:g}" for s, gap in gaps.items() if gap]
     detail = "; ".join(found) or f"{len(known)} recorded"
-    return f"At least {SEEDS_NEEDED} seeds at AR strengths 0 and {config.effect:g} are needed: {detail}."
+    return (
+        f"At least {SEEDS_NEEDED} seeds at AR strengths 0 and {config.effect:g} are needed: "
+        f"{detail}."
+    )

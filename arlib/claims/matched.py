@@ -23,10 +23,13 @@ NO_POINT = "no matched point"
 NO_EFFECT = "no effect to explain"
 DEFINITION = (
     f"Difference = AT net − standard net of the same seed at equal natural train cross-entropy. "
-    f"“{EXPLAINED}”: its 95 % t interval over seeds contains 0, or lies on the side opposite to the effect. "
+    f"“{EXPLAINED}”: its 95 % t interval over seeds contains 0, or lies on the side opposite to "
+    "the effect. "
     f"“{CANNOT_TELL}”: it contains 0 and the whole effect as well. "
-    f"“{NO_POINT}”: fewer than {SEEDS_NEEDED} seeds whose standard trajectory reaches the AT net's train "
-    f"cross-entropy. “{NO_EFFECT}”: the effect itself, AT − finished standard net, has an interval containing 0."
+    f"“{NO_POINT}”: fewer than {SEEDS_NEEDED} seeds whose standard trajectory reaches the AT net's "
+    "train "
+    f"cross-entropy. “{NO_EFFECT}”: the effect itself, AT − finished standard net, has an interval "
+    "containing 0."
 )
 _CE = Statistic("train cross-entropy", "ce", split="train")
 _COLUMNS = [
@@ -42,13 +45,14 @@ def matched_fit(
     *,
     strengths: Collection[float] | None = None,
 ) -> pd.DataFrame:
-    """One row per claim (C2–C7) and AR strength > 0: AT net against the standard trajectory at equal fit.
+    """One row per claim (C2–C7) and AR strength > 0: AT net against the standard trajectory at
+    equal fit.
 
     strengths: only these; by default all that are recorded.
 
     Columns: claim, title, statistic, strength, train_ce (mean over seeds), effect (AT − finished
-    standard net), difference (AT − trajectory) with low, high and differences (one a seed), seeds,
-    reading. Log ratios for log statistics, medians over layers for layer statistics.
+    standard net), difference (AT − trajectory) with low, high and differences (one per seed),
+    seeds, reading. Log ratios for log statistics, medians over layers for layer statistics.
     `attrs["definition"]` says what each reading means. Empty without checkpoints along training.
     """
     config, table = Config.of(config), clean(records)
@@ -66,10 +70,11 @@ def matched_fit(
 
 
 def trajectories(records: pd.DataFrame, config: Config | dict | None = None) -> pd.DataFrame:
-    """The points behind `matched_fit`, for plotting: claim, statistic, kind, strength, seed, train_ce, value.
+    """The points behind `matched_fit`, for plotting: claim, statistic, kind, strength, seed,
+    train_ce, value.
 
-    kind: "standard" (along training, in order) or "AT" (finished). value: the statistic itself; for layer
-    statistics the factor to the finished standard net of the seed, median over layers.
+    kind: "standard" (along training, in order) or "AT" (finished). value: the statistic itself; for
+    layer statistics the factor to the finished standard net of the seed, median over layers.
     """
     config, table = Config.of(config), clean(records)
     table = table[~table["strength"].isin(collapsed(table, config)["strength"])]
@@ -80,10 +85,11 @@ def trajectories(records: pd.DataFrame, config: Config | dict | None = None) -> 
 
 
 def _path_and_ends(table: pd.DataFrame, statistic: Statistic) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Standard runs along training, with the place of each checkpoint in "order"; and all finished runs.
+    """Standard runs along training, with the place of each checkpoint in "order"; and all finished
+    runs.
 
-    Both have the statistic on its scale, a column per layer, and the run's train cross-entropy in "fit";
-    rows (seed, strength).
+    Both have the statistic on its scale, a column per layer, and the run's train cross-entropy in
+    "fit"; rows (seed, strength).
     """
     checkpoints = [*_epochs(table), "last"]
     frame, fit = along(table, statistic, checkpoints), along(table, _CE, checkpoints)
@@ -102,7 +108,9 @@ def _path_and_ends(table: pd.DataFrame, statistic: Statistic) -> tuple[pd.DataFr
 def _epochs(table: pd.DataFrame) -> list[str]:
     """The checkpoints along the training of standard runs, in order."""
     names = table.loc[table["strength"] == 0, "checkpoint"].unique()
-    return sorted((name for name in names if name.startswith("epoch-")), key=lambda name: int(name[6:]))
+    return sorted(
+        (name for name in names if name.startswith("epoch-")), key=lambda name: int(name[6:])
+    )
 
 
 def _moves(path: pd.DataFrame) -> bool:
@@ -113,8 +121,13 @@ def _layers(frame: pd.DataFrame) -> list[str]:
     return [name for name in frame.columns if name not in ("fit", "order")]
 
 
-def _compare(claim: Claim, config: Config, strength: float, path: pd.DataFrame, ends: pd.DataFrame) -> dict:
-    at, plain = (ends[ends.index.get_level_values("strength") == s].droplevel("strength") for s in (strength, 0.0))
+def _compare(
+    claim: Claim, config: Config, strength: float, path: pd.DataFrame, ends: pd.DataFrame
+) -> dict:
+    at, plain = (
+        ends[ends.index.get_level_values("strength") == s].droplevel("strength")
+        for s in (strength, 0.0)
+    )
     layers = _layers(ends)
     both = at.index.intersection(plain.index)
     whole = (at.loc[both, layers] - plain.loc[both, layers]).median(axis=1).tolist()
@@ -145,7 +158,8 @@ def _interpolated(path: pd.DataFrame, seed: int, ce: float, layers: list[str]) -
 
 
 def interpolated(curve: pd.DataFrame, fit: float, layers: list[str]) -> pd.Series | None:
-    """The nets of one seed at this "fit", linear between neighbours; None where none is as little, or as well, fitted.
+    """The nets of one seed at this "fit", linear between neighbours; None where none is as little,
+    or as well, fitted.
 
     curve: a row per net, with column "fit" and one per layer.
     """
@@ -174,12 +188,16 @@ def _points(claim: Claim, config: Config, table: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     layers, strength = _layers(ends), ends.index.get_level_values("strength")
     finished = ends[strength == 0].droplevel("strength")
-    both = pd.concat([path.assign(kind="standard"), ends[strength > 0].assign(kind="AT")]).reset_index()
+    both = pd.concat(
+        [path.assign(kind="standard"), ends[strength > 0].assign(kind="AT")]
+    ).reset_index()
     both = both[both["seed"].isin(finished.index)]
     value = both[layers]
     if statistic.layers:
         value = value - finished.loc[both["seed"], layers].to_numpy()
     value = value.median(axis=1)
     both = both.rename(columns={"fit": "train_ce"})[["kind", "strength", "seed", "train_ce"]]
-    both = both.assign(claim=claim.id, statistic=statistic.label, value=np.exp(value) if statistic.log else value)
+    both = both.assign(
+        claim=claim.id, statistic=statistic.label, value=np.exp(value) if statistic.log else value
+    )
     return both[["claim", "statistic", "kind", "strength", "seed", "train_ce", "value"]]

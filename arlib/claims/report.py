@@ -17,7 +17,9 @@ ABSENT = "–"  # a part of a claim, in a study of protocol 1
 
 
 def config_of(study) -> Config:
-    """The `Config` of a study: protocol, `claims:` radii, classes, planned seeds, and whether it is a toy."""
+    """The `Config` of a study: protocol, `claims:` radii, classes, planned seeds, and whether it is
+    a toy.
+    """
     classes = max(source(recipe.dataset).classes for recipe in study.recipes)
     seeds = tuple(sorted({entry.recipe.seed for entry in study.entries if not entry.variant}))
     known = {"classes": classes, "toy": bool(study.toy), "seeds": seeds, "protocol": study.protocol}
@@ -25,10 +27,11 @@ def config_of(study) -> Config:
 
 
 def verdicts(study) -> pd.DataFrame:
-    """The verdicts of a study (`studies.load(name)`) by its own protocol: `decide` with its settings.
+    """The verdicts of a study (`studies.load(name)`) by its own protocol: `decide` with its
+    settings.
 
-    A study of protocol 1 has in after_the_fact what protocol 2 says of each claim, where its records suffice;
-    its verdicts stay its own.
+    A study of protocol 1 has in after_the_fact what protocol 2 says of each claim, where its
+    records suffice; its verdicts stay its own.
     """
     records, config = study.records(), config_of(study)
     frame = decide(records, config)
@@ -40,32 +43,43 @@ def verdicts(study) -> pd.DataFrame:
 
 
 def after_the_fact(study) -> pd.DataFrame:
-    """What protocol 2 says of a study that it does not decide, parts of claims included: as `verdicts`."""
+    """What protocol 2 says of a study that it does not decide, parts of claims included: as
+    `verdicts`.
+    """
     frame = decide(study.records(), replace(config_of(study), protocol=2))
     frame.insert(0, "study", study.name)
     return frame
 
 
 def trajectories(records: pd.DataFrame, config: Config | Mapping | None = None) -> pd.DataFrame:
-    """The nets behind the matched-fit control, for plotting: claim, statistic, kind, strength, seed, train_ce, value.
+    """The nets behind the matched-fit control, for plotting: claim, statistic, kind, strength,
+    seed, train_ce, value.
 
-    kind: "standard", by protocol 1 along training, by protocol 2 at the ends of shorter trainings; or "AT".
+    kind: "standard", by protocol 1 along training, by protocol 2 at the ends of shorter trainings;
+    or "AT".
     """
     config = Config.of(config)
-    return controls.curves(records, config) if config.protocol == 2 else matched.trajectories(records, config)
+    return (
+        controls.curves(records, config)
+        if config.protocol == 2
+        else matched.trajectories(records, config)
+    )
 
 
 def tested(frame: pd.DataFrame) -> int:
-    """How many claims were tested: those with any verdict but "not measured"; the parts of a claim are not counted."""
+    """How many claims were tested: those with any verdict but "not measured"; the parts of a claim
+    are not counted.
+    """
     whole = frame[~frame["claim"].isin([part for parts in PARTS.values() for part in parts])]
     return int((whole["verdict"] != NOT_MEASURED).sum())
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Verdicts as a short table of text: claim, verdict, what is compared, effect, seeds, trend, twin.
+    """Verdicts as a short table of text: claim, verdict, what is compared, effect, seeds, trend,
+    twin.
 
-    By protocol 2 also p adjusted for the number of claims (Holm) and what is left beside shorter trainings;
-    of a study of protocol 1, what protocol 2 says after the fact.
+    By protocol 2 also p adjusted for the number of claims (Holm) and what is left beside shorter
+    trainings; of a study of protocol 1, what protocol 2 says after the fact.
     """
     declared = claims_of(2 if "holm_p" in frame else 1)
     rows = [_line(row, declared[row["claim"]]) for _, row in frame.iterrows()]
@@ -86,20 +100,32 @@ def _line(row: pd.Series, claim: Claim) -> dict:
         "Statistic": row["statistic"] or "–",
         "Expected": claim.arrow,
         "AR strength": f"0 → {row['strength']:g}" if claim.primary else "–",
-        "Effect [95 % interval]": effect_text(claim.primary, _interval(row)) if claim.primary else "–",
+        "Effect [95 % interval]": effect_text(claim.primary, _interval(row))
+        if claim.primary
+        else "–",
         "Seeds": str(row["seeds"]),
         "Trend": p_text(row["trend_p"]) if measured else "–",
         "Twin": effect_text(claim.twin, _interval(row, "twin_")) if claim.twin else "–",
     }
     if "holm_p" in row:
-        line |= {"Holm": p_text(row["holm_p"]) if measured else "–", "Left at equal fit": row["matched"] or "–"}
+        line |= {
+            "Holm": p_text(row["holm_p"]) if measured else "–",
+            "Left at equal fit": row["matched"] or "–",
+        }
     return line
 
 
 _NUMBERS = (
-    "Statistic", "Expected", "AR strength", "Effect [95 % interval]", "Seeds", "Trend", "Twin", "Holm",
+    "Statistic",
+    "Expected",
+    "AR strength",
+    "Effect [95 % interval]",
+    "Seeds",
+    "Trend",
+    "Twin",
+    "Holm",
     "Left at equal fit",
-)  # fmt: skip
+)
 
 
 def _interval(row: pd.Series, prefix: str = "") -> Interval:
@@ -109,11 +135,12 @@ def _interval(row: pd.Series, prefix: str = "") -> Interval:
 def combine(by_study: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The verdicts of several studies side by side, and the combined one.
 
-    Rows are claims, with the parts of protocol 2 if a study has them; columns: title, one a study (toys
-    labelled, and not counted), combined, studies (how many non-toy studies measured it). Combined: the
-    verdict on which all studies that decided agree, else mixed; undecided if none decided (a study without
-    a gap to regularise decides nothing); supported in one study and "scale only" in another is
-    "supported, scale only". `attrs["tested"]` is the number of claims tested, over all studies that count.
+    Rows are claims, with the parts of protocol 2 if a study has them; columns: title, one per study
+    (toys labelled, and not counted), combined, studies (how many non-toy studies measured it).
+    Combined: the verdict on which all studies that decided agree, else mixed; undecided if none
+    decided (a study without a gap to regularise decides nothing); supported in one study and "scale
+    only" in another is "supported, scale only". `attrs["tested"]` is the number of claims tested,
+    over all studies that count.
     """
     parts = any("holm_p" in frame for frame in by_study.values())
     declared = claims_of(2 if parts else 1)
@@ -121,13 +148,21 @@ def combine(by_study: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     out["title"] = [claim.title for claim in declared.values()]
     counted = []
     for name, frame in by_study.items():
-        found, toy = frame.set_index("claim")["verdict"].reindex(declared, fill_value=ABSENT), bool(frame["toy"].any())
+        found, toy = (
+            frame.set_index("claim")["verdict"].reindex(declared, fill_value=ABSENT),
+            bool(frame["toy"].any()),
+        )
         out[f"{name} (toy)" if toy else name] = found
         counted += [] if toy else [found]
-    votes = {claim: [f[claim] for f in counted if f[claim] not in (NOT_MEASURED, ABSENT)] for claim in declared}
+    votes = {
+        claim: [f[claim] for f in counted if f[claim] not in (NOT_MEASURED, ABSENT)]
+        for claim in declared
+    }
     out["combined"] = [_together(found) for found in votes.values()]
     out["studies"] = [len(found) for found in votes.values()]
-    out.attrs["tested"] = sum(len(found) for claim, found in votes.items() if not declared[claim].part_of)
+    out.attrs["tested"] = sum(
+        len(found) for claim, found in votes.items() if not declared[claim].part_of
+    )
     return out
 
 

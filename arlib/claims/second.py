@@ -1,9 +1,10 @@
-"""The claims by protocol 2: what differs from the first is declared here, each for the reason that is given.
+"""The claims by protocol 2: what differs from the first is declared here, each for the reason that
+is given.
 
-C5 and C6 are taken apart. Their own rows follow from their parts: C5 asks of the first two whether the
-smoothing is in the features (C5a, which accumulate from the image on) and in each block by itself (C5b);
-C6 whether the weights concentrate (C6a), also as they are applied, with batch norm folded (C6b), and
-what that makes of the Jacobians at real images (C6c).
+C5 and C6 are taken apart. Their own rows follow from their parts: C5 asks of the first two whether
+the smoothing is in the features (C5a, which accumulate from the image on) and in each block by
+itself (C5b); C6 whether the weights concentrate (C6a), also as they are applied, with batch norm
+folded (C6b), and what that makes of the Jacobians at real images (C6c).
 """
 
 from dataclasses import replace
@@ -13,11 +14,17 @@ from arlib.claims.declared import BLOCKS, CLAIMS, CONVOLUTIONS, Claim, Statistic
 NATURAL = "circular+bn-natural"
 PARTS = {"C5": ("C5a", "C5b"), "C6": ("C6a", "C6b", "C6c")}
 
-# A change of features adds up from the image on: a block that does nothing shows what came before it.
+# A change of features adds up from the image on: a block that does nothing shows what came before
+# it.
 _GAIN = Statistic(
-    "gain of each block, random ±{feature}/255", "feature_gain", setting="random@{feature}", log=True, layers=BLOCKS
+    "gain of each block, random ±{feature}/255",
+    "feature_gain",
+    setting="random@{feature}",
+    log=True,
+    layers=BLOCKS,
 )
-# Scaling the rows of a kernel and undoing it in batch norm changes the spectrum of the weights, not the network.
+# Scaling the rows of a kernel and undoing it in batch norm changes the spectrum of the weights, not
+# the network.
 _APPLIED = Statistic(
     "std/mean of singular values, batch norm folded",
     "sv_std_over_mean",
@@ -33,11 +40,15 @@ _AT_DATA = Statistic(
     log=True,
     layers=BLOCKS,
 )
-_Q = Statistic("q({bound}/255) on training images", "q", split="train", setting="linf@{bound}", percent=True)
+_Q = Statistic(
+    "q({bound}/255) on training images", "q", split="train", setting="linf@{bound}", percent=True
+)
 
 
 def _part(whole: str, letter: str, title: str, statement: str, **changed) -> Claim:
-    return replace(CLAIMS[whole], id=whole + letter, title=title, statement=statement, part_of=whole, **changed)
+    return replace(
+        CLAIMS[whole], id=whole + letter, title=title, statement=statement, part_of=whole, **changed
+    )
 
 
 _C5A = _part("C5", "a", "Smoothing: features", "Features change less when the image does.")
@@ -48,14 +59,23 @@ _C5B = _part(
     "Each block by itself passes on a smaller share of the change that reaches it.",
     primary=_GAIN,
     twin=replace(
-        _GAIN, label="gain of each block, adversarial δ at {feature}/255", setting="adversarial@{feature}"
+        _GAIN,
+        label="gain of each block, adversarial δ at {feature}/255",
+        setting="adversarial@{feature}",
     ),
     sensitivity=(
-        Statistic("largest singular value of the block's own Jacobian", "jacobian_max", setting="block", log=True,
-                  layers=BLOCKS),
+        Statistic(
+            "largest singular value of the block's own Jacobian",
+            "jacobian_max",
+            setting="block",
+            log=True,
+            layers=BLOCKS,
+        ),
     ),
-)  # fmt: skip
-_C6A = _part("C6", "a", "Concentration: weights", "The singular values of most kernels concentrate.")
+)
+_C6A = _part(
+    "C6", "a", "Concentration: weights", "The singular values of most kernels concentrate."
+)
 _C6B = _part(
     "C6",
     "b",
@@ -66,7 +86,9 @@ _C6B = _part(
     twin_follows=-1,
     sensitivity=(
         replace(_APPLIED, label="std of singular values, batch norm folded", name="sv_std"),
-        replace(_APPLIED, label="std/mean, folded with training's own statistics", setting="circular+bn"),
+        replace(
+            _APPLIED, label="std/mean, folded with training's own statistics", setting="circular+bn"
+        ),
     ),
 )
 _C6C = _part(
@@ -75,10 +97,14 @@ _C6C = _part(
     "Concentration: at the data",
     "The Jacobians at real images become more uniform in all directions.",
     primary=_AT_DATA,
-    twin=replace(_AT_DATA, label="effective rank of the same Jacobians", name="jacobian_effective_rank"),
+    twin=replace(
+        _AT_DATA, label="effective rank of the same Jacobians", name="jacobian_effective_rank"
+    ),
     twin_follows=-1,
     sensitivity=(
-        replace(_AT_DATA, label="uniformity, mean over images", name="jacobian_uniformity", setting=""),
+        replace(
+            _AT_DATA, label="uniformity, mean over images", name="jacobian_uniformity", setting=""
+        ),
         replace(_AT_DATA, label="uniformity of each block's own Jacobian", setting="block"),
         Statistic("largest singular value, image → block", "jacobian_max", log=True, layers=BLOCKS),
     ),
@@ -88,7 +114,9 @@ _C10 = replace(
     primary=_Q,
     sensitivity=(
         Statistic("q(v)", "q", split="train", setting="*", percent=True),
-        Statistic("share of wrong training images among them", "q_wrong", split="train", percent=True),
+        Statistic(
+            "share of wrong training images among them", "q_wrong", split="train", percent=True
+        ),
     ),
 )
 

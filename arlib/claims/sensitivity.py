@@ -1,4 +1,6 @@
-"""Every other way to look at a claim, with its effect: printed beside the verdict, never part of it."""
+"""Every other way to look at a claim, with its effect: printed beside the verdict, never part of
+it.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,8 +15,11 @@ from arlib.claims.words import effect_text
 from arlib.errors import one_of
 
 
-def sensitivity(records: pd.DataFrame, claim: str, config: Config | dict | None = None) -> pd.DataFrame:
-    """All statistics of `claim` ("C1" … "C7"), the deciding ones first; rows without data are left out.
+def sensitivity(
+    records: pd.DataFrame, claim: str, config: Config | dict | None = None
+) -> pd.DataFrame:
+    """All statistics of `claim` ("C1" … "C7"), the deciding ones first; rows without data are left
+    out.
 
     Columns: role (primary, twin, sensitivity), statistic, setting, checkpoint, effect, low, high
     (log ratios for log statistics), text (the effect as printed), seeds, trend_p.
@@ -39,13 +44,26 @@ def sensitivity(records: pd.DataFrame, claim: str, config: Config | dict | None 
                     found.trend_p,
                 )
             )
-    columns = ["role", "statistic", "setting", "checkpoint", "effect", "low", "high", "text", "seeds", "trend_p"]
+    columns = [
+        "role",
+        "statistic",
+        "setting",
+        "checkpoint",
+        "effect",
+        "low",
+        "high",
+        "text",
+        "seeds",
+        "trend_p",
+    ]
     frame = pd.DataFrame(rows, columns=columns)
     frame.attrs["claim"] = declared.statement
     return frame
 
 
-def _statistics(declared: Claim, table: pd.DataFrame, config: Config) -> Iterator[tuple[str, Statistic]]:
+def _statistics(
+    declared: Claim, table: pd.DataFrame, config: Config
+) -> Iterator[tuple[str, Statistic]]:
     """(role, statistic) with "*" settings spread over what is recorded; nothing comes twice."""
     seen = set()
     listed = [("primary", declared.primary), ("twin", declared.twin)]
@@ -61,8 +79,13 @@ def _statistics(declared: Claim, table: pd.DataFrame, config: Config) -> Iterato
 def _spread(statistic: Statistic, table: pd.DataFrame) -> list[Statistic]:
     if statistic.setting != "*":
         return [statistic]
-    rows = table[(table["statistic"] == statistic.name) & (table["checkpoint"] == statistic.checkpoint)]
-    return [replace(statistic, setting=setting) for setting in sorted(rows["setting"].unique(), key=_natural)]
+    rows = table[
+        (table["statistic"] == statistic.name) & (table["checkpoint"] == statistic.checkpoint)
+    ]
+    return [
+        replace(statistic, setting=setting)
+        for setting in sorted(rows["setting"].unique(), key=_natural)
+    ]
 
 
 def _natural(setting: str) -> tuple[str, float, str]:

@@ -20,12 +20,14 @@ class Interval(NamedTuple):
 
     @property
     def sign(self) -> int:
-        """+1 or −1 if the interval lies on that side of 0, else 0 (also when nothing was measured)."""
+        """+1 or −1 if the interval lies on that side of 0, else 0 (also when nothing was
+        measured).
+        """
         return int(self.low > 0) - int(self.high < 0)
 
 
 def t_interval(values, level: float = 0.95) -> Interval:
-    """Mean of independent `values` (one a seed) with Student's t interval, df = values − 1.
+    """Mean of independent `values` (one per seed) with Student's t interval, df = values − 1.
 
     With 3 seeds t is 4.30; a percentile bootstrap of 3 values would cover 75 % instead of 95 %.
     """
@@ -37,7 +39,9 @@ def t_interval(values, level: float = 0.95) -> Interval:
 
 
 def t_test(values) -> float:
-    """Two-sided p of Student's t test that the mean of independent `values` is 0; 0 where all are equal and not 0."""
+    """Two-sided p of Student's t test that the mean of independent `values` is 0; 0 where all are
+    equal and not 0.
+    """
     values = np.asarray(values, dtype=float)
     spread = values.std(ddof=1) / math.sqrt(values.size)
     if spread == 0:
@@ -46,7 +50,9 @@ def t_test(values) -> float:
 
 
 def holm(values) -> list[float]:
-    """p values adjusted for their number by Holm (1979): the k-th smallest of m times m − k + 1, never falling."""
+    """p values adjusted for their number by Holm (1979): the k-th smallest of m times m − k + 1,
+    never falling.
+    """
     values = np.asarray(values, dtype=float)
     order, out, largest = np.argsort(values, kind="stable"), np.empty(len(values)), 0.0
     for place, index in enumerate(order):
@@ -56,7 +62,9 @@ def holm(values) -> list[float]:
 
 
 class Ratio(NamedTuple):
-    """A ratio of two means with Fieller's 95 % interval; ends are infinite where it is not bounded."""
+    """A ratio of two means with Fieller's 95 % interval; ends are infinite where it is not
+    bounded.
+    """
 
     value: float = math.nan
     low: float = math.nan
@@ -68,14 +76,22 @@ class Ratio(NamedTuple):
 
 
 def fieller(above, below, level: float = 0.95) -> Ratio:
-    """Mean(above) / mean(below) of paired values (one a seed), with Fieller's interval (Fieller 1954).
+    """Mean(above) / mean(below) of paired values (one per seed), with Fieller's interval (Fieller
+    1954).
 
-    Exact for normal pairs. It is unbounded exactly where the denominator does not differ from 0 at this level.
+    Exact for normal pairs. It is unbounded exactly where the denominator does not differ from 0 at
+    this level.
     """
     above, below = np.asarray(above, dtype=float), np.asarray(below, dtype=float)
     if above.shape != below.shape or above.size < 2 or not np.isfinite([above, below]).all():
-        raise InputError(f"a ratio needs at least 2 finite pairs; got {above.tolist()} and {below.tolist()}.")
-    a, b, square = above.mean(), below.mean(), _student((1 + level) / 2, above.size - 1) ** 2 / above.size
+        raise InputError(
+            f"a ratio needs at least 2 finite pairs; got {above.tolist()} and {below.tolist()}."
+        )
+    a, b, square = (
+        above.mean(),
+        below.mean(),
+        _student((1 + level) / 2, above.size - 1) ** 2 / above.size,
+    )
     (aa, ab), (_, bb) = square * np.cov(above, below, ddof=1)
     # The interval is where (a − ρ b)² <= t² var(above − ρ below) / n, a quadratic in ρ.
     leading, middle, last = b * b - bb, a * b - ab, a * a - aa
@@ -108,8 +124,12 @@ def page_trend(values) -> Trend:
     """
     values = np.asarray(values, dtype=float)
     if values.ndim != 2 or values.shape[1] < 2 or not np.isfinite(values).all():
-        raise InputError(f"a trend needs a complete table of seeds × (2 or more) strengths; got shape {values.shape}.")
-    # Doubled midranks are whole numbers; rounding keeps ties that a subtraction broke in the last bit.
+        raise InputError(
+            "a trend needs a complete table of seeds × (2 or more) strengths; got shape "
+            f"{values.shape}."
+        )
+    # Doubled midranks are whole numbers; rounding keeps ties that a subtraction broke in the last
+    # bit.
     ranks = [tuple((2 * stats.rankdata(row)).astype(int).tolist()) for row in np.round(values, 12)]
     count = values.shape[1]
     observed = sum(j * rank for row in ranks for j, rank in enumerate(row, 1))
@@ -132,7 +152,9 @@ def _convolve(left: Counter, right: Counter) -> Counter:
 
 @lru_cache(maxsize=256)
 def _rank_sums(ranks: tuple[int, ...]) -> Counter:
-    """How many orders of `ranks` give each Σ j·rank_j (over sets of ranks already placed: 2^k, not k!)."""
+    """How many orders of `ranks` give each Σ j·rank_j (over sets of ranks already placed: 2^k, not
+    k!).
+    """
     placed = {0: Counter({0: 1})}
     for j in range(1, len(ranks) + 1):
         following: dict[int, Counter] = defaultdict(Counter)

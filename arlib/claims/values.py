@@ -16,22 +16,31 @@ def clean(records: pd.DataFrame) -> pd.DataFrame:
     """The rows of the grid itself (no variants) with finite values; columns are checked."""
     lacking = [name for name in COLUMNS if name not in records.columns]
     if lacking:
-        raise InputError(f"the record table lacks {', '.join(lacking)}; pass what Study.records() returns.")
+        raise InputError(
+            f"the record table lacks {', '.join(lacking)}; pass what Study.records() returns."
+        )
     table = records[records["variant"].fillna("") == ""] if "variant" in records else records
-    table = table.assign(value=pd.to_numeric(table["value"]), strength=table["strength"].astype(float).round(6))
+    table = table.assign(
+        value=pd.to_numeric(table["value"]), strength=table["strength"].astype(float).round(6)
+    )
     for name in ("layer", "setting", "split"):
         table[name] = table[name].fillna("")
     return table[table["value"].abs() < float("inf")]
 
 
-def values(table: pd.DataFrame, statistic: Statistic, checkpoint: str | None = None) -> pd.DataFrame:
+def values(
+    table: pd.DataFrame, statistic: Statistic, checkpoint: str | None = None
+) -> pd.DataFrame:
     """One statistic of every run: rows (seed, strength), a column per layer (or one, "")."""
     return along(table, statistic, [checkpoint or statistic.checkpoint]).droplevel("checkpoint")
 
 
 def along(table: pd.DataFrame, statistic: Statistic, checkpoints: Collection[str]) -> pd.DataFrame:
-    """One statistic of every run at some checkpoints: rows (checkpoint, seed, strength), columns as in `values`."""
-    rows = table[table["statistic"] == statistic.name]  # few are left: the other comparisons cost nothing then
+    """One statistic of every run at some checkpoints: rows (checkpoint, seed, strength), columns as
+    in `values`.
+    """
+    # few are left: the other comparisons cost nothing then
+    rows = table[table["statistic"] == statistic.name]
     rows = rows[(rows["setting"] == statistic.setting) & rows["checkpoint"].isin(checkpoints)]
     if statistic.layers == CONVOLUTIONS:
         rows = rows[rows["layer"].isin(counted(table))]
@@ -40,9 +49,11 @@ def along(table: pd.DataFrame, statistic: Statistic, checkpoints: Collection[str
 
 
 def counted(table: pd.DataFrame) -> list[str]:
-    """The layers that C6 counts: 3×3 convolutions of residual branches, not stem, shortcuts or classifier.
+    """The layers that C6 counts: 3×3 convolutions of residual branches, not stem, shortcuts or
+    classifier.
 
-    Those with value 1 in the rows "counted"; in a table without such rows, those named blocks.N.convM.
+    Those with value 1 in the rows "counted"; in a table without such rows, those named
+    blocks.N.convM.
     """
     rows = table[table["statistic"] == "counted"]
     if len(rows):
@@ -74,7 +85,11 @@ def collapsed(records: pd.DataFrame, config: Config | dict | None = None) -> pd.
     largest = _of(last, "share_largest_class", ("train", "test"))
     low, one = accuracy[accuracy < 2 / config.classes], largest[largest > 0.9]
     rows = [(*run, f"train accuracy {value:.3f}") for run, value in low.items()]
-    rows += [(*run, f"{value:.0%} of predictions in one class") for run, value in one.items() if run not in low.index]
+    rows += [
+        (*run, f"{value:.0%} of predictions in one class")
+        for run, value in one.items()
+        if run not in low.index
+    ]
     return pd.DataFrame(rows, columns=["strength", "seed", "reason"]).sort_values(
         ["strength", "seed"], ignore_index=True
     )

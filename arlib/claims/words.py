@@ -8,7 +8,10 @@ from arlib.claims.declared import Claim, Config, Statistic
 from arlib.claims.evidence import LEVEL, Evidence
 from arlib.claims.statistics import Interval
 
-_BESIDE = {1: "Against a standard net at equal train cross-entropy", 2: "Beside standard nets of shorter trainings"}
+_BESIDE = {
+    1: "Against a standard net at equal train cross-entropy",
+    2: "Beside standard nets of shorter trainings",
+}
 _INSIDE_NOISE = "Two seeds of one strength differ by as much."
 
 # What a spectrum is of, as figures and tables call it.
@@ -26,9 +29,11 @@ def _signed(value: float, digits: int) -> str:
 
 
 def effect_text(statistic: Statistic, found: Interval) -> str:
-    """An effect with its 95 % interval: a factor for log statistics, points for rates, else the difference.
+    """An effect with its 95 % interval: a factor for log statistics, points for rates, else the
+    difference.
 
-    "× 0.55 [0.50, 0.61]", "+12.2 points [10.9, 13.5]", "−0.210 [−0.250, −0.170]", "–" if not measured.
+    "× 0.55 [0.50, 0.61]", "+12.2 points [10.9, 13.5]", "−0.210 [−0.250, −0.170]", "–" if not
+    measured.
     """
     if math.isnan(found.mean):
         return "–"
@@ -71,7 +76,9 @@ def describe(
         for row in collapsed.itertuples()
     ]
     beside = (
-        "Against a standard net at equal train cross-entropy" if config.protocol == 1 else "Beside shorter trainings"
+        "Against a standard net at equal train cross-entropy"
+        if config.protocol == 1
+        else "Beside shorter trainings"
     )
     said += [f"{beside}: {reading}."] if reading else []
     return " ".join(text for text in said if text)
@@ -85,7 +92,8 @@ def _sentence(statistic: Statistic, found: Evidence, config: Config) -> str:
     kind = ", median over layers," if statistic.layers else ""
     text = (
         f"{name}{kind} {verb} from {_level(statistic, found.at_zero)} at AR strength 0 to "
-        f"{_level(statistic, found.at_effect)} at {config.effect:g}: {effect_text(statistic, found.effect)}, "
+        f"{_level(statistic, found.at_effect)} at {config.effect:g}: "
+        f"{effect_text(statistic, found.effect)}, "
         f"95 % interval over {len(found.seeds)} seeds; trend {p_text(found.trend_p)}."
     )
     return text + (" " + _shares(found, config, log=statistic.log) if found.shares else "")
@@ -93,11 +101,17 @@ def _sentence(statistic: Statistic, found: Evidence, config: Config) -> str:
 
 def _shares(found: Evidence, config: Config, *, log: bool) -> str:
     low, high = f"{100 * min(found.shares):.0f}", f"{100 * max(found.shares):.0f}"
-    own = f"{low} % of the layers in every seed" if low == high else f"{low} to {high} % of the layers"
+    own = (
+        f"{low} % of the layers in every seed"
+        if low == high
+        else f"{low} to {high} % of the layers"
+    )
     noise = f"in up to {100 * found.floor:.0f} %"
     if config.protocol == 2:
         noise = (
-            f"the median differs by a factor of up to {math.exp(found.noise):.3g}" if log else f"by {found.noise:.3g}"
+            f"the median differs by a factor of up to {math.exp(found.noise):.3g}"
+            if log
+            else f"by {found.noise:.3g}"
         )
     return f"It is smaller in {own}; between two seeds of one strength, {noise}."
 
@@ -106,7 +120,10 @@ def _why(claim: Claim, primary: Evidence, verdict: str, config: Config) -> str:
     """Why a verdict is not a plain yes or no; empty if it is."""
     if verdict == "no gap to regularise":
         gap = _level(claim.primary, primary.at_zero)
-        return f"The gap of the strength-0 networks, {gap}, is too small to be closed; a gap of 5 % or more counts."
+        return (
+            f"The gap of the strength-0 networks, {gap}, is too small to be closed; a gap of 5 % "
+            "or more counts."
+        )
     if verdict == "mixed":
         if primary.onset.sign * primary.dose.sign < 0:
             first, last = primary.strengths[1], primary.strengths[-1]
@@ -121,7 +138,11 @@ def _undecided(found: Evidence, config: Config) -> str:
     if found.effect.sign == 0:
         return "The interval contains no change."
     if found.trend_p >= LEVEL:
-        few = " (with so few usable strengths it cannot fall below .05)" if _smallest_p(found) >= LEVEL else ""
+        few = (
+            " (with so few usable strengths it cannot fall below .05)"
+            if _smallest_p(found) >= LEVEL
+            else ""
+        )
         return f"The trend over strengths is not significant{few}."
     if found.trend != found.effect.sign:
         return "The trend over strengths points the other way."
@@ -129,7 +150,10 @@ def _undecided(found: Evidence, config: Config) -> str:
         few = min(found.shares if found.effect.sign < 0 else found.larger) <= 0.5
         return "In some seed it holds in no more than half of the layers." if few else _INSIDE_NOISE
     if found.floor == 1:
-        return "Two seeds of one strength already differ in all layers alike, so that no share of layers can stand out."
+        return (
+            "Two seeds of one strength already differ in all layers alike, so that no share of "
+            "layers can stand out."
+        )
     return "The share of layers does not stand out from the differences between seeds."
 
 

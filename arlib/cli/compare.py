@@ -17,27 +17,44 @@ def run_compare(
     model: Annotated[
         list[str],
         typer.Argument(
-            help="Models, each NAME=WHERE or WHERE: FILE.py:OBJECT (a module, or a function that makes one), "
-            "torchvision:NAME or timm:NAME, these two with @WEIGHTS.safetensors if wanted."
+            help=(
+                "Models, each NAME=WHERE or WHERE: FILE.py:OBJECT (a module, or a function that "
+                "makes one), torchvision:NAME or timm:NAME, these two with @WEIGHTS.safetensors if "
+                "wanted."
+            ),
         ),
     ],
     data: Annotated[
         str,
-        typer.Option(help="digits, cifar10, cifar100 (test images), or an .npz file with arrays x (in [0, 1]) and y."),
+        typer.Option(
+            help=(
+                "digits, cifar10, cifar100 (test images), or an .npz file with arrays x (in [0, "
+                "1]) and y."
+            ),
+        ),
     ],
     images: Annotated[int, typer.Option(help="The first so many images.")] = IMAGES,
     strength: Annotated[
-        list[float] | None, typer.Option(help="Strengths (255·eps) of the strong attack; may be given several times.")
+        list[float] | None,
+        typer.Option(help="Strengths (255·eps) of the strong attack; may be given several times."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write it: .html (one page), .csv or .json.", resolve_path=True)
+        Path | None,
+        typer.Option(help="Where to write it: .html (one page), .csv or .json.", resolve_path=True),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="A .json file for finished parts; the same command goes on.", resolve_path=True)
+        Path | None,
+        typer.Option(
+            help="A .json file for finished parts; the same command goes on.", resolve_path=True
+        ),
     ] = None,
-    time_budget: Annotated[str | None, typer.Option(help="Leave out what would not fit any more, e.g. 9m.")] = None,
+    time_budget: Annotated[
+        str | None, typer.Option(help="Leave out what would not fit any more, e.g. 9m.")
+    ] = None,
     device: Device = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON instead of the table.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print everything as JSON instead of the table.")
+    ] = False,
 ) -> None:
     """Measure what the book measures (claims C1 to C7) on any models, alike and on the same images.
 
@@ -67,7 +84,11 @@ def run_compare(
 
 def _named(text: str, index: int) -> tuple[str, str]:
     name, equals, rest = text.partition("=")
-    return (name, rest) if equals else (Path(text.partition(":")[0]).stem + f":{text.partition(':')[2]}", text)
+    return (
+        (name, rest)
+        if equals
+        else (Path(text.partition(":")[0]).stem + f":{text.partition(':')[2]}", text)
+    )
 
 
 def _images(name: str, count: int, where):
@@ -81,10 +102,16 @@ def _images(name: str, count: int, where):
         return split.x, split.y
     path = Path(name)
     if path.suffix != ".npz" or not path.is_file():
-        raise InputError(f"data is {name!r}; allowed: {', '.join(sources.NAMES)}, or an .npz file with arrays x and y.")
+        raise InputError(
+            f"data is {name!r}; allowed: {', '.join(sources.NAMES)}, or an .npz file with arrays x "
+            "and y."
+        )
     arrays = files.read_arrays(path)
     if not {"x", "y"} <= set(arrays):
-        raise InputError(f"{path} holds {', '.join(arrays) or 'nothing'}; needed: x (images in [0, 1]) and y (labels).")
+        raise InputError(
+            f"{path} holds {', '.join(arrays) or 'nothing'}; needed: x (images in [0, 1]) and y "
+            "(labels)."
+        )
     x = torch.from_numpy(np.ascontiguousarray(arrays["x"][:count])).to(where)
     return x, torch.from_numpy(np.ascontiguousarray(arrays["y"][:count])).to(where)
 

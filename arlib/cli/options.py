@@ -9,28 +9,48 @@ import typer
 
 from arlib.errors import InputError
 
-Name = Annotated[str, typer.Argument(help="Name of a study (see `arlib study list`), or the path of a .yml file.")]
+Name = Annotated[
+    str,
+    typer.Argument(help="Name of a study (see `arlib study list`), or the path of a .yml file."),
+]
 Store = Annotated[
     Path | None,
     typer.Option(
-        help="Folder where runs are computed and kept. Default: $ARLIB_STORE, else runs/ of the checkout.",
+        help=(
+            "Folder where runs are computed and kept. Default: $ARLIB_STORE, else runs/ of the "
+            "checkout."
+        ),
         resolve_path=True,
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1, …")]
 Mode = Annotated[
-    str, typer.Option(help="How fast: plain, folded, compiled, graphed, compiled+graphed; auto: what is proven here.")
+    str,
+    typer.Option(
+        help=(
+            "How fast: plain, folded, compiled, graphed, compiled+graphed; auto: what is proven "
+            "here."
+        ),
+    ),
 ]
 Precision = Annotated[
     str,
     typer.Option(
-        help="Of the network's passes in training: float32, bfloat16, bfloat16-attack (the attack's only), or auto: "
-        "what the study has so far, else the fastest here of those with equivalent results."
+        help=(
+            "Of the network's passes in training: float32, bfloat16, bfloat16-attack (the attack's "
+            "only), or auto: what the study has so far, else the fastest here of those with "
+            "equivalent results."
+        ),
     ),
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse a mode or precision the device lacks.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse a mode or precision the device lacks.")
+]
 Budget = Annotated[
-    str | None, typer.Option(help="Stop cleanly within this time, e.g. 9m, 1h30m, 90s; the same command goes on later.")
+    str | None,
+    typer.Option(
+        help="Stop cleanly within this time, e.g. 9m, 1h30m, 90s; the same command goes on later."
+    ),
 ]
 
 
@@ -41,7 +61,9 @@ def stop(message: str, status: int = 2) -> None:
 
 
 def seconds(text: str | None) -> float | None:
-    """Seconds of a time like 9m, 1h30m, 90s or 1.5h; None stays None. `InputError` for anything else."""
+    """Seconds of a time like 9m, 1h30m, 90s or 1.5h; None stays None. `InputError` for anything
+    else.
+    """
     if text is None:
         return None
     parts = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", text.strip().lower())
@@ -51,7 +73,9 @@ def seconds(text: str | None) -> float | None:
         found = [0.0]
     total = sum(value * unit for value, unit in zip(found, (3600, 60, 1), strict=False))
     if not total > 0:
-        raise InputError(f"time is {text!r}; write hours, minutes and seconds like 9m, 1h30m or 90s.")
+        raise InputError(
+            f"time is {text!r}; write hours, minutes and seconds like 9m, 1h30m or 90s."
+        )
     return total
 
 

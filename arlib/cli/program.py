@@ -18,7 +18,10 @@ from arlib.sources import NAMES
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
-    help="What adversarial robustness does to a neural network, measured: studies, chapters, data, verdicts.",
+    help=(
+        "What adversarial robustness does to a neural network, measured: studies, chapters, data, "
+        "verdicts."
+    ),
 )  # fmt: skip
 app.add_typer(study_app, name="study")
 app.command("train")(with_fields(train_one))
@@ -39,34 +42,50 @@ def main() -> None:
 
 @app.command("batch")
 def run_batch(
-    chapters: Annotated[list[str], typer.Argument(help="Chapters (margins, book/margins.ipynb, …) or `all`.")],
+    chapters: Annotated[
+        list[str], typer.Argument(help="Chapters (margins, book/margins.ipynb, …) or `all`.")
+    ],
     parameter: Annotated[
-        list[str] | None, typer.Option("-p", "--parameter", help="name=value, the same in every run.")
+        list[str] | None,
+        typer.Option("-p", "--parameter", help="name=value, the same in every run."),
     ] = None,
-    grid: Annotated[list[str] | None, typer.Option(help="name=value,value,…; several grids multiply.")] = None,
+    grid: Annotated[
+        list[str] | None, typer.Option(help="name=value,value,…; several grids multiply.")
+    ] = None,
     out: Annotated[
-        Path, typer.Option(help="Folder of the executed chapters, logs and summary.csv.", resolve_path=True)
+        Path,
+        typer.Option(
+            help="Folder of the executed chapters, logs and summary.csv.", resolve_path=True
+        ),
     ] = Path("out"),
     jobs: Annotated[int, typer.Option(help="Runs at a time.")] = 1,
     timeout: Annotated[
         str, typer.Option(help="Time limit of one run, e.g. 30m; then its processes are killed.")
     ] = "1h",
-    retries: Annotated[int, typer.Option(help="How often a failed run is tried again (0, 1 or 2).")] = 2,
+    retries: Annotated[
+        int, typer.Option(help="How often a failed run is tried again (0, 1 or 2).")
+    ] = 2,
     executor: Annotated[
-        str, typer.Option(help="local, or submitit (Slurm where there is one; needs `pip install submitit`).")
+        str,
+        typer.Option(
+            help="local, or submitit (Slurm where there is one; needs `pip install submitit`)."
+        ),
     ] = "local",
 ) -> None:
-    """Run chapters × parameters with papermill, each in processes of its own, and collect one table.
+    """Run chapters × parameters with papermill, each in processes of its own, and collect one
+    table.
 
-    What is finished is skipped when the command is given again; a changed chapter or parameter runs anew.
-    Exit status 0 only if every run succeeded.
+    What is finished is skipped when the command is given again; a changed chapter or parameter runs
+    anew. Exit status 0 only if every run succeeded.
     """
     from arlib import batch
 
     signal.signal(signal.SIGTERM, as_interrupt)
     tasks = batch.plan(chapters, batch.parameter_sets(parameter or [], grid or []), out)
     try:
-        table = batch.run(tasks, jobs=jobs, timeout=seconds(timeout), retries=retries, executor=executor)
+        table = batch.run(
+            tasks, jobs=jobs, timeout=seconds(timeout), retries=retries, executor=executor
+        )
     except KeyboardInterrupt:
         stop("interrupted; finished chapters are kept, the same command goes on.", 130)
     failed = table[table["status"] == "failed"]
@@ -79,9 +98,14 @@ def run_batch(
 @app.command("data")
 def show_data(
     name: Annotated[str, typer.Argument(help=f"{', '.join(NAMES)}.")],
-    download: Annotated[bool, typer.Option("--download", help="Fetch the files if they are missing.")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the files if they are missing.")
+    ] = False,
     root: Annotated[
-        Path | None, typer.Option(help="Folder of the files; default: $ARLIB_DATA, else data/.", resolve_path=True)
+        Path | None,
+        typer.Option(
+            help="Folder of the files; default: $ARLIB_DATA, else data/.", resolve_path=True
+        ),
     ] = None,
 ) -> None:
     """Check that a data set is there and whole, and say what is in it."""
@@ -89,7 +113,9 @@ def show_data(
 
     found = data.load(name, root, download, device="cpu")
     where = "embedded in scikit-learn" if name == "digits" else f"in {places.data_root(root)}"
-    print(f"{name}, {where}: {len(found.classes)} classes, images {' × '.join(map(str, found.shape))}")
+    print(
+        f"{name}, {where}: {len(found.classes)} classes, images {' × '.join(map(str, found.shape))}"
+    )
     print(", ".join(f"{part} {len(getattr(found, part)):,}" for part in ("train", "val", "test")))
 
 

@@ -8,12 +8,25 @@ from typing import Annotated
 
 import typer
 
-from arlib.cli.options import Budget, Device, Mode, Name, Precision, Store, Strict, as_interrupt, seconds
+from arlib.cli.options import (
+    Budget,
+    Device,
+    Mode,
+    Name,
+    Precision,
+    Store,
+    Strict,
+    as_interrupt,
+    seconds,
+)
 from arlib.errors import InputError, RecordError
 
 study_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None,
-    help="Studies: named grids of training runs (studies/NAME.yml), what is recorded of them, and running the rest.",
+    help=(
+        "Studies: named grids of training runs (studies/NAME.yml), what is recorded of them, and "
+        "running the rest."
+    ),
 )  # fmt: skip
 
 
@@ -30,18 +43,26 @@ def study_list(store: Store = None) -> None:
         except (InputError, RecordError) as error:
             broken.append(str(error))
             continue
-        print(f"{name:26} {done:3d} of {len(study.entries):3d} runs recorded{' (toy)' * study.toy}  {study.title}")
+        print(
+            f"{name:26} {done:3d} of {len(study.entries):3d} runs recorded{' (toy)' * study.toy}  "
+            f"{study.title}"
+        )
     if broken:
         raise InputError(" ".join(broken))
 
 
 @study_app.command("show")
 def study_show(name: Name, store: Store = None) -> None:
-    """What a study is for, its recipe, its runs, what is measured with which n, and what it costs."""
+    """What a study is for, its recipe, its runs, what is measured with which n, and what it
+    costs.
+    """
     from arlib import studies
 
     study = studies.load(name, store)
-    print(f"{study.name}: {study.title}\n\n{study.purpose.strip()}\n\ncost: {study.cost.strip()}\nfile: {study.path}")
+    print(
+        f"{study.name}: {study.title}\n\n{study.purpose.strip()}\n\ncost: "
+        f"{study.cost.strip()}\nfile: {study.path}"
+    )
     varied = ("eps", "seed", "step_size")
     shared = {k: v for k, v in study.entries[0].recipe.to_dict().items() if k not in varied}
     print("\nrecipe: " + ", ".join(f"{key} {value}" for key, value in shared.items()))
@@ -54,7 +75,9 @@ def study_show(name: Name, store: Store = None) -> None:
 
 @study_app.command("status")
 def study_status(name: Name, store: Store = None) -> None:
-    """One line a run: recorded, finished in the store, running (by whom), begun, missing, or damaged."""
+    """One line per run: recorded, finished in the store, running (by whom), begun, missing, or
+    damaged.
+    """
     from arlib import studies
 
     study = studies.load(name, store)
@@ -65,7 +88,9 @@ def study_status(name: Name, store: Store = None) -> None:
 
 @study_app.command("missing")
 def study_missing(name: Name, store: Store = None) -> None:
-    """The runs that are missing, one a line; exit status 1 if there are any, so that a shell can loop on it."""
+    """The runs that are missing, one a line; exit status 1 if there are any, so that a shell can
+    loop on it.
+    """
     from arlib import studies
 
     missing = studies.load(name, store).missing()
@@ -79,26 +104,38 @@ def study_run(
     name: Name,
     time_budget: Budget = None,
     jobs: Annotated[
-        int, typer.Option(help="Worker processes; each gets its share of the cores (or one GPU each).")
+        int,
+        typer.Option(help="Worker processes; each gets its share of the cores (or one GPU each)."),
     ] = 1,
     device: Device = "auto",
     store: Store = None,
     wait: Annotated[
-        bool, typer.Option(help="Stay until other workers' runs are done, ready to take over the run of one that dies.")
+        bool,
+        typer.Option(
+            help=(
+                "Stay until other workers' runs are done, ready to take over the run of one that "
+                "dies."
+            )
+        ),
     ] = True,
-    afresh: Annotated[bool, typer.Option("--afresh", help="Compute also what is published as a record.")] = False,
+    afresh: Annotated[
+        bool, typer.Option("--afresh", help="Compute also what is published as a record.")
+    ] = False,
     mix: Annotated[
-        bool, typer.Option("--mix", help="Allow another device or precision than the finished runs'.")
+        bool,
+        typer.Option("--mix", help="Allow another device or precision than the finished runs'."),
     ] = False,
     mode: Mode = "auto",
     precision: Precision = "float32",
     strict: Strict = False,
-    progress: Annotated[bool | None, typer.Option(help="Progress bars; by default on a terminal only.")] = None,
+    progress: Annotated[
+        bool | None, typer.Option(help="Progress bars; by default on a terminal only.")
+    ] = None,
 ) -> None:
     """Compute what is missing of a study, from wherever it stopped.
 
-    Start it in several terminals, or on several machines with one shared store: they share the runs.
-    Ctrl-C, a full disk or a killed process lose at most one epoch; the same command goes on.
+    Start it in several terminals, or on several machines with one shared store: they share the
+    runs. Ctrl-C, a full disk or a killed process lose at most one epoch; the same command goes on.
     """
     from arlib import engine, studies
 
@@ -116,7 +153,10 @@ def study_run(
     missing = len(study.missing(afresh=afresh))
     rest = f"{missing} are missing; the same command goes on" if missing else "nothing is missing"
     total = len(study.entries)
-    print(f"{study.name}: {total - missing} of {total} runs are done after {time.monotonic() - begun:.0f} s, {rest}.")
+    print(
+        f"{study.name}: {total - missing} of {total} runs are done after "
+        f"{time.monotonic() - begun:.0f} s, {rest}."
+    )
 
 
 @study_app.command("publish")
@@ -124,22 +164,32 @@ def study_publish(
     name: Name,
     store: Store = None,
     to: Annotated[
-        Path | None, typer.Option(help="Folder of records; default: records/ of the checkout.", resolve_path=True)
+        Path | None,
+        typer.Option(
+            help="Folder of records; default: records/ of the checkout.", resolve_path=True
+        ),
     ] = None,
 ) -> None:
-    """Copy the finished runs of the store into records/, the part of a study that the repository keeps."""
+    """Copy the finished runs of the store into records/, the part of a study that the repository
+    keeps.
+    """
     from arlib import studies
 
     study = studies.load(name, store)
     new = study.publish(to)
     for run in new:
         print(run)
-    print(f"{len(new)} new records of {study.name}; {len(study.missing())} of {len(study.entries)} runs are missing.")
+    print(
+        f"{len(new)} new records of {study.name}; {len(study.missing())} of {len(study.entries)} "
+        "runs are missing."
+    )
 
 
 @study_app.command("use")
 def study_use(name: Name, store: Store = None) -> None:
-    """Make the chapters of the book show this study: sets `study = "NAME"` in their parameters cells."""
+    """Make the chapters of the book show this study: sets `study = "NAME"` in their parameters
+    cells.
+    """
     from arlib import chapters, studies
 
     studies.load(name, store)

@@ -11,7 +11,17 @@ from typing import Annotated
 
 import typer
 
-from arlib.cli.options import Budget, Device, Mode, Precision, Store, Strict, as_interrupt, seconds, stop
+from arlib.cli.options import (
+    Budget,
+    Device,
+    Mode,
+    Precision,
+    Store,
+    Strict,
+    as_interrupt,
+    seconds,
+    stop,
+)
 from arlib.errors import InputError
 from arlib.fields import docs
 from arlib.sources import NAMES
@@ -27,10 +37,18 @@ def train_one(
     ] = 0.0,
     step: Annotated[
         float | None,
-        typer.Option(help="Size of an attack step × 255; default a quarter of the strength (n-fgsm: the strength)."),
+        typer.Option(
+            help=(
+                "Size of an attack step × 255; default a quarter of the strength (n-fgsm: the "
+                "strength)."
+            )
+        ),
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option(help="Where it is kept; default: single/<run id> in the store.", resolve_path=True)
+        Path | None,
+        typer.Option(
+            help="Where it is kept; default: single/<run id> in the store.", resolve_path=True
+        ),
     ] = None,
     device: Device = "auto",
     time_budget: Budget = None,
@@ -39,7 +57,13 @@ def train_one(
     precision: Precision = "float32",
     strict: Strict = False,
     micro_batches: Annotated[
-        int, typer.Option(help="Work on each batch in so many parts, to save memory; batch norm sees each by itself.")
+        int,
+        typer.Option(
+            help=(
+                "Work on each batch in so many parts, to save memory; batch norm sees each by "
+                "itself."
+            )
+        ),
     ] = 1,
     **fields: object,
 ) -> None:
@@ -59,12 +83,25 @@ def train_one(
     recipe = training.Recipe(dataset=dataset, eps=strength / 255, step_size=step_size, **fields)
     _refuse_idle(recipe)
     folder = folder or places.places(store).store / "single" / recipe.id
-    options = {"device": device, "time_budget": seconds(time_budget), "progress": sys.stderr.isatty()}
-    options |= {"mode": mode, "precision": precision, "strict": strict, "micro_batches": micro_batches}
+    options = {
+        "device": device,
+        "time_budget": seconds(time_budget),
+        "progress": sys.stderr.isatty(),
+    }
+    options |= {
+        "mode": mode,
+        "precision": precision,
+        "strict": strict,
+        "micro_batches": micro_batches,
+    }
     try:
         run = training.train(recipe, folder=folder, **options)
     except KeyboardInterrupt:
-        stop(f"{recipe.id}: interrupted; whole epochs are kept in {folder}, the same command goes on.", 130)
+        stop(
+            f"{recipe.id}: interrupted; whole epochs are kept in {folder}, the same command goes "
+            "on.",
+            130,
+        )
     if not distributed.World.launched().first:
         return
     if len(run.history):
@@ -82,7 +119,9 @@ def _options_of(recipe: type) -> list[inspect.Parameter]:
         kind = typing.get_args(field.type)[0]  # without its bounds, which the recipe itself checks
         option = Annotated[kind, typer.Option(help=helps[field.name])]
         keyword = inspect.Parameter.KEYWORD_ONLY
-        options.append(inspect.Parameter(field.name, keyword, default=field.default, annotation=option))
+        options.append(
+            inspect.Parameter(field.name, keyword, default=field.default, annotation=option)
+        )
     return options
 
 
@@ -91,13 +130,22 @@ def with_fields(command: Callable) -> Callable:
     from arlib.training.recipe import Recipe
 
     signature = inspect.signature(command)
-    own = [p.replace(kind=p.KEYWORD_ONLY) for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    own = [
+        p.replace(kind=p.KEYWORD_ONLY)
+        for p in signature.parameters.values()
+        if p.kind is not p.VAR_KEYWORD
+    ]
     command.__signature__ = signature.replace(parameters=[*own[:3], *_options_of(Recipe), *own[3:]])
     return command
 
 
 def _refuse_idle(recipe) -> None:
-    """A study's recipe serves all its strengths; one training at strength 0 has no use for an attack."""
+    """A study's recipe serves all its strengths; one training at strength 0 has no use for an
+    attack.
+    """
     for name in ("objective", "attack", "eps_warmup"):
         if not recipe.eps and name in recipe.to_dict():
-            raise InputError(f"{name} is {getattr(recipe, name)!r}, but strength 0 trains unattacked. Give --strength.")
+            raise InputError(
+                f"{name} is {getattr(recipe, name)!r}, but strength 0 trains unattacked. Give "
+                "--strength."
+            )

@@ -16,7 +16,25 @@ from arlib.engine.memory import keep_memory
 from arlib.engine.prepared import Prepared, batchnorm_of, frozen, prepare, unwrapped
 
 __all__ = [
-    "AUTO", "MODES", "PRECISIONS", "Captured", "Machine", "Prepared", "batchnorm_of",
-    "device", "device_of", "digest", "dtype_of", "fastest_kernels", "folded_weight", "frozen", "images_and_labels",
-    "keep_memory", "left_as_found", "logits_of", "prepare", "settle", "unwrapped",
-]  # fmt: skip
+    "AUTO",
+    "MODES",
+    "PRECISIONS",
+    "Captured",
+    "Machine",
+    "Prepared",
+    "batchnorm_of",
+    "device",
+    "device_of",
+    "digest",
+    "dtype_of",
+    "fastest_kernels",
+    "folded_weight",
+    "frozen",
+    "images_and_labels",
+    "keep_memory",
+    "left_as_found",
+    "logits_of",
+    "prepare",
+    "settle",
+    "unwrapped",
+]

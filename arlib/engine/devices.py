@@ -18,21 +18,27 @@ def device(name: str | torch.device = "auto") -> torch.device:
     try:
         chosen = torch.device(name)
     except (RuntimeError, TypeError) as error:
-        raise InputError(f"device is {name!r}; allowed: auto, cpu, cuda, cuda:0, …, mps.") from error
+        raise InputError(
+            f"device is {name!r}; allowed: auto, cpu, cuda, cuda:0, …, mps."
+        ) from error
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise InputError(
             f"device is {str(name)!r}, but torch sees {torch.cuda.device_count()} GPUs here. "
             "Use device='cpu' or 'auto'."
         )
     if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError("device is 'mps', but torch has no Metal device here. Use device='cpu' or 'auto'.")
+        raise InputError(
+            "device is 'mps', but torch has no Metal device here. Use device='cpu' or 'auto'."
+        )
     one_of("device", chosen.type, ("cpu", "cuda", "mps"))
     return chosen
 
 
 @contextmanager
 def fastest_kernels() -> Iterator[None]:
-    """Inside it a GPU's convolutions are tried out once for each shape, and the fastest is kept; else nothing."""
+    """Inside it a GPU's convolutions are tried out once for each shape, and the fastest is kept;
+    else nothing.
+    """
     before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
     try:
         yield

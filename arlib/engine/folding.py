@@ -19,7 +19,8 @@ BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def folded_weight(
     conv: nn.Module, bn: nn.Module, dtype: torch.dtype | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of `bn(conv(x))` in eval mode: γ / √(var + eps) multiplies each output channel.
+    """Weight and bias of `bn(conv(x))` in eval mode: γ / √(var + eps) multiplies each output
+    channel.
 
     dtype: computed and given in; by default in the weights' own.
     """
@@ -47,12 +48,19 @@ def has_hooks(module: nn.Module) -> bool:
     """Whether something runs before or after this module's passes, forward or backward."""
     return any(
         getattr(module, name, None)
-        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        for name in (
+            "_forward_hooks",
+            "_forward_pre_hooks",
+            "_backward_hooks",
+            "_backward_pre_hooks",
+        )
     )
 
 
 def is_plain(module: nn.Module, kinds: tuple[type, ...]) -> bool:
-    """Whether a module is of one of these kinds and nothing else: no own forward, parametrization or hook."""
+    """Whether a module is of one of these kinds and nothing else: no own forward, parametrization
+    or hook.
+    """
     kind = next((kind for kind in kinds if isinstance(module, kind)), None)
     own = kind is None or type(module).forward is not kind.forward or "forward" in module.__dict__
     return not own and not parametrize.is_parametrized(module) and not has_hooks(module)
@@ -61,7 +69,9 @@ def is_plain(module: nn.Module, kinds: tuple[type, ...]) -> bool:
 def _read_elsewhere(graph: fx.GraphModule) -> set[int]:
     """Parameters (their ids) that two modules share, or that the graph reads by themselves."""
     slots = Counter(id(p) for m in graph.modules() for p in m._parameters.values() if p is not None)
-    read = {id(_attribute(graph, node.target)) for node in graph.graph.nodes if node.op == "get_attr"}
+    read = {
+        id(_attribute(graph, node.target)) for node in graph.graph.nodes if node.op == "get_attr"
+    }
     return {key for key, count in slots.items() if count > 1} | read
 
 
@@ -73,14 +83,17 @@ def _attribute(graph: fx.GraphModule, path: str) -> object:
 
 
 def foldable_pairs(graph: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
-    """(convolution, batch norm) nodes where the one is read by the other alone, and both are called once.
+    """(convolution, batch norm) nodes where the one is read by the other alone, and both are called
+    once.
 
     Neither may have a parametrization, a hook or a weight that something else reads.
     """
     modules = dict(graph.named_modules())
     calls = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
     shared = _read_elsewhere(graph)
-    alone = lambda module: not any(id(parameter) in shared for parameter in module.parameters(recurse=False))
+    alone = lambda module: (
+        not any(id(parameter) in shared for parameter in module.parameters(recurse=False))
+    )
     pairs = []
     for bn in graph.graph.nodes:
         conv = bn.args[0] if bn.op == "call_module" and bn.args else None
@@ -89,7 +102,11 @@ def foldable_pairs(graph: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
         conv_module, bn_module = modules[conv.target], modules[bn.target]
         kinds = is_plain(conv_module, CONVOLUTIONS) and is_plain(bn_module, BATCHNORMS)
         kinds = kinds and alone(conv_module) and alone(bn_module)
-        if kinds and calls[conv.target] == calls[bn.target] == 1 and modules[bn.target].running_var is not None:
+        if (
+            kinds
+            and calls[conv.target] == calls[bn.target] == 1
+            and modules[bn.target].running_var is not None
+        ):
             pairs.append((conv, bn))
     return pairs
 
@@ -109,21 +126,31 @@ def without_batchnorm(graph: fx.GraphModule) -> nn.Module:
 
 
 def in_place(graph: fx.GraphModule) -> None:
-    """Let sums and ReLUs overwrite what nobody else reads: the same bits, up to a fifth faster on a CPU.
+    """Let sums and ReLUs overwrite what nobody else reads: the same bits, up to a fifth faster on a
+    CPU.
 
-    Only what a convolution or a sum gave is overwritten, for neither looks at its result again in the
-    backward pass.
+    Only what a convolution or a sum gave is overwritten, for neither looks at its result again in
+    the backward pass.
     """
     modules = dict(graph.named_modules())
     fresh = lambda node: (
         isinstance(node, fx.Node)
         and len(node.users) == 1
-        and (isinstance(modules.get(node.target), CONVOLUTIONS) if node.op == "call_module" else node.target in _SUMS)
+        and (
+            isinstance(modules.get(node.target), CONVOLUTIONS)
+            if node.op == "call_module"
+            else node.target in _SUMS
+        )
     )
     for node in graph.graph.nodes:
         if node.op != "call_function":
             continue
-        if node.target in _SUMS and not node.kwargs and len(node.args) == 2 and node.args[0] is not node.args[1]:
+        if (
+            node.target in _SUMS
+            and not node.kwargs
+            and len(node.args) == 2
+            and node.args[0] is not node.args[1]
+        ):
             if any(map(fresh, node.args)):
                 node.target = add_into if fresh(node.args[0]) else add_into_second
         elif node.target in (F.relu, torch.relu) and fresh(node.args[0]):

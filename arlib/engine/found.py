@@ -1,4 +1,6 @@
-"""The user's model and process, left as they were found: one helper for everything that borrows a model."""
+"""The user's model and process, left as they were found: one helper for everything that borrows a
+model.
+"""
 
 import random
 from collections import deque
@@ -18,15 +20,19 @@ _TORCHS = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set",
 def left_as_found(model: nn.Module | Callable, *, rng: bool = True) -> Iterator[None]:
     """Whatever happens inside, also an exception, the model and the random state end as they began.
 
-    Put back: training modes module by module, requires_grad flags, buffers (power-iteration vectors and
-    counters too), attributes that the forward pass sets (`self.feat = x`) with the content of lists and
-    dictionaries, and (unless rng=False) the random generators of torch, numpy and Python.
+    Put back: training modes module by module, requires_grad flags, buffers (power-iteration vectors
+    and counters too), attributes that the forward pass sets (`self.feat = x`) with the content of
+    lists and dictionaries, and (unless rng=False) the random generators of torch, numpy and Python.
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     modes = [(module, module.training) for module in modules]
     flags = [(p, p.requires_grad) for p in model.parameters()] if modules else []
     plain = [module for module in modules if not isinstance(module, torch.jit.ScriptModule)]
-    buffers = [(m, name, b, None if b is None else b.clone()) for m in plain for name, b in m._buffers.items()]
+    buffers = [
+        (m, name, b, None if b is None else b.clone())
+        for m in plain
+        for name, b in m._buffers.items()
+    ]
     attributes = [(module, _attributes(module)) for module in plain]
     drawn = _random_state() if rng else None
     try:
@@ -47,8 +53,15 @@ def left_as_found(model: nn.Module | Callable, *, rng: bool = True) -> Iterator[
 
 def _attributes(module: nn.Module) -> dict[str, tuple[object, object]]:
     """Name → the attribute itself and, of a container, what is in it."""
-    mine = {name: value for name, value in module.__dict__.items() if name not in _TORCHS and "_hooks" not in name}
-    return {name: (value, value.copy() if type(value) in _CONTAINERS else None) for name, value in mine.items()}
+    mine = {
+        name: value
+        for name, value in module.__dict__.items()
+        if name not in _TORCHS and "_hooks" not in name
+    }
+    return {
+        name: (value, value.copy() if type(value) in _CONTAINERS else None)
+        for name, value in mine.items()
+    }
 
 
 def _put_back(module: nn.Module, before: dict[str, tuple[object, object]]) -> None:
@@ -63,7 +76,9 @@ def _put_back(module: nn.Module, before: dict[str, tuple[object, object]]) -> No
 
 
 def _differs(value, content) -> bool:
-    """Whether a container was changed; by identity of what is in it, since tensors do not compare to one bool."""
+    """Whether a container was changed; by identity of what is in it, since tensors do not compare
+    to one bool.
+    """
     if len(value) != len(content):
         return True
     if isinstance(value, dict):
@@ -74,7 +89,9 @@ def _differs(value, content) -> bool:
 
 
 @torch.no_grad()
-def _restore(module: nn.Module, name: str, buffer: torch.Tensor | None, value: torch.Tensor | None) -> None:
+def _restore(
+    module: nn.Module, name: str, buffer: torch.Tensor | None, value: torch.Tensor | None
+) -> None:
     module._buffers[name] = buffer
     if buffer is not None and not _same(buffer, value):
         buffer.copy_(value)
@@ -85,7 +102,11 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def _random_state() -> tuple:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    cuda = (
+        torch.cuda.get_rng_state_all()
+        if torch.cuda.is_available() and torch.cuda.is_initialized()
+        else None
+    )
     return torch.get_rng_state(), cuda, random.getstate(), np.random.get_state()
 
 

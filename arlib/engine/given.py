@@ -14,17 +14,23 @@ LOGITS = ("logits", "out", "output")  # names under which classifiers put them, 
 
 
 def images_and_labels(model: nn.Module | Callable, x, y=None) -> tuple[Tensor, Tensor | None]:
-    """Images and labels as tensors that can be differentiated; whatever is not one, is left to be refused.
+    """Images and labels as tensors that can be differentiated; whatever is not one, is left to be
+    refused.
 
-    Arrays become tensors on the model's device; labels may be a list, or whole numbers of any width;
-    tensors made in inference mode are copied out of it.
+    Arrays become tensors on the model's device; labels may be a list, or whole numbers of any
+    width; tensors made in inference mode are copied out of it.
     """
     where = device_of(model)
     x = _out_of_inference(_tensor(x, where))
     if y is None:
         return x, None
     y = _out_of_inference(_tensor(y, where))
-    if isinstance(y, Tensor) and y.ndim == 1 and not y.is_floating_point() and y.dtype != torch.bool:
+    if (
+        isinstance(y, Tensor)
+        and y.ndim == 1
+        and not y.is_floating_point()
+        and y.dtype != torch.bool
+    ):
         y = y.to(torch.int64)
     return x, y
 
@@ -63,16 +69,18 @@ def dtype_of(model: nn.Module | Callable) -> torch.dtype | None:
 def logits_of(output: object, pick: Callable[[object], Tensor] | None = None) -> Tensor:
     """The logits (n, classes) in what a classifier returned.
 
-    pick: how to find them. By default a tensor is taken as it is, of a tuple or list the first entry, of a
-    mapping, a dataclass or another object what is named logits, out or output. Maps of 1 × 1 lose those
-    axes. One number an image is the logit of class 1 of 2, as binary classifiers give it.
+    pick: how to find them. By default a tensor is taken as it is, of a tuple or list the first
+    entry, of a mapping, a dataclass or another object what is named logits, out or output. Maps of
+    1 × 1 lose those axes. One number per image is the logit of class 1 of 2, as binary classifiers
+    give it.
 
     Raises `InputError` where no tensor is found.
     """
     logits = _found(output) if pick is None else pick(output)
     if not isinstance(logits, Tensor):
         raise InputError(
-            f"the model returns {_described(output)}, in which no logits were found; a tensor (n, classes) is needed. "
+            f"the model returns {_described(output)}, in which no logits were found; a tensor (n, "
+            "classes) is needed. "
             "Give logits=, a function that takes them out of what the model returns."
         )
     if logits.ndim > 2 and all(side == 1 for side in logits.shape[2:]):
@@ -92,7 +100,11 @@ def _found(output: object) -> object:
     elif isinstance(output, tuple | list) and not hasattr(output, "_fields"):
         named = list(output[:1])
     else:
-        named = [getattr(output, name) for name in LOGITS if isinstance(getattr(output, name, None), Tensor)]
+        named = [
+            getattr(output, name)
+            for name in LOGITS
+            if isinstance(getattr(output, name, None), Tensor)
+        ]
         if not named and is_dataclass(output):
             named = [getattr(output, field.name) for field in fields(output)]
         if not named and hasattr(output, "_fields"):
@@ -112,5 +124,8 @@ def digest(*tensors: Tensor) -> str:
     sha = hashlib.sha256()
     for tensor in tensors:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        sha.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode() + flat.view(torch.uint8).numpy().tobytes())
+        sha.update(
+            f"{tensor.dtype}{tuple(tensor.shape)}".encode()
+            + flat.view(torch.uint8).numpy().tobytes()
+        )
     return sha.hexdigest()[:16]

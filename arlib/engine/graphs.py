@@ -1,7 +1,8 @@
-"""CUDA graphs: work recorded once and replayed as one launch. On other devices everything runs as written.
+"""CUDA graphs: work recorded once and replayed as one launch. On other devices everything runs as
+written.
 
-A ResNet-56 of 16 to 64 channels leaves a large GPU waiting for the CPU that launches its hundreds of
-small kernels; replaying a graph launches them all at once.
+A ResNet-56 of 16 to 64 channels leaves a large GPU waiting for the CPU that launches its hundreds
+of small kernels; replaying a graph launches them all at once.
 """
 
 import logging
@@ -16,12 +17,13 @@ SHAPES = 4  # shapes of images for which a network keeps graphs; others run eage
 
 
 class Captured:
-    """A function of tensors, recorded at its first call and replayed at the next ones of the same shapes.
+    """A function of tensors, recorded at its first call and replayed at the next ones of the same
+    shapes.
 
     Other shapes (the last batch of an epoch), and devices without graphs, run the function itself.
-    A replay runs no Python: whatever the function makes and others read must be among the tensors it returns,
-    which are overwritten by the next replay. The function must not wait for the device, nor draw random numbers;
-    `state`: modules whose buffers it changes, put back after the warm-up.
+    A replay runs no Python: whatever the function makes and others read must be among the tensors
+    it returns, which are overwritten by the next replay. The function must not wait for the device,
+    nor draw random numbers; `state`: modules whose buffers it changes, put back after the warm-up.
     """
 
     def __init__(self, function: Callable[..., object], state: tuple[nn.Module, ...] = ()):
@@ -59,14 +61,19 @@ class Captured:
             raise
         except RuntimeError as error:
             self.refused = True
-            log.warning("a CUDA graph could not be captured (%s); it runs eagerly", str(error).splitlines()[0])
+            log.warning(
+                "a CUDA graph could not be captured (%s); it runs eagerly",
+                str(error).splitlines()[0],
+            )
         finally:
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(value)
 
 
 def has_graphs(tensor: torch.Tensor) -> bool:
-    """Whether work on this tensor can be recorded: the device has graphs, and none is being recorded now."""
+    """Whether work on this tensor can be recorded: the device has graphs, and none is being
+    recorded now.
+    """
     return tensor.is_cuda and not torch.cuda.is_current_stream_capturing()
 
 
@@ -74,10 +81,14 @@ def _shapes(tensors: tuple[torch.Tensor, ...]) -> list:
     return [(tensor.shape, tensor.dtype, tensor.stride()) for tensor in tensors]
 
 
-def graphed_module(run: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """`run` with a graph of its forward and one of its backward pass for each of the first few shapes of images.
+def graphed_module(
+    run: Callable[[torch.Tensor], torch.Tensor],
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """`run` with a graph of its forward and one of its backward pass for each of the first few
+    shapes of images.
 
-    Logits and input gradients are copied out of the graphs, which write the next ones into the same memory.
+    Logits and input gradients are copied out of the graphs, which write the next ones into the same
+    memory.
     """
     graphs: dict[tuple, Callable] = {}
 
@@ -87,8 +98,11 @@ def graphed_module(run: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[tor
             return run(x)
         if key not in graphs and len(graphs) < SHAPES:
             sample = torch.rand_like(x, requires_grad=True)
-            one = lambda images: run(images)  # of a module torch would replace the forward, for all shapes
-            graphs[key] = torch.cuda.make_graphed_callables(one, (sample,), num_warmup_iters=WARM_UP)
+            # of a module torch would replace the forward, for all shapes
+            one = lambda images: run(images)
+            graphs[key] = torch.cuda.make_graphed_callables(
+                one, (sample,), num_warmup_iters=WARM_UP
+            )
         return graphs[key](_OwnGradient.apply(x)).clone() if key in graphs else run(x)
 
     return forward

@@ -1,4 +1,6 @@
-"""How to compute: the device, how fast a mode, in which precision, in how many parts. Passed whole."""
+"""How to compute: the device, how fast a mode, in which precision, in how many parts.
+Passed whole.
+"""
 
 import logging
 import os
@@ -14,9 +16,9 @@ from arlib.errors import InputError, one_of
 log = logging.getLogger(__name__)
 MODES = ("auto", "plain", "folded", "compiled", "graphed", "compiled+graphed")
 PRECISIONS = ("float32", "bfloat16-attack", "bfloat16")
-# Folding is exact but for rounding, and was shown to train equal networks on a CPU (benchmarks.equivalence, on
-# the digits); so was compiling, which there gains little and begins with seconds of compilation. On a GPU
-# nothing is shown.
+# Folding is exact but for rounding, and was shown to train equal networks on a CPU
+# (benchmarks.equivalence, on the digits); so was compiling, which there gains little and begins
+# with seconds of compilation. On a GPU nothing is shown.
 AUTO = {"cpu": "folded", "cuda": "folded", "mps": "folded"}
 
 
@@ -24,11 +26,14 @@ AUTO = {"cpu": "folded", "cuda": "folded", "mps": "folded"}
 class Machine:
     """What this device really runs; `settle` makes one from what was asked for.
 
-    mode: "plain" (as written, eager), "folded" (BN folded where the attack runs, channels_last), "compiled"
-    (folded, by torch.compile), "graphed" (folded, captured as CUDA graphs) or "compiled+graphed".
-    precision: "float32", "bfloat16" (the network's passes; weights, logits and losses stay float32), or
-    "bfloat16-attack" (only the passes that craft images, most of them; the gradient of the weights is float32's).
-    micro_batches: parts in which a batch is worked on, to save memory; batch norm sees each by itself.
+    mode: "plain" (as written, eager), "folded" (BN folded where the attack runs, channels_last),
+    "compiled" (folded, by torch.compile), "graphed" (folded, captured as CUDA graphs) or
+    "compiled+graphed".
+    precision: "float32", "bfloat16" (the network's passes; weights, logits and losses stay
+    float32), or "bfloat16-attack" (only the passes that craft images, most of them; the gradient of
+    the weights is float32's).
+    micro_batches: parts in which a batch is worked on, to save memory; batch norm sees each by
+    itself.
     """
 
     device: torch.device
@@ -59,11 +64,13 @@ class Machine:
     def autocast(self) -> torch.autocast:
         """Inside it a network's convolutions and products run in bfloat16 if `precision` is that.
 
-        Weights stay float32. Casts are not cached: each weight is cast once per pass anyway, and a cached
-        cast would outlive a CUDA graph.
+        Weights stay float32. Casts are not cached: each weight is cast once per pass anyway, and a
+        cached cast would outlive a CUDA graph.
         """
         enabled = self.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=enabled, cache_enabled=False
+        )
 
 
 def settle(
@@ -76,9 +83,9 @@ def settle(
 ) -> Machine:
     """The mode and precision that a device can really run, of those asked for.
 
-    mode "auto" is what `AUTO` has for the device: nothing that could give other results than the plain path.
-    What the device lacks falls back to what it has, with one line in the log, or, if `strict`, raises
-    `InputError` with that line.
+    mode "auto" is what `AUTO` has for the device: nothing that could give other results than the
+    plain path. What the device lacks falls back to what it has, with one line in the log, or, if
+    `strict`, raises `InputError` with that line.
     """
     one_of("mode", mode, MODES)
     one_of("precision", precision, PRECISIONS)
@@ -93,7 +100,9 @@ def settle(
         less = mode.replace("compiled+", "").replace("compiled", "folded")
         mode = _instead("mode", mode, less, why, strict)
     if precision != "float32" and not _has_bfloat16(where):
-        precision = _instead("precision", precision, "float32", f"{where} cannot compute in it", strict)
+        precision = _instead(
+            "precision", precision, "float32", f"{where} cannot compute in it", strict
+        )
     return Machine(where, mode, precision, micro_batches)
 
 
@@ -105,16 +114,25 @@ def why_not_compiled(where: torch.device) -> str:
         return "" if has_triton() else "torch.compile finds no Triton here"
     if not any(map(shutil.which, filter(None, [os.environ.get("CXX"), "g++", "clang++"]))):
         return "torch.compile finds no compiler here"
-    folder = str(Path(torch.__file__).parent)  # its linker options are split at spaces (torch 2.6 to 2.11)
-    return f"torch.compile cannot link to torch in a folder with a space ({folder})" if " " in folder else ""
+    # its linker options are split at spaces (torch 2.6 to 2.11)
+    folder = str(Path(torch.__file__).parent)
+    return (
+        f"torch.compile cannot link to torch in a folder with a space ({folder})"
+        if " " in folder
+        else ""
+    )
 
 
 def _instead(name: str, asked: str, given: str, why: str, strict: bool) -> str:
     if strict:
-        raise InputError(f"{name} is {asked!r}, but {why}. Use {given!r}, or drop strict to fall back to it.")
+        raise InputError(
+            f"{name} is {asked!r}, but {why}. Use {given!r}, or drop strict to fall back to it."
+        )
     log.warning("%s %s: %s; %s is used", name, asked, why, given)
     return given
 
 
 def _has_bfloat16(where: torch.device) -> bool:
-    return where.type == "cpu" or (where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
+    return where.type == "cpu" or (
+        where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    )

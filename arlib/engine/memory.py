@@ -12,13 +12,16 @@ TUNED = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "
 
 @functools.cache
 def keep_memory() -> bool:
-    """Let this process keep up to 1 GiB that it freed, instead of returning it after each pass; whether that was done.
+    """Let this process keep up to 1 GiB that it freed, instead of returning it after each pass;
+    whether that was done.
 
-    glibc returns the activations of a pass (megabytes each) to the system, which hands them out again page by page,
-    zeroed: up to a quarter of the time of an attack on a CPU (a training soon teaches glibc better). Results do not
-    change. It is the process that changes, so nothing here calls this but who owns one: the command line, benchmarks,
-    or you. Other C libraries, and an allocator that the user tuned by its environment variables, are left as they
-    are. A GPU's memory is torch's own affair.
+    glibc returns the activations of a pass (megabytes each) to the system, which hands them out
+    again page by page,
+    zeroed: up to a quarter of the time of an attack on a CPU (a training soon teaches glibc
+    better). Results do not change. It is the process that changes, so nothing here calls this but
+    who owns one: the command line, benchmarks, or you. Other C libraries, and an allocator that the
+    user tuned by its environment variables, are left as they are. A GPU's memory is torch's own
+    affair.
     """
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in TUNED):
         return False

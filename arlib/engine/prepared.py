@@ -1,4 +1,6 @@
-"""Networks prepared for crafting and measuring: eval mode, gradients to the input only, made fast."""
+"""Networks prepared for crafting and measuring: eval mode, gradients to the input only,
+made fast.
+"""
 
 import copy
 import warnings
@@ -25,37 +27,48 @@ from arlib.engine.graphs import graphed_module
 from arlib.engine.machine import MODES, Machine, why_not_compiled
 from arlib.errors import InputError, one_of
 
-_IN_HALF = (*CONVOLUTIONS, nn.Linear)  # what autocast would run in half precision, cast once instead of at each pass
-_said: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()  # models that a doubt was said of
+# what autocast would run in half precision, cast once instead of at each pass
+_IN_HALF = (*CONVOLUTIONS, nn.Linear)
+# models that a doubt was said of
+_said: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
 
 class Prepared(nn.Module):
-    """A network for crafting and measuring: eval mode, no weight gradients, BN folded where that is exact.
+    """A network for crafting and measuring: eval mode, no weight gradients, BN folded where that is
+    exact.
 
-    Takes images and gives what the source gives, whatever precision it computes in. Gradients flow to the
-    input only. A copy is compared with the source on the first images it meets, outputs and input
-    gradients; if it is not the source, the source itself is used, and that is said once. After the
-    source's weights change, `refresh()` copies them in place, so a compiled or captured graph stays valid.
+    Takes images and gives what the source gives, whatever precision it computes in. Gradients flow
+    to the input only. A copy is compared with the source on the first images it meets, outputs and
+    input gradients; if it is not the source, the source itself is used, and that is said once.
+    After the source's weights change, `refresh()` copies them in place, so a compiled or captured
+    graph stays valid.
     """
 
     def __init__(
         self, source: nn.Module, mode: str, dtype: torch.dtype | None = None, *,
         lent: bool = False, truth: nn.Module | None = None, subject: nn.Module | None = None,
     ):  # fmt: skip
-        """lent: the source is in eval mode and frozen as long as this lives, so it need not be copied.
+        """lent: the source is in eval mode and frozen as long as this lives, so it need not be
+        copied.
 
-        truth: what to compare with and to fall back to, and subject: what a doubt names; by default the source.
+        truth: what to compare with and to fall back to, and subject: what a doubt names; by default
+        the source.
         """
         super().__init__()
         # In a list: not a submodule, so never moved or counted with this one.
         self._source, self._truth = [source], [source if truth is None else truth]
         self._subject = [source if subject is None else subject]
-        self.mode, self.precision = mode, "float32" if dtype is None else str(dtype).removeprefix("torch.")
+        self.mode, self.precision = (
+            mode,
+            "float32" if dtype is None else str(dtype).removeprefix("torch."),
+        )
         self.lent, self.checked, self.copies_input, self.doubt = lent, False, False, ""
         self.takes = dtype_of(source)
         self.attention = any(isinstance(m, nn.MultiheadAttention) for m in source.modules())
         graph = trace(source) if mode != "plain" and _may_fold(source) else None
-        self.pairs = [] if graph is None else [(c.target, b.target) for c, b in foldable_pairs(graph)]
+        self.pairs = (
+            [] if graph is None else [(c.target, b.target) for c, b in foldable_pairs(graph)]
+        )
         self.module = without_batchnorm(graph) if self.pairs else None if lent else _copy(source)
         if self.module is None:
             self.run = self._source_itself
@@ -96,9 +109,11 @@ class Prepared(nn.Module):
 
     @torch.no_grad()
     def compare(self, x: torch.Tensor) -> "Prepared":
-        """Compare with the source on these images; where the two differ, the source is used from then on.
+        """Compare with the source on these images; where the two differ, the source is used from
+        then on.
 
-        The first pass does it by itself; before work that must not wait for the device, do it beforehand.
+        The first pass does it by itself; before work that must not wait for the device, do it
+        beforehand.
         """
         self.checked = True
         if self.module is None:
@@ -116,7 +131,9 @@ class Prepared(nn.Module):
 
     @contextmanager
     def _weights_of_now(self) -> Iterator[None]:
-        """Inside it the copy has the source's present weights; they may have changed since it was made."""
+        """Inside it the copy has the source's present weights; they may have changed since it was
+        made.
+        """
         mine = [*self.module.parameters(), *self.module.buffers()]
         before = [value.clone() for value in mine]
         self.copy_weights()
@@ -138,7 +155,8 @@ class Prepared(nn.Module):
         if subject not in _said:
             _said[subject] = True
             warnings.warn(
-                f"a prepared copy of {type(subject).__name__} is not the model: {why}. The model itself is used, "
+                f"a prepared copy of {type(subject).__name__} is not the model: {why}. The model "
+                "itself is used, "
                 "which is slower and right.", stacklevel=4,
             )  # fmt: skip
 
@@ -149,14 +167,17 @@ class Prepared(nn.Module):
     def train(self, mode: bool = True) -> "Prepared":
         """A prepared network stays in eval mode: folding holds only there."""
         if mode:
-            raise RuntimeError("A prepared network stays in eval mode; train the network it was prepared from.")
+            raise RuntimeError(
+                "A prepared network stays in eval mode; train the network it was prepared from."
+            )
         return self
 
     def refresh(self) -> "Prepared":
-        """Read the source's weights and statistics again, in place, and compare anew on the next images.
+        """Read the source's weights and statistics again, in place, and compare anew on the next
+        images.
 
-        A number that Python read from a weight or an attribute while tracing is not read again; then the
-        comparison fails, and the source itself is used.
+        A number that Python read from a weight or an attribute while tracing is not read again;
+        then the comparison fails, and the source itself is used.
         """
         self.copy_weights()
         self.checked = False
@@ -164,31 +185,41 @@ class Prepared(nn.Module):
 
     @torch.no_grad()
     def copy_weights(self) -> "Prepared":
-        """`refresh` without a new comparison: for networks whose code reads weights as tensors only."""
+        """`refresh` without a new comparison: for networks whose code reads weights as tensors
+        only.
+        """
         if self.module is None:
             return self
         source = self._source[0]
         folded = dict(self.pairs)
-        theirs = dict(source.named_parameters(remove_duplicate=False)) | dict(source.named_buffers())
+        theirs = dict(source.named_parameters(remove_duplicate=False)) | dict(
+            source.named_buffers()
+        )
         for name, value in [*self.module.named_parameters(), *self.module.named_buffers()]:
             if name.rpartition(".")[0] not in folded and name in theirs:
                 value.copy_(theirs[name])
         for conv_name, bn_name in self.pairs:
             mine = self.module.get_submodule(conv_name)
-            weight, bias = folded_weight(source.get_submodule(conv_name), source.get_submodule(bn_name))
+            weight, bias = folded_weight(
+                source.get_submodule(conv_name), source.get_submodule(bn_name)
+            )
             mine.weight.copy_(weight)
             mine.bias.copy_(bias)
         return self
 
 
 def _may_fold(source: nn.Module) -> bool:
-    """Whether tracing is worth it: there is a batch norm, and nothing that a trace would lose for sure."""
+    """Whether tracing is worth it: there is a batch norm, and nothing that a trace would lose for
+    sure.
+    """
     modules = list(source.modules())
     return any(isinstance(m, BATCHNORMS) for m in modules) and not any(map(has_hooks, modules))
 
 
 def _copy(source: nn.Module) -> nn.Module | None:
-    """A copy of the model, or None of one that cannot be copied (it holds a lock, a generator, an open file)."""
+    """A copy of the model, or None of one that cannot be copied (it holds a lock, a generator, an
+    open file).
+    """
     try:
         return copy.deepcopy(source)
     except Exception:  # whatever its attributes raise
@@ -196,7 +227,9 @@ def _copy(source: nn.Module) -> nn.Module | None:
 
 
 def _fits_channels_last(module: nn.Module) -> bool:
-    """Whether `Module.to` can change its memory format: it would also ask that of 5-d tensors, which have another."""
+    """Whether `Module.to` can change its memory format: it would also ask that of 5-d tensors,
+    which have another.
+    """
     return not any(p.ndim == 5 for p in (*module.parameters(), *module.buffers()))
 
 
@@ -213,11 +246,11 @@ def _without_fast_paths(model: Callable, x: torch.Tensor) -> object:
 def prepare(model: nn.Module, mode: str = "auto", dtype: torch.dtype | None = None) -> Prepared:
     """Prepare a network for many passes; reusable, and never done behind your back by compilation.
 
-    mode: "plain" (a frozen copy, as it is), "folded" (BN folded, channels_last; warns where nothing can be
-    folded), "compiled" (folded, then torch.compile), "graphed" or "compiled+graphed" (one CUDA graph for each
-    shape of images, CUDA only), "auto" (folded where possible).
-    dtype: torch.bfloat16 computes convolutions and products in it, as autocast would; images and logits
-    stay float32. By default the network's own.
+    mode: "plain" (a frozen copy, as it is), "folded" (BN folded, channels_last; warns where nothing
+    can be folded), "compiled" (folded, then torch.compile), "graphed" or "compiled+graphed" (one
+    CUDA graph for each shape of images, CUDA only), "auto" (folded where possible).
+    dtype: torch.bfloat16 computes convolutions and products in it, as autocast would; images and
+    logits stay float32. By default the network's own.
     """
     one_of("mode", mode, MODES)
     if dtype not in (None, torch.float32, torch.bfloat16):
@@ -228,10 +261,18 @@ def prepare(model: nn.Module, mode: str = "auto", dtype: torch.dtype | None = No
         model = Called(model)
     where = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     if "compiled" in mode and (why := why_not_compiled(where)):
-        raise InputError(f"mode is {mode!r}, but {why}. Use {mode.replace('compiled', 'folded').split('+')[0]!r}.")
-    prepared = Prepared(model, "folded" if mode == "auto" else mode, None if dtype == torch.float32 else dtype)
+        raise InputError(
+            f"mode is {mode!r}, but {why}. Use "
+            f"{mode.replace('compiled', 'folded').split('+')[0]!r}."
+        )
+    prepared = Prepared(
+        model, "folded" if mode == "auto" else mode, None if dtype == torch.float32 else dtype
+    )
     if mode == "folded" and not prepared.pairs:
-        warnings.warn("prepare: no batch norm of this network could be folded; it runs as it is.", stacklevel=2)
+        warnings.warn(
+            "prepare: no batch norm of this network could be folded; it runs as it is.",
+            stacklevel=2,
+        )
     return prepared
 
 
@@ -247,7 +288,9 @@ class Called(nn.Module):
 
 
 def unwrapped(model: nn.Module | Callable) -> nn.Module | Callable:
-    """The network inside torch's wrappers: of DataParallel, of DistributedDataParallel, of torch.compile."""
+    """The network inside torch's wrappers: of DataParallel, of DistributedDataParallel, of
+    torch.compile.
+    """
     parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while True:
         if isinstance(model, parallel):
@@ -262,8 +305,9 @@ def batchnorm_of(model: nn.Module, input_shape: tuple[int, ...] | None = None) -
     """Name of each convolution whose output only a batch norm reads → name of that batch norm.
 
     Found on the graph by torch.fx; empty for a model whose graph cannot be traced. A module that
-    the graph calls twice is left out: one folded weight could not serve both calls. With the shape of an image
-    the folded network is compared with the model on random ones; where the two differ, nothing counts as foldable.
+    the graph calls twice is left out: one folded weight could not serve both calls. With the shape
+    of an image the folded network is compared with the model on random ones; where the two differ,
+    nothing counts as foldable.
     """
     graph = trace(model) if _may_fold(model) else None
     pairs = {} if graph is None else {conv.target: bn.target for conv, bn in foldable_pairs(graph)}
@@ -273,7 +317,9 @@ def batchnorm_of(model: nn.Module, input_shape: tuple[int, ...] | None = None) -
         model.eval().requires_grad_(False)
         folded = Prepared(model, "folded", lent=True)
         like = next(p for p in model.parameters() if p.is_floating_point())
-        images = torch.rand(trust.IMAGES // 2, *input_shape, generator=torch.Generator().manual_seed(0))
+        images = torch.rand(
+            trust.IMAGES // 2, *input_shape, generator=torch.Generator().manual_seed(0)
+        )
         with torch.no_grad():
             folded(images.to(like))
     return pairs if folded.pairs else {}
@@ -281,10 +327,11 @@ def batchnorm_of(model: nn.Module, input_shape: tuple[int, ...] | None = None) -
 
 @contextmanager
 def frozen(model: nn.Module | Callable) -> Iterator[nn.Module]:
-    """The network as attacks use it: eval mode, input gradients only, BN folded where that is exact.
+    """The network as attacks use it: eval mode, input gradients only, BN folded where that is
+    exact.
 
-    The model itself ends as it was (see `left_as_found`), also after an exception, and works where the
-    caller has switched gradients off. A `Prepared` network is used as it is.
+    The model itself ends as it was (see `left_as_found`), also after an exception, and works where
+    the caller has switched gradients off. A `Prepared` network is used as it is.
     """
     if isinstance(model, Prepared):
         with torch.inference_mode(False):

@@ -1,7 +1,9 @@
-"""Is a copy the model? Both are asked for outputs and input gradients on real images before the copy is used.
+"""Is a copy the model? Both are asked for outputs and input gradients on real images before the
+copy is used.
 
-A trace follows one path of the Python code: it makes constants of numbers drawn there, loses hooks and
-custom gradients, and cannot know that a weight is read elsewhere too. So it is never believed, but compared.
+A trace follows one path of the Python code: it makes constants of numbers drawn there, loses hooks
+and custom gradients, and cannot know that a weight is read elsewhere too. So it is never believed,
+but compared.
 """
 
 from collections.abc import Callable
@@ -13,15 +15,19 @@ from torch import Tensor, nn
 from arlib.engine.found import left_as_found
 
 IMAGES = 4  # that the two are compared on
-DRAWS = 12  # passes of the model alone: a discrete draw (one crop of five, say) seldom comes out equal in all
-# Largest difference of outputs, relative to their size, that is rounding; of gradients ten times that.
+# passes of the model alone: a discrete draw (one crop of five, say) seldom comes out equal in all
+DRAWS = 12
+# Largest difference of outputs, relative to their size, that is rounding; of gradients ten times
+# that.
 ROUNDING = {torch.float64: 1e-9, torch.float32: 2e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 BY_HALF = 0.2  # the same for a copy that is asked to compute in half precision
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How a model answers: outputs, joined, and input gradients (n, …) or None, each for two passes."""
+    """How a model answers: outputs, joined, and input gradients (n, …) or None, each for two
+    passes.
+    """
 
     outputs: tuple[Tensor, Tensor]
     gradients: tuple[Tensor | None, Tensor | None]
@@ -32,7 +38,9 @@ class Behaviour:
 
     @property
     def random(self) -> str:
-        """What differs between two passes of the same images, beyond rounding; empty if nothing does."""
+        """What differs between two passes of the same images, beyond rounding; empty if nothing
+        does.
+        """
         return difference(*self.outputs, *self.gradients)
 
 
@@ -77,7 +85,10 @@ def _compared(theirs: Behaviour, copy: Callable, x: Tensor, half: bool) -> str:
     except Exception as error:  # whatever the copied code raises
         return f"the copy fails: {type(error).__name__}: {error}"
     most = BY_HALF if half else None
-    return difference(theirs.outputs[0], mine.outputs[0], theirs.gradients[0], mine.gradients[0], most) or mine.random
+    return (
+        difference(theirs.outputs[0], mine.outputs[0], theirs.gradients[0], mine.gradients[0], most)
+        or mine.random
+    )
 
 
 def _pass(model: Callable, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -86,7 +97,9 @@ def _pass(model: Callable, x: Tensor) -> tuple[Tensor, Tensor | None]:
         outputs = joined(model(x.clone()))
         if not outputs.requires_grad:
             return outputs.detach(), None
-        weights = torch.rand(outputs.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        weights = torch.rand(
+            outputs.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+        )
         total = (outputs.double() * weights.to(outputs.device)).sum()
     (gradient,) = torch.autograd.grad(total, x, allow_unused=True)
     return outputs.detach(), gradient
@@ -108,9 +121,15 @@ def _as_tree(output: object) -> object:
 
 
 def difference(
-    a: Tensor, b: Tensor, slope: Tensor | None = None, other: Tensor | None = None, most: float | None = None
+    a: Tensor,
+    b: Tensor,
+    slope: Tensor | None = None,
+    other: Tensor | None = None,
+    most: float | None = None,
 ) -> str:
-    """What differs beyond rounding between outputs a and b, and between their input gradients; empty if nothing."""
+    """What differs beyond rounding between outputs a and b, and between their input gradients;
+    empty if nothing.
+    """
     if a.shape != b.shape:
         return f"outputs have shapes {tuple(a.shape)} and {tuple(b.shape)}"
     most = ROUNDING.get(a.dtype, 2e-4) if most is None else most
@@ -123,7 +142,11 @@ def difference(
         return ""
     # Of an image on a ReLU's kink two roundings give two gradients: the median image tells.
     typical = float(_relative(slope.flatten(1), other.flatten(1), 2).median())
-    return f"input gradients differ by {typical:.1g} of their size" if typical > min(10 * most, 0.5) else ""
+    return (
+        f"input gradients differ by {typical:.1g} of their size"
+        if typical > min(10 * most, 0.5)
+        else ""
+    )
 
 
 def _relative(a: Tensor, b: Tensor, order: float) -> Tensor:
@@ -133,4 +156,6 @@ def _relative(a: Tensor, b: Tensor, order: float) -> Tensor:
     gap = torch.where(same, 0.0, a - b)
     size = torch.where(a.isfinite(), a, 0.0)
     gap, size = (torch.linalg.vector_norm(v, order, dim=1) for v in (gap, size))
-    return torch.where(gap.isnan(), torch.inf, torch.where(gap == 0, 0.0, gap / size.clamp_min(1e-300)))
+    return torch.where(
+        gap.isnan(), torch.inf, torch.where(gap == 0, 0.0, gap / size.clamp_min(1e-300))
+    )

@@ -23,7 +23,14 @@ from arlib.figures.margins import (
 )
 from arlib.figures.regularization import cross_entropy, errors, gap_by_scale, gap_curves
 from arlib.figures.shared import collect
-from arlib.figures.singular_values import estimates, operators, readings, spectra, spread_per_layer, symbol
+from arlib.figures.singular_values import (
+    estimates,
+    operators,
+    readings,
+    spectra,
+    spread_per_layer,
+    symbol,
+)
 from arlib.figures.smoothing import (
     change_by_radius,
     change_per_block,

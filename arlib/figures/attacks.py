@@ -32,8 +32,9 @@ _PATHS = ("#0F5FAF", "#DB7A1C", "#1E8C6E", "#B97CE0", "#4A98CC")
 class ImageRow:
     """One row of `image_grid`.
 
-    label: what the row is; images: (n, c, h, w) in [0, 1], or perturbations if `scale` is given: then grey
-    is 0 and ±scale are the ends of the colours; words: under each image; wrong: which words are in red.
+    label: what the row is; images: (n, c, h, w) in [0, 1], or perturbations if `scale` is given:
+    then grey is 0 and ±scale are the ends of the colours; words: under each image; wrong: which
+    words are in red.
     """
 
     label: str
@@ -45,10 +46,14 @@ class ImageRow:
 
 @picture
 def image_grid(rows: Sequence[ImageRow], *, columns: Sequence[str] = (), about: str = ""):
-    """Rows of small images, all of one length; columns: a title for each; about: what the alt text begins with."""
+    """Rows of small images, all of one length; columns: a title for each; about: what the alt text
+    begins with.
+    """
     counts = {len(row.images) for row in rows} | ({len(columns)} if columns else set())
     if len(counts) != 1:
-        raise InputError(f"image_grid got rows and titles of {sorted(counts)} images; one length is needed.")
+        raise InputError(
+            f"image_grid got rows and titles of {sorted(counts)} images; one length is needed."
+        )
     figure = Picture(figsize=(7.6, 0.35 + 1.02 * len(rows)))
     axes = figure.subplots(len(rows), counts.pop(), squeeze=False)
     for row, line in zip(rows, axes, strict=True):
@@ -56,11 +61,15 @@ def image_grid(rows: Sequence[ImageRow], *, columns: Sequence[str] = (), about: 
             _show(ax, image, row.scale)
             wrong = column < len(row.wrong) and bool(row.wrong[column])
             if column < len(row.words):
-                ax.set_xlabel(row.words[column], fontsize=9, color=WRONG if wrong else NEUTRAL, labelpad=2)
+                ax.set_xlabel(
+                    row.words[column], fontsize=9, color=WRONG if wrong else NEUTRAL, labelpad=2
+                )
         line[0].set_ylabel(row.label, fontsize=9)
     for title, ax in zip(columns, axes[0], strict=False):
         ax.set_title(title, fontsize=9.5)
-    said = [f"{row.label.replace(chr(10), ' ')}: {', '.join(row.words)}" for row in rows if row.words]
+    said = [
+        f"{row.label.replace(chr(10), ' ')}: {', '.join(row.words)}" for row in rows if row.words
+    ]
     return figure, f"{about or 'Rows of images'}. {'; '.join(said)}".rstrip(". ") + "."
 
 
@@ -86,12 +95,18 @@ def _two_colours(values: np.ndarray) -> np.ndarray:
 
 @picture
 def ascent_paths(
-    loss: Callable[[Tensor], Tensor], centre: Tensor, eps: float, paths: Mapping[str, Tensor], *, boundary: float = 0.0
+    loss: Callable[[Tensor], Tensor],
+    centre: Tensor,
+    eps: float,
+    paths: Mapping[str, Tensor],
+    *,
+    boundary: float = 0.0,
 ):
     """Paths of attacks on an image of two pixels, over the loss they climb.
 
-    loss: (n, 2) -> (n,); centre: (2,), the image; eps: its ball; paths: name -> points (steps + 1, 2) in
-    order, drawn with a square at the end; boundary: the level of the loss above which the answer is wrong.
+    loss: (n, 2) -> (n,); centre: (2,), the image; eps: its ball; paths: name -> points (steps + 1,
+    2) in order, drawn with a square at the end; boundary: the level of the loss above which the
+    answer is wrong.
     """
     places = torch.linspace(0, 1, 121)
     grid = torch.cartesian_prod(places, places)
@@ -100,10 +115,14 @@ def ascent_paths(
     figure = Picture(figsize=(6.6, 4.4))
     ax = figure.subplots()
     ax.contour(places, places, heights, levels=12, colors=GREY, linewidths=0.6)
-    ax.contourf(places, places, heights, levels=[boundary, heights.max() + 1], colors=[WRONG], alpha=0.15)
+    ax.contourf(
+        places, places, heights, levels=[boundary, heights.max() + 1], colors=[WRONG], alpha=0.15
+    )
     x, y = centre.tolist()
     left, right, low, high = max(x - eps, 0), min(x + eps, 1), max(y - eps, 0), min(y + eps, 1)
-    ax.plot([left, right, right, left, left], [low, low, high, high, low], color=NEUTRAL, linewidth=1.4)
+    ax.plot(
+        [left, right, right, left, left], [low, low, high, high, low], color=NEUTRAL, linewidth=1.4
+    )
     ax.plot(x, y, "o", color=NEUTRAL, markersize=7)
     for (name, path), paint in zip(paths.items(), _PATHS * len(paths), strict=False):
         points = path.detach().numpy()
@@ -113,7 +132,10 @@ def ascent_paths(
     figure.legend(loc="outside right upper")
     with torch.no_grad():
         ends = {name: float(loss(path[-1:])[0]) > boundary for name, path in paths.items()}
-    said = "; ".join(f"{name} ends {'beyond' if beyond else 'short of'} the boundary" for name, beyond in ends.items())
+    said = "; ".join(
+        f"{name} ends {'beyond' if beyond else 'short of'} the boundary"
+        for name, beyond in ends.items()
+    )
     return figure, f"Paths of attacks inside the square around an image of two pixels: {said}."
 
 
@@ -121,12 +143,14 @@ def ascent_paths(
 def attack_ladder(table: pd.DataFrame):
     """Accuracy under attacks of growing strength with 95 % intervals.
 
-    table: rows of `attacks.evaluate(...).table` at one ε (attack, accuracy, low, high, n), weakest first;
-    a column strength gives one set of points for each network.
+    table: rows of `attacks.evaluate(...).table` at one ε (attack, accuracy, low, high, n), weakest
+    first; a column strength gives one set of points for each network.
     """
     table = table if "strength" in table else table.assign(strength=0.0)
     if table.duplicated(["attack", "strength"]).any():
-        raise InputError("attack_ladder needs one row for each attack and strength: select one eps first.")
+        raise InputError(
+            "attack_ladder needs one row for each attack and strength: select one eps first."
+        )
     strengths, attacks = strengths_of(table), list(dict.fromkeys(table["attack"]))
     figure, (ax,) = panels(1, height=1.2 + 0.35 * len(attacks))
     for shift, strength in zip(np.linspace(-0.15, 0.15, len(strengths)), strengths, strict=True):
@@ -137,10 +161,16 @@ def attack_ladder(table: pd.DataFrame):
     ax.set_yticks(range(len(attacks)), attacks)
     ax.invert_yaxis()
     counts = sorted(set(table["n"])) if "n" in table else []
-    ax.set(xlabel="accuracy" + (f" (n = {', '.join(map(str, counts))} images)" if counts else ""), ylabel="attack")
+    ax.set(
+        xlabel="accuracy" + (f" (n = {', '.join(map(str, counts))} images)" if counts else ""),
+        ylabel="attack",
+    )
     if len(strengths) > 1:
         legend(figure, strengths)
-    said = "; ".join(f"{row.attack} at AR strength {row.strength:g}: {row.accuracy:.3f}" for row in table.itertuples())
+    said = "; ".join(
+        f"{row.attack} at AR strength {row.strength:g}: {row.accuracy:.3f}"
+        for row in table.itertuples()
+    )
     return figure, f"Accuracy under each attack: {said}."
 
 
@@ -151,14 +181,21 @@ def survival(arrays: Mapping, *, largest: float | None = None):
     largest: end of the axis in 255·ε; by default where one image in a hundred is left.
     """
     runs = of_strengths(arrays, "instance_margin|test")
-    everything = np.concatenate([together(group, "instance_margin|test") for group in runs.values()])
+    everything = np.concatenate(
+        [together(group, "instance_margin|test") for group in runs.values()]
+    )
     end = largest or max(255 * float(np.quantile(everything, 0.99)), 1.0)
     radii = np.linspace(0, end, 200)
     figure, (ax,) = panels(1, height=3.4)
     said = []
     for strength, group in runs.items():
         margins = [255 * run["instance_margin|test"].astype(float) for run in group]
-        by_strength(ax, radii, {strength: np.stack([(m[:, None] > radii).mean(axis=0) for m in margins])}, every=40)
+        by_strength(
+            ax,
+            radii,
+            {strength: np.stack([(m[:, None] > radii).mean(axis=0) for m in margins])},
+            every=40,
+        )
         said.append(f"{strength:g}: {np.median(np.concatenate(margins)):.3g}")
     counts = sorted({len(run["instance_margin|test"]) for group in runs.values() for run in group})
     ax.set(
@@ -168,4 +205,7 @@ def survival(arrays: Mapping, *, largest: float | None = None):
         xlim=(0, end),
     )
     legend(figure, runs)
-    return figure, f"Survival curves of instance margins; medians (255·ε) by AR strength: {', '.join(said)}."
+    return (
+        figure,
+        f"Survival curves of instance margins; medians (255·ε) by AR strength: {', '.join(said)}.",
+    )

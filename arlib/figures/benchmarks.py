@@ -16,25 +16,37 @@ _WHO = ("loop", "by", "attack", "way")
 
 @picture
 def growth(table: pd.DataFrame):
-    """Seconds and memory of one layer against channels and against map size, a line a method.
+    """Seconds and memory of one layer against channels and against map size, a line per method.
 
-    table: columns channels, map, method, "wall s", MiB; one series varies channels on one map, the other the map.
+    table: columns channels, map, method, "wall s", MiB; one series varies channels on one map, the
+    other the map.
     """
     fixed = table["map"].mode()[0], table["channels"].mode()[0]
-    series = {"channels": table[table["map"] == fixed[0]], "map": table[table["channels"] == fixed[1]]}
+    series = {
+        "channels": table[table["map"] == fixed[0]],
+        "map": table[table["channels"] == fixed[1]],
+    }
     titles = {"channels": f"on {fixed[0]}×{fixed[0]} pixels", "map": f"with {fixed[1]} channels"}
     figure, axes = panels(4, height=2.7)
     for row, (column, label) in enumerate((("wall s", "seconds"), ("MiB", "memory, MiB"))):
         for place, (name, part) in enumerate(series.items()):
             ax = axes[2 * row + place]
-            for (method, line), paint, mark in zip(part.groupby("method"), _COLOURS, _MARKERS, strict=False):
+            for (method, line), paint, mark in zip(
+                part.groupby("method"), _COLOURS, _MARKERS, strict=False
+            ):
                 line = line.sort_values(name)
-                ax.plot(line[name], line[column], marker=mark, color=paint, markersize=5, label=method)
+                ax.plot(
+                    line[name], line[column], marker=mark, color=paint, markersize=5, label=method
+                )
             ax.set_xscale("log", base=2)
             ticks = sorted(part[name].unique())
             ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             ax.xaxis.set_minor_locator(NullLocator())
-            ax.set(xlabel=name if name == "channels" else "side of the map", ylabel=label, title=titles[name])
+            ax.set(
+                xlabel=name if name == "channels" else "side of the map",
+                ylabel=label,
+                title=titles[name],
+            )
             log_axis(ax)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
@@ -43,15 +55,19 @@ def growth(table: pd.DataFrame):
         f"{method} {row['wall s']:.2g} s at {row['channels']:g} channels, {row['map']:g} pixels"
         for method, row in largest.iterrows()
     )
-    return figure, f"Seconds and memory of one layer against its channels and its map. Largest tried: {said}."
+    return (
+        figure,
+        f"Seconds and memory of one layer against its channels and its map. Largest tried: {said}.",
+    )
 
 
 @picture
 def speeds(found: dict | None):
-    """Rate of every contender of a benchmark, with the slowest and the fastest round; a panel a network.
+    """Rate of every contender of a benchmark, with the slowest and the fastest round; a panel a
+    network.
 
-    found: as `tables.benchmarks.benchmark` gives it; the first of its tables that holds rates is drawn. Raises
-    `NotMeasured` if there is none.
+    found: as `tables.benchmarks.benchmark` gives it; the first of its tables that holds rates is
+    drawn. Raises `NotMeasured` if there is none.
     """
     table, (rate, low, high), who = _first_rates(found)
     networks = list(dict.fromkeys(table["network"])) if "network" in table else [""]
@@ -68,7 +84,11 @@ def speeds(found: dict | None):
         ax.set(xlabel=rate, title=network, ylabel=who if ax is axes[0] else "")
         ax.set_xlim(left=0)
     best = table.loc[table[rate].idxmax()]
-    return figure, f"{rate} of {len(table)} contenders, ours as blue points; fastest: {best[who]}, {best[rate]:,.0f}."
+    return (
+        figure,
+        f"{rate} of {len(table)} contenders, ours as blue points; fastest: {best[who]}, "
+        f"{best[rate]:,.0f}.",
+    )
 
 
 def _first_rates(found: dict | None) -> tuple[pd.DataFrame, tuple[str, str, str], str]:

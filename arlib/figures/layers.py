@@ -24,7 +24,12 @@ from arlib.figures.style import (
 
 def depth(names: Sequence[str]) -> list[str]:
     """Layer names in the order of the network: numbers inside names count as numbers."""
-    return sorted(names, key=lambda name: [int(p) if p.isdigit() else -1 for p in name.replace("conv", ".").split(".")])
+    return sorted(
+        names,
+        key=lambda name: [
+            int(p) if p.isdigit() else -1 for p in name.replace("conv", ".").split(".")
+        ],
+    )
 
 
 def by_depth(table: pd.DataFrame, statistic: Statistic) -> pd.DataFrame:
@@ -55,10 +60,19 @@ def ratios(ax, wide: pd.DataFrame) -> pd.Series:
     ax.fill_between(depth, np.exp(-spread), np.exp(spread), color=GREY, alpha=0.3, linewidth=0)
     ax.axhline(1, color=NEUTRAL, linewidth=1)
     shares = {}
-    for strength, rows in wide[wide.index.get_level_values("strength") > 0].groupby(level="strength"):
+    for strength, rows in wide[wide.index.get_level_values("strength") > 0].groupby(
+        level="strength"
+    ):
         ratio = (rows.droplevel("strength") - plain).dropna()
         for _, row in ratio.iterrows():
-            ax.plot(depth, np.exp(row), marker(strength), color=colour(strength), markersize=2.5, alpha=0.5)
+            ax.plot(
+                depth,
+                np.exp(row),
+                marker(strength),
+                color=colour(strength),
+                markersize=2.5,
+                alpha=0.5,
+            )
         ax.plot(depth, np.exp(ratio.mean()), color=colour(strength))
         shares[strength] = float((ratio < 0).to_numpy().mean())
     log_axis(ax)
@@ -66,7 +80,9 @@ def ratios(ax, wide: pd.DataFrame) -> pd.Series:
 
 
 def paired(wide: pd.DataFrame) -> pd.DataFrame:
-    """The rows of seeds that are there at AR strength 0, too; `NotMeasured` if that leaves nothing to compare."""
+    """The rows of seeds that are there at AR strength 0, too; `NotMeasured` if that leaves nothing
+    to compare.
+    """
     strengths, seeds = (wide.index.get_level_values(name) for name in ("strength", "seed"))
     wide = wide[seeds.isin(seeds[strengths == 0])]
     if wide.index.get_level_values("strength").nunique() < 2:

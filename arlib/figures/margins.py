@@ -30,19 +30,25 @@ _SIGNS = ("#0F5FAF", "#DB7A1C")
 
 @picture
 def confidence(records: pd.DataFrame):
-    """Mean max-softmax, signed over-confidence before and after temperature scaling, calibration error."""
+    """Mean max-softmax, signed over-confidence before and after temperature scaling, calibration
+    error.
+    """
     shown = {
         "max_softmax": ("Confidence", "mean max-softmax"),
         "overconfidence": ("Over-confidence", "max-softmax − accuracy"),
         "overconfidence_scaled": ("… after scaling", "max-softmax − accuracy"),
         "ece": ("Calibration error", "ECE"),
     }
-    return row_of_panels(records, [(title, label, Statistic("", name)) for name, (title, label) in shown.items()])
+    return row_of_panels(
+        records, [(title, label, Statistic("", name)) for name, (title, label) in shown.items()]
+    )
 
 
 @picture
 def margin_medians(records: pd.DataFrame):
-    """Output margins, raw and scale-free, and instance margins: they may move in opposite directions."""
+    """Output margins, raw and scale-free, and instance margins: they may move in opposite
+    directions.
+    """
     shown = [
         ("Output margin", "median |m| (logits)", Statistic("", "median_abs_margin")),
         ("… free of scale", "median |m|/R", Statistic("", "median_abs_margin_scalefree")),
@@ -53,9 +59,11 @@ def margin_medians(records: pd.DataFrame):
 
 @picture
 def margin_distribution(arrays: Mapping, *, strength: float):
-    """Margins m of right and wrong test predictions at one AR strength, in the frame of all of them (for a slider).
+    """Margins m of right and wrong test predictions at one AR strength, in the frame of all of them
+    (for a slider).
 
-    arrays: {(strength, seed) or strength: arrays of the run}; seeds are pooled; grey: AR strength 0.
+    arrays: {(strength, seed) or strength: arrays of the run}; seeds are pooled; grey: AR strength
+    0.
     """
     runs = of_strengths(arrays)
     one_of("strength", strength, list(runs))
@@ -63,43 +71,69 @@ def margin_distribution(arrays: Mapping, *, strength: float):
     _histograms([ax], runs, [strength], bins=60)
     ax.set_ylabel("share of test images")
     ax.legend()
-    return figure, f"Distribution of margins at AR strength {strength:g}: {_medians(runs[strength])} predictions."
+    return (
+        figure,
+        f"Distribution of margins at AR strength {strength:g}: {_medians(runs[strength])} "
+        "predictions.",
+    )
 
 
 @picture
 def margin_distributions(arrays: Mapping):
-    """The same for all AR strengths at once: small multiples with common axes, for the page and for print."""
+    """The same for all AR strengths at once: small multiples with common axes, for the page and for
+    print.
+    """
     runs = of_strengths(arrays)
     figure, axes = panels(len(runs), sharex=True, sharey=True, height=2.5)
     _histograms(axes, runs, list(runs), bins=40)
     axes[0].set_ylabel("share of test images")
     axes[0].legend()
     said = "; ".join(f"{strength:g}: {_medians(group)}" for strength, group in runs.items())
-    return figure, f"Distributions of margins of right and wrong predictions by AR strength: {said}."
+    return (
+        figure,
+        f"Distributions of margins of right and wrong predictions by AR strength: {said}.",
+    )
 
 
 def _histograms(axes, runs: Mapping, strengths: list[float], *, bins: int) -> None:
-    """One panel a strength, in the frame of all: filled right, hatched wrong, grey all at the smallest strength."""
+    """One panel per strength, in the frame of all: filled right, hatched wrong, grey all at the
+    smallest strength.
+    """
     everything = np.concatenate([together(r, "margin|test").astype(float) for r in runs.values()])
     low, high = np.quantile(everything, [0.001, 0.999])
     edges = np.linspace(low, high, bins + 1)
     counts = {
-        s: [_share(_margins(r, right), len(together(r, "correct|test")), edges) for right in (True, False)]
+        s: [
+            _share(_margins(r, right), len(together(r, "correct|test")), edges)
+            for right in (True, False)
+        ]
         for s, r in runs.items()
     }
     top = max(part.max() for parts in counts.values() for part in parts)
     for ax, s in zip(axes, strengths, strict=True):
-        ax.stairs(counts[min(runs)][0] + counts[min(runs)][1], edges, color=GREY, label=f"all, at {min(runs):g}")
+        ax.stairs(
+            counts[min(runs)][0] + counts[min(runs)][1],
+            edges,
+            color=GREY,
+            label=f"all, at {min(runs):g}",
+        )
         ax.stairs(counts[s][0], edges, color=colour(s), fill=True, alpha=0.75, label="right")
         ax.stairs(counts[s][1], edges, color=colour(s), fill=False, hatch="///", label="wrong")
         ax.axvline(0, color=NEUTRAL, linewidth=0.8)
-        ax.set(xlabel="margin m (logits)", xlim=(low, high), ylim=(0, 1.15 * top), title=f"AR strength {s:g}")
+        ax.set(
+            xlabel="margin m (logits)",
+            xlim=(low, high),
+            ylim=(0, 1.15 * top),
+            title=f"AR strength {s:g}",
+        )
 
 
 def _medians(group: list[dict]) -> str:
     right, wrong = (np.abs(_margins(group, kind)) for kind in (True, False))
     parts = {"right": right, "wrong": wrong}
-    return ", ".join(f"median |m| {np.median(part):.3g} of {name}" for name, part in parts.items() if len(part))
+    return ", ".join(
+        f"median |m| {np.median(part):.3g} of {name}" for name, part in parts.items() if len(part)
+    )
 
 
 def _margins(runs: list[dict], right: bool) -> np.ndarray:
@@ -113,9 +147,13 @@ def _share(values: np.ndarray, of: int, bins: np.ndarray) -> np.ndarray:
 
 @picture
 def margin_quantiles(arrays: Mapping):
-    """Quantiles of |m| by AR strength, right and wrong test predictions apart and on images all nets get right."""
+    """Quantiles of |m| by AR strength, right and wrong test predictions apart and on images all
+    nets get right.
+    """
     runs = of_strengths(arrays)
-    shared = np.logical_and.reduce([run["correct|test"] for group in runs.values() for run in group])
+    shared = np.logical_and.reduce(
+        [run["correct|test"] for group in runs.values() for run in group]
+    )
     kinds = {
         "Right": lambda run: run["correct|test"],
         "Wrong": lambda run: ~run["correct|test"],
@@ -128,45 +166,67 @@ def margin_quantiles(arrays: Mapping):
             rows = [np.quantile(row, _QUANTILES) for row in rows if len(row)]
             if rows:
                 by_strength(ax, _QUANTILES, {strength: np.stack(rows)}, every=20)
-        ax.set(title=title, xlabel="share of these images", ylabel="|m| (logits)" if ax is axes[0] else "")
+        ax.set(
+            title=title,
+            xlabel="share of these images",
+            ylabel="|m| (logits)" if ax is axes[0] else "",
+        )
     legend(figure, runs)
     medians = ", ".join(
-        f"{s:g}: {np.median(np.abs(together(g, 'margin|test').astype(float))):.3g}" for s, g in runs.items()
+        f"{s:g}: {np.median(np.abs(together(g, 'margin|test').astype(float))):.3g}"
+        for s, g in runs.items()
     )
     return (
         figure,
-        f"Quantiles of |m|, right and wrong predictions apart; medians over all test images by AR strength: {medians}.",
+        "Quantiles of |m|, right and wrong predictions apart; medians over all test images by AR "
+        f"strength: {medians}.",
     )
 
 
 @picture
 def reliability(arrays: Mapping, *, bins: int = 15):
-    """Accuracy against confidence in equal-mass bins, by AR strength: below the diagonal is over-confident."""
+    """Accuracy against confidence in equal-mass bins, by AR strength: below the diagonal is
+    over-confident.
+    """
     runs = of_strengths(arrays)
     figure, (ax,) = panels(1, height=3.6)
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=1)
     said = []
     for strength, group in runs.items():
-        sure, right = together(group, "max_softmax|test").astype(float), together(group, "correct|test")
+        sure, right = (
+            together(group, "max_softmax|test").astype(float),
+            together(group, "correct|test"),
+        )
         parts = np.array_split(np.argsort(sure, kind="stable"), bins)
         points = np.array([(sure[part].mean(), right[part].mean()) for part in parts])
         by_strength(ax, points[:, 0], {strength: points[:, 1]})
         said.append(f"{strength:g}: confidence {sure.mean():.3f}, accuracy {right.mean():.3f}")
-    ax.set(xlabel="mean max-softmax in the bin", ylabel="accuracy in the bin", xlim=(0, 1), ylim=(0, 1))
+    ax.set(
+        xlabel="mean max-softmax in the bin", ylabel="accuracy in the bin", xlim=(0, 1), ylim=(0, 1)
+    )
     legend(figure, runs)
-    return figure, f"Reliability by AR strength, {bins} bins of equal mass, seeds pooled. {'; '.join(said)}."
+    return (
+        figure,
+        f"Reliability by AR strength, {bins} bins of equal mass, seeds pooled. {'; '.join(said)}.",
+    )
 
 
 @picture
-def linear_margins(classifiers: Mapping[str, tuple[Tensor, float]], x: Tensor, y: Tensor, *, chosen: int = 0):
+def linear_margins(
+    classifiers: Mapping[str, tuple[Tensor, float]], x: Tensor, y: Tensor, *, chosen: int = 0
+):
     """Linear classifiers of images with two pixels: their boundary, and both margins of one image.
 
-    classifiers: name -> (w (2,), b) with m(x) = ±(w·x + b), + for class 1; x: (n, 2) in [0, 1]; y: (n,) of 0
-    and 1. Around image `chosen` stands the largest ℓ∞ ball that does not cross the boundary; grey lines are
-    levels of w·x + b one logit apart, so that close lines mean a steep function.
+    classifiers: name -> (w (2,), b) with m(x) = ±(w·x + b), + for class 1; x: (n, 2) in [0, 1]; y:
+    (n,) of 0 and 1. Around image `chosen` stands the largest ℓ∞ ball that does not cross the
+    boundary; grey lines are levels of w·x + b one logit apart, so that close lines mean a steep
+    function.
     """
     if x.ndim != 2 or x.shape[1] != 2 or y.shape != x.shape[:1]:
-        raise InputError(f"linear_margins got x {tuple(x.shape)} and y {tuple(y.shape)}; needed: (n, 2) and (n,).")
+        raise InputError(
+            f"linear_margins got x {tuple(x.shape)} and y {tuple(y.shape)}; needed: (n, 2) and "
+            "(n,)."
+        )
     figure, axes = panels(len(classifiers), height=3.1, sharex=True, sharey=True)
     places = torch.linspace(0, 1, 61)
     grid = torch.cartesian_prod(places, places)
@@ -174,7 +234,9 @@ def linear_margins(classifiers: Mapping[str, tuple[Tensor, float]], x: Tensor, y
     for ax, (name, (w, b)) in zip(axes, classifiers.items(), strict=True):
         heights = (grid @ w + b).view(61, 61).T.numpy()
         levels = np.arange(np.floor(heights.min()), heights.max() + 1)
-        ax.contour(places, places, heights, levels=levels, colors=GREY, linewidths=0.6, linestyles="solid")
+        ax.contour(
+            places, places, heights, levels=levels, colors=GREY, linewidths=0.6, linestyles="solid"
+        )
         ax.contour(places, places, heights, levels=[0], colors=NEUTRAL, linewidths=1.8)
         for label, paint in enumerate(_SIGNS):
             ax.scatter(*x[y == label].T.numpy(), color=paint, marker="os"[label], s=28, zorder=3)
@@ -185,11 +247,16 @@ def linear_margins(classifiers: Mapping[str, tuple[Tensor, float]], x: Tensor, y
         ax.set(xlabel="first pixel", ylabel="second pixel" if ax is axes[0] else "", aspect="equal")
         ax.set(xlim=(0, 1), ylim=(0, 1))
         said.append(f"{name}: output margin {margin:.2g} logits, distance {distance:.2g}")
-    return figure, f"Linear classifiers of two-pixel images and both margins of one image. {'; '.join(said)}."
+    return (
+        figure,
+        f"Linear classifiers of two-pixel images and both margins of one image. {'; '.join(said)}.",
+    )
 
 
 def linear_distance(w: Tensor, b: float, x: Tensor, y: int) -> tuple[float, float]:
-    """(m, v) of an image x (2,) of class y: output margin, and signed ℓ∞ distance m/‖w‖₁ to the line w·x + b = 0."""
+    """(m, v) of an image x (2,) of class y: output margin, and signed ℓ∞ distance m/‖w‖₁ to the
+    line w·x + b = 0.
+    """
     margin = float(x @ w + b) * (1 if y == 1 else -1)
     return margin, margin / float(w.abs().sum())
 
@@ -197,15 +264,18 @@ def linear_distance(w: Tensor, b: float, x: Tensor, y: int) -> tuple[float, floa
 def _square(corner: list[float], side: float):
     from matplotlib.patches import Rectangle
 
-    return Rectangle(corner, side, side, fill=False, edgecolor=NEUTRAL, linewidth=1.4, linestyle="--", zorder=4)
+    return Rectangle(
+        corner, side, side, fill=False, edgecolor=NEUTRAL, linewidth=1.4, linestyle="--", zorder=4
+    )
 
 
 def shared_margins(arrays: Mapping) -> tuple[int, pd.DataFrame]:
-    """Both margins on the same images: those with a measured instance margin that every network gets right.
+    """Both margins on the same images: those with a measured instance margin that every network
+    gets right.
 
-    arrays: {(strength, seed): arrays of the run}. Returns their number and medians over them, a row a run
-    (index seed, strength): output (m, logits), instance (255·ε), slope (the logits lost per unit of 255·ε on
-    the way to the boundary, m over the instance margin, image by image).
+    arrays: {(strength, seed): arrays of the run}. Returns their number and medians over them, a row
+    a run (index seed, strength): output (m, logits), instance (255·ε), slope (the logits lost per
+    unit of 255·ε on the way to the boundary, m over the instance margin, image by image).
     Raises `NotMeasured` if nothing is recorded or no image is right for all.
     """
     of_strengths(arrays, _DISTANCE)
@@ -213,12 +283,18 @@ def shared_margins(arrays: Mapping) -> tuple[int, pd.DataFrame]:
     n = min(len(run[_DISTANCE]) for run in measured.values())
     shared = np.logical_and.reduce([run[_DISTANCE][:n] > 0 for run in measured.values()])
     if not shared.any():
-        raise NotMeasured(f"none of the {n} images with instance margins is right for every network.")
+        raise NotMeasured(
+            f"none of the {n} images with instance margins is right for every network."
+        )
     rows = {}
     for (strength, seed), run in sorted(measured.items()):
         m = np.abs(run["margin|test"].astype(float))[:n][shared]
         v = 255 * run[_DISTANCE].astype(float)[:n][shared]
-        rows[seed, strength] = {"output": np.median(m), "instance": np.median(v), "slope": np.median(m / v)}
+        rows[seed, strength] = {
+            "output": np.median(m),
+            "instance": np.median(v),
+            "slope": np.median(m / v),
+        }
     found = pd.DataFrame.from_dict(rows, orient="index")
     found.index = pd.MultiIndex.from_tuples(found.index, names=["seed", "strength"])
     return int(shared.sum()), found
@@ -226,7 +302,9 @@ def shared_margins(arrays: Mapping) -> tuple[int, pd.DataFrame]:
 
 @picture
 def two_margins(arrays: Mapping):
-    """Medians of output margin, instance margin and their ratio, on the images that every network gets right."""
+    """Medians of output margin, instance margin and their ratio, on the images that every network
+    gets right.
+    """
     n, found = shared_margins(arrays)
     figure, axes = panels(3)
     titles = {
@@ -240,12 +318,18 @@ def two_margins(arrays: Mapping):
         ax.set_title(title)
         ax.set_ylim(bottom=0)
         said.append(f"{title} ({words(found[name].groupby('strength').mean())})")
-    return figure, f"On {n} images that every network gets right, means over seeds by AR strength: {'; '.join(said)}."
+    return (
+        figure,
+        f"On {n} images that every network gets right, means over seeds by AR strength: "
+        f"{'; '.join(said)}.",
+    )
 
 
 @picture
 def margin_against_distance(arrays: Mapping):
-    """Output margin against instance margin, a point an image that is right, a panel a strength (seeds together)."""
+    """Output margin against instance margin, a point per image that is right, a panel per strength
+    (seeds together).
+    """
     runs = of_strengths(arrays, _DISTANCE)
     figure, axes = panels(len(runs), sharex=True, sharey=True, height=2.8)
     said = []
@@ -253,11 +337,21 @@ def margin_against_distance(arrays: Mapping):
         v = np.concatenate([255 * run[_DISTANCE].astype(float) for run in group])
         m = [run["margin|test"].astype(float)[: len(run[_DISTANCE])] for run in group]
         m, right = np.concatenate(m), v > 0
-        style = {"marker": marker(strength), "color": colour(strength), "s": 10, "alpha": 0.5, "linewidths": 0}
+        style = {
+            "marker": marker(strength),
+            "color": colour(strength),
+            "s": 10,
+            "alpha": 0.5,
+            "linewidths": 0,
+        }
         ax.scatter(v[right], m[right], **style)
         ax.set(title=f"AR strength {strength:g}", xlabel="instance margin v (255·ε)")
         if right.any():
             said.append(f"{strength:g}: median slope {np.median(m[right] / v[right]):.3g}")
     axes[0].set_ylabel("output margin m (logits)")
     axes[0].set(xlim=(0, None), ylim=(0, None))
-    return figure, f"Output margin against instance margin, in logits per 255·ε by AR strength: {', '.join(said)}."
+    return (
+        figure,
+        "Output margin against instance margin, in logits per 255·ε by AR strength: "
+        f"{', '.join(said)}.",
+    )

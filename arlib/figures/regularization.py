@@ -22,7 +22,10 @@ from arlib.figures.style import (
     words,
 )
 
-_KINDS = {"natural": ("train_error", "val_error"), "attacked": ("train_robust_error", "val_robust_error")}
+_KINDS = {
+    "natural": ("train_error", "val_error"),
+    "attacked": ("train_robust_error", "val_robust_error"),
+}
 _ERROR, _CE = "error (share of images)", "cross-entropy (nats)"
 
 
@@ -33,13 +36,20 @@ def errors(records: pd.DataFrame, *, checkpoint: str = "last"):
     train, test = (Statistic("", "error", split=split, **at) for split in ("train", "test"))
     gap = Statistic("", "error", minus="train", **at)
     return row_of_panels(
-        records, [("Train", _ERROR, train), ("Test", _ERROR, test), ("Test − train", "difference in error", gap)]
+        records,
+        [
+            ("Train", _ERROR, train),
+            ("Test", _ERROR, test),
+            ("Test − train", "difference in error", gap),
+        ],
     )
 
 
 @picture
 def cross_entropy(records: pd.DataFrame):
-    """Cross-entropy on train and test images, and its gap before and after one temperature a network."""
+    """Cross-entropy on train and test images, and its gap before and after one temperature a
+    network.
+    """
     gap, scaled = (Statistic("", name, minus="train") for name in ("ce", "ce_scaled"))
     train, test = (Statistic("", "ce", split=split) for split in ("train", "test"))
     shown = [("Train", _CE, train), ("Test", _CE, test), ("Test − train", _CE, gap)]
@@ -48,11 +58,14 @@ def cross_entropy(records: pd.DataFrame):
 
 @picture
 def gap_curves(histories: pd.DataFrame, *, strength: float | None = None):
-    """Error by epoch on training (dashed) and validation images (solid), the gap between them shaded.
+    """Error by epoch on training (dashed) and validation images (solid), the gap between them
+    shaded.
 
-    histories: `Study.histories()`, or the history of a live run with columns strength and seed. Without
-    strength: natural error, a panel for each AR strength. With it (a frame of a slider): natural error beside
-    the error under the attack of that training; all frames have the same axes. Lines are means over seeds.
+    histories: `Study.histories()`, or the history of a live run with columns strength and seed.
+    Without
+    strength: natural error, a panel for each AR strength. With it (a frame of a slider): natural
+    error beside the error under the attack of that training; all frames have the same axes. Lines
+    are means over seeds.
     """
     if "variant" in histories:
         histories = histories[histories["variant"] == ""]
@@ -63,7 +76,10 @@ def gap_curves(histories: pd.DataFrame, *, strength: float | None = None):
     else:
         one_of("strength", strength, strengths)
         figure, axes = panels(2, sharey=True, height=3.0)
-        shown = [(strength, "natural", "natural images"), (strength, "attacked", f"attacked at {strength:g}")]
+        shown = [
+            (strength, "natural", "natural images"),
+            (strength, "attacked", f"attacked at {strength:g}"),
+        ]
     drawn = [name for kind in {kind for _, kind, _ in shown} for name in _KINDS[kind]]
     top = 1.05 * float(histories.groupby(["strength", "epoch"])[drawn].mean().max(axis=None))
     ends = {}
@@ -73,10 +89,17 @@ def gap_curves(histories: pd.DataFrame, *, strength: float | None = None):
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes[0].set_ylabel("error (share of images)")
     styles = {"training images": "--", "validation images": "-"}
-    handles = [Line2D([], [], color=NEUTRAL, linestyle=style, label=label) for label, style in styles.items()]
+    handles = [
+        Line2D([], [], color=NEUTRAL, linestyle=style, label=label)
+        for label, style in styles.items()
+    ]
     figure.legend(handles=handles, loc="outside upper center", ncols=2)
     said = "; ".join(f"{title}: {gap:.3f}" for title, gap in ends.items())
-    return figure, f"Training and validation error by epoch; validation − training error after the last epoch: {said}."
+    return (
+        figure,
+        "Training and validation error by epoch; validation − training error after the last "
+        f"epoch: {said}.",
+    )
 
 
 def _gap(ax, histories: pd.DataFrame, kind: str, paint: str) -> float:
@@ -89,12 +112,16 @@ def _gap(ax, histories: pd.DataFrame, kind: str, paint: str) -> float:
 
 @picture
 def gap_by_scale(
-    factors: Sequence[float], gaps: Mapping[float, Sequence[float]], *, marked: Mapping[float, float] | None = None
+    factors: Sequence[float],
+    gaps: Mapping[float, Sequence[float]],
+    *,
+    marked: Mapping[float, float] | None = None,
 ):
-    """A cross-entropy gap against the factor that multiplies all logits, a curve for each AR strength.
+    """A cross-entropy gap against the factor that multiplies all logits, a curve for each AR
+    strength.
 
-    factors: (k,), rising; gaps: {strength: (k,)}; marked: {strength: factor}, drawn as points on the curves,
-    for the factor 1/T of a fitted temperature T.
+    factors: (k,), rising; gaps: {strength: (k,)}; marked: {strength: factor}, drawn as points on
+    the curves, for the factor 1/T of a fitted temperature T.
     """
     figure, (ax,) = panels(1, height=3.2)
     for strength, values in gaps.items():
@@ -104,9 +131,16 @@ def gap_by_scale(
             ax.plot(marked[strength], at, marker(strength), color=colour(strength), markersize=8)
     ax.axvline(1, color=NEUTRAL, linewidth=0.8, linestyle=":")
     ax.set_xscale("log")
-    ax.set(xlabel="factor on all logits (dotted: as trained)", ylabel="test − train cross-entropy (nats)")
+    ax.set(
+        xlabel="factor on all logits (dotted: as trained)",
+        ylabel="test − train cross-entropy (nats)",
+    )
     if min(map(min, gaps.values())) > 0:
         log_axis(ax)
     legend(figure, gaps)
     at_one = pd.Series({s: float(np.interp(1, factors, values)) for s, values in gaps.items()})
-    return figure, f"Cross-entropy gap against a factor on the logits; at factor 1 by AR strength: {words(at_one)}."
+    return (
+        figure,
+        "Cross-entropy gap against a factor on the logits; at factor 1 by AR strength: "
+        f"{words(at_one)}.",
+    )

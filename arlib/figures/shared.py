@@ -1,4 +1,6 @@
-"""What the figures of several chapters have in common: panels of one number per network, arrays by strength."""
+"""What the figures of several chapters have in common: panels of one number per network, arrays by
+strength.
+"""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -18,14 +20,16 @@ from arlib.figures.style import (
 
 
 def values_of(table: pd.DataFrame, statistic: Statistic) -> pd.Series:
-    """One number a run, index (seed, strength); medians over the layers of layer statistics."""
+    """One number per run, index (seed, strength); medians over the layers of layer statistics."""
     found = values(table, statistic)
     strengths_of(found)
     return found.median(axis=1)
 
 
 def row_of_panels(records: pd.DataFrame, shown: list[tuple]):
-    """A panel for each (title, axis label, statistic[, factor]), and the sentence that says what they show."""
+    """A panel for each (title, axis label, statistic[, factor]), and the sentence that says what
+    they show.
+    """
     table = clean(records)
     figure, axes = panels(len(shown))
     said = []
@@ -38,7 +42,9 @@ def row_of_panels(records: pd.DataFrame, shown: list[tuple]):
 
 
 def collect(study) -> dict[tuple[float, int], dict[str, np.ndarray]]:
-    """The arrays of a study's finished runs by (strength, seed), variants left out: what figures here take."""
+    """The arrays of a study's finished runs by (strength, seed), variants left out: what figures
+    here take.
+    """
     frame = study.records().drop_duplicates("run")
     frame = frame[frame["variant"] == ""]
     return {(row.strength, row.seed): study.arrays(row.run) for row in frame.itertuples()}

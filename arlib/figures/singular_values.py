@@ -34,28 +34,49 @@ _LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1)))
 def spread_per_layer(records: pd.DataFrame, *, operator: str = "circular"):
     """Std and std/mean of every counted convolution's singular values, relative to AR strength 0.
 
-    Points: a seed each; line: their geometric mean; grey band: how far two seeds of one strength differ
-    (the largest ratio of each layer, both ways), which is the noise floor.
+    Points: a seed each; line: their geometric mean; grey band: how far two seeds of one strength
+    differ (the largest ratio of each layer, both ways), which is the noise floor.
     """
     table, titles = clean(records), {"sv_std": "std", "sv_std_over_mean": "std / mean"}
     of = lambda name: Statistic("", name, split="", setting=operator, layers=CONVOLUTIONS)
-    shown = {f"{title} of singular values": by_depth(table, of(name)) for name, title in titles.items()}
-    return relative(shown, f"spread of singular values ({OPERATORS.get(operator, operator)})", "convolution, by depth")
+    shown = {
+        f"{title} of singular values": by_depth(table, of(name)) for name, title in titles.items()
+    }
+    return relative(
+        shown,
+        f"spread of singular values ({OPERATORS.get(operator, operator)})",
+        "convolution, by depth",
+    )
 
 
 @picture
 def operators(records: pd.DataFrame):
-    """How much the choice of operator moves the statistic: median over layers, relative to AR strength 0."""
+    """How much the choice of operator moves the statistic: median over layers, relative to AR
+    strength 0.
+    """
     table = clean(records)
     found = set(table.loc[table["statistic"] == "sv_std", "setting"])
     styles = dict(zip(OPERATORS, ("-", "--", (0, (5, 1, 1, 1, 1, 1)), ":", "-."), strict=True))
     figure, axes = panels(2, sharey=True, height=3.4)
-    for ax, (name, title) in zip(axes, {"sv_std": "std", "sv_std_over_mean": "std / mean"}.items(), strict=True):
+    for ax, (name, title) in zip(
+        axes, {"sv_std": "std", "sv_std_over_mean": "std / mean"}.items(), strict=True
+    ):
         for operator in (o for o in OPERATORS if o in found):
-            wide = np.log(by_depth(table, Statistic("", name, split="", setting=operator, layers=CONVOLUTIONS)))
+            wide = np.log(
+                by_depth(
+                    table, Statistic("", name, split="", setting=operator, layers=CONVOLUTIONS)
+                )
+            )
             ratio = np.exp(_to_zero(wide).groupby("strength").mean())
             places = np.arange(len(ratio))
-            ax.plot(places, ratio, linestyle=styles[operator], color=NEUTRAL, label=OPERATORS[operator], zorder=1)
+            ax.plot(
+                places,
+                ratio,
+                linestyle=styles[operator],
+                color=NEUTRAL,
+                label=OPERATORS[operator],
+                zorder=1,
+            )
             ax.scatter(places, ratio, c=[colour(s) for s in ratio.index], s=24, zorder=2)
         ax.set_xticks(places, [f"{s:g}" for s in ratio.index])
         ax.set(title=f"{title} of singular values", xlabel=STRENGTH)
@@ -63,12 +84,15 @@ def operators(records: pd.DataFrame):
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return (
         figure,
-        f"Relative change with AR strength under {len(found & set(OPERATORS))} operators; last drawn: {words(ratio)}.",
+        f"Relative change with AR strength under {len(found & set(OPERATORS))} operators; last "
+        f"drawn: {words(ratio)}.",
     )
 
 
 def _to_zero(wide: pd.DataFrame) -> pd.Series:
-    """Median over layers of the log ratio to strength 0 of the same seed, index (seed, strength)."""
+    """Median over layers of the log ratio to strength 0 of the same seed, index (seed,
+    strength).
+    """
     wide = paired(wide)
     seeds = wide.index.get_level_values("seed")
     return (wide - wide.xs(0.0, level="strength").loc[seeds].to_numpy()).median(axis=1)
@@ -76,21 +100,30 @@ def _to_zero(wide: pd.DataFrame) -> pd.Series:
 
 @picture
 def spectra(
-    arrays: Mapping, *, layers: Sequence[str] | None = None, operator: str = "circular", strength: float | None = None
+    arrays: Mapping,
+    *,
+    layers: Sequence[str] | None = None,
+    operator: str = "circular",
+    strength: float | None = None,
 ):
-    """Singular values of layers, sorted, by AR strength: quantiles from the largest to the smallest.
+    """Singular values of layers, sorted, by AR strength: quantiles from the largest to the
+    smallest.
 
-    arrays: {(strength, seed) or strength: arrays of the run}; layers: by default six through the depth
-    of the network; strength: draw only this one and 0, as one frame of a slider.
+    arrays: {(strength, seed) or strength: arrays of the run}; layers: by default six through the
+    depth of the network; strength: draw only this one and 0, as one frame of a slider.
     """
     head, runs = f"quantiles|{operator}|", of_strengths(arrays)
-    names = depth([key.removeprefix(head) for key in next(iter(runs.values()))[0] if key.startswith(head)])
+    names = depth(
+        [key.removeprefix(head) for key in next(iter(runs.values()))[0] if key.startswith(head)]
+    )
     if not names:
         raise NotMeasured(f"no spectra of operator {operator!r} are recorded in these arrays.")
     for name in layers or ():
         one_of("layer", name, names)
     counted = [name for name in names if ".conv" in name] or names
-    layers = layers or [counted[i] for i in np.unique(np.linspace(0, len(counted) - 1, 6).round().astype(int))]
+    layers = layers or [
+        counted[i] for i in np.unique(np.linspace(0, len(counted) - 1, 6).round().astype(int))
+    ]
     figure, axes = panels(len(layers), columns=3, height=2.5)
     chosen = [s for s in runs if strength is None or s in (0, strength)]
     for ax, name in zip(axes, layers, strict=True):
@@ -98,7 +131,12 @@ def spectra(
             rows = np.stack([run[head + name][::-1].astype(float) for run in runs[s]])
             by_strength(ax, np.linspace(0, 1, rows.shape[1]), {s: rows}, every=40)
         top = max(float(run[head + name].max()) for s in runs for run in runs[s])
-        ax.set(title=name, xlabel="share of singular values", ylabel="singular value", ylim=(0, 1.05 * top))
+        ax.set(
+            title=name,
+            xlabel="share of singular values",
+            ylabel="singular value",
+            ylim=(0, 1.05 * top),
+        )
     legend(figure, chosen)
     said = f"Sorted {OPERATORS.get(operator, operator)} singular values of {', '.join(layers)}"
     return figure, f"{said}, AR strengths {', '.join(f'{s:g}' for s in chosen)}."
@@ -106,14 +144,20 @@ def spectra(
 
 @picture
 def symbol(kernel: Tensor, size: int):
-    """Gain |ŵ(k)| of a one-channel kernel (k, k) at every frequency of a size × size map, and these sorted."""
+    """Gain |ŵ(k)| of a one-channel kernel (k, k) at every frequency of a size × size map, and these
+    sorted.
+    """
     if kernel.ndim != 2 or max(kernel.shape) > size:
-        raise InputError(f"kernel is {tuple(kernel.shape)}, size {size}; needed: (k, k) with k at most the size.")
+        raise InputError(
+            f"kernel is {tuple(kernel.shape)}, size {size}; needed: (k, k) with k at most the size."
+        )
     gain = torch.fft.fft2(kernel.double(), s=(size, size)).abs().numpy()
     figure, (left, right) = panels(2, height=3.6)
     half = (size - 1) // 2  # frequencies from −half upwards, 0 in the middle
     ends = (-half - 0.5, size - half - 0.5)
-    image = left.imshow(np.roll(gain, (half, half), (0, 1)), extent=(*ends, *ends[::-1]), cmap="cividis")
+    image = left.imshow(
+        np.roll(gain, (half, half), (0, 1)), extent=(*ends, *ends[::-1]), cmap="cividis"
+    )
     left.set(title="gain of each wave", xlabel="frequency across", ylabel="frequency down")
     left.grid(False)
     for axis in (left.xaxis, left.yaxis):
@@ -121,23 +165,39 @@ def symbol(kernel: Tensor, size: int):
     figure.colorbar(image, ax=left, orientation="horizontal", shrink=0.8, label="gain |ŵ(k)|")
     ordered = np.sort(gain, axis=None)[::-1]
     right.plot(np.linspace(0, 1, len(ordered)), ordered, color=NEUTRAL)
-    right.set(title="the same, sorted", xlabel="share of singular values", ylabel="singular value", ylim=(0, None))
+    right.set(
+        title="the same, sorted",
+        xlabel="share of singular values",
+        ylabel="singular value",
+        ylim=(0, None),
+    )
     said = f"from {ordered[-1]:.3g} to {ordered[0]:.3g}"
-    return figure, f"Gains of a {kernel.shape[0]}×{kernel.shape[1]} kernel on {size}² frequencies, {said}, and sorted."
+    return (
+        figure,
+        f"Gains of a {kernel.shape[0]}×{kernel.shape[1]} kernel on {size}² frequencies, {said}, "
+        "and sorted.",
+    )
 
 
 @picture
 def readings(layers: Mapping[str, Mapping[str, Tensor]]):
-    """Sorted singular values of layers, each read in several ways: {layer: {reading: values (n,)}}."""
+    """Sorted singular values of layers, each read in several ways: {layer: {reading: values
+    (n,)}}.
+    """
     figure, axes = panels(len(layers), height=2.9)
     said = []
     for ax, (layer, found) in zip(axes, layers.items(), strict=True):
         for (name, values), paint, line in zip(found.items(), _COLOURS, _LINES, strict=False):
             ordered = np.sort(np.asarray(values.detach().cpu(), dtype=float))[::-1]
-            ax.plot(np.linspace(0, 1, len(ordered)), ordered, color=paint, linestyle=line, label=name)
+            ax.plot(
+                np.linspace(0, 1, len(ordered)), ordered, color=paint, linestyle=line, label=name
+            )
         ax.set(title=layer, xlabel="share of singular values", ylim=(0, None))
         ax.set_ylabel("singular value" if ax is axes[0] else "")
-        spread = [f"{name} {float(values.double().std(correction=0)):.3g}" for name, values in found.items()]
+        spread = [
+            f"{name} {float(values.double().std(correction=0)):.3g}"
+            for name, values in found.items()
+        ]
         said.append(f"{layer}: {', '.join(spread)}")
     handles = axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper center", ncols=len(handles[0]))
@@ -146,21 +206,33 @@ def readings(layers: Mapping[str, Mapping[str, Tensor]]):
 
 @picture
 def estimates(table: pd.DataFrame):
-    """Estimates with their intervals beside other readings: a row a layer, columns {reading: value} and intervals.
+    """Estimates with their intervals beside other readings: a row per layer, columns {reading:
+    value} and intervals.
 
-    table: index layer; a reading R is a column "R", with "R low" and "R high" beside it where it is an estimate.
+    table: index layer; a reading R is a column "R", with "R low" and "R high" beside it where it is
+    an estimate.
     """
     names = [name for name in table.columns if not name.endswith((" low", " high"))]
     figure, (ax,) = panels(1, height=1.0 + 0.42 * len(table))
-    for shift, name, paint in zip(np.linspace(-0.2, 0.2, len(names)), names, _COLOURS, strict=False):
+    for shift, name, paint in zip(
+        np.linspace(-0.2, 0.2, len(names)), names, _COLOURS, strict=False
+    ):
         places, value = np.arange(len(table)) + shift, table[name].to_numpy(dtype=float)
         sides = np.zeros((2, len(table)))
         if f"{name} low" in table:
-            sides = np.stack([value - table[f"{name} low"], table[f"{name} high"] - value]).astype(float)
-        ax.errorbar(value, places, xerr=sides, fmt="o", markersize=5, capsize=4, color=paint, label=name)
+            sides = np.stack([value - table[f"{name} low"], table[f"{name} high"] - value]).astype(
+                float
+            )
+        ax.errorbar(
+            value, places, xerr=sides, fmt="o", markersize=5, capsize=4, color=paint, label=name
+        )
     ax.set_yticks(range(len(table)), table.index)
     ax.invert_yaxis()
     ax.set(xlabel="std of singular values", ylabel="layer")
     figure.legend(loc="outside upper center", ncols=len(names))
     wide = [f"{layer} {row[names[0]]:.3g}" for layer, row in table.iterrows()]
-    return figure, f"Std of singular values of layers in {len(names)} readings; {names[0]}: {', '.join(wide)}."
+    return (
+        figure,
+        f"Std of singular values of layers in {len(names)} readings; {names[0]}: "
+        f"{', '.join(wide)}.",
+    )

@@ -25,8 +25,10 @@ from arlib.figures.style import (
 )
 
 
-def _per_block(shown: list[tuple[str, str, pd.DataFrame]], *, strength: float | None = None, first: int = 1):
-    """Panels (title, label, statistic by block) against depth, log axis, a colour a strength.
+def _per_block(
+    shown: list[tuple[str, str, pd.DataFrame]], *, strength: float | None = None, first: int = 1
+):
+    """Panels (title, label, statistic by block) against depth, log axis, a colour per strength.
 
     strength: draw only this one and 0, in the frame of all; first: number of the first block shown.
     """
@@ -35,12 +37,16 @@ def _per_block(shown: list[tuple[str, str, pd.DataFrame]], *, strength: float | 
     for ax, (title, label, wide) in zip(axes, shown, strict=True):
         chosen = [s for s in strengths_of(wide) if strength is None or s in (0, strength)]
         for s in chosen:
-            by_strength(ax, first + np.arange(wide.shape[1]), {s: wide.xs(s, level="strength").to_numpy()})
+            by_strength(
+                ax, first + np.arange(wide.shape[1]), {s: wide.xs(s, level="strength").to_numpy()}
+            )
         ax.set_ylim(0.9 * wide.min(axis=None), 1.1 * wide.max(axis=None))
         log_axis(ax)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set(title=title, xlabel="residual block", ylabel=label)
-        said.append(f"{title} ({words(wide.median(axis=1).groupby('strength').mean().loc[chosen])})")
+        said.append(
+            f"{title} ({words(wide.median(axis=1).groupby('strength').mean().loc[chosen])})"
+        )
     legend(figure, chosen)
     return figure, "Medians over blocks by AR strength: " + "; ".join(said) + "."
 
@@ -48,13 +54,16 @@ def _per_block(shown: list[tuple[str, str, pd.DataFrame]], *, strength: float | 
 def _changes(records: pd.DataFrame, radius: float) -> dict[str, pd.DataFrame]:
     """{title: (seed, strength) × block} under random and adversarial δ."""
     table, titles = clean(records), {"random": "Random signs", "adversarial": "Adversarial"}
-    wide = lambda kind: by_depth(table, Statistic("", "feature_change", setting=f"{kind}@{radius:g}", layers=BLOCKS))
+    wide = lambda kind: by_depth(
+        table, Statistic("", "feature_change", setting=f"{kind}@{radius:g}", layers=BLOCKS)
+    )
     return {f"{title}, radius {radius:g}/255": wide(kind) for kind, title in titles.items()}
 
 
 @picture
 def feature_change(records: pd.DataFrame, *, radius: float = 4, strength: float | None = None):
-    """Normalised feature change of every residual block under random and adversarial δ of one radius.
+    """Normalised feature change of every residual block under random and adversarial δ of one
+    radius.
 
     strength: draw only this AR strength and 0, as one frame of a slider.
     """
@@ -64,28 +73,44 @@ def feature_change(records: pd.DataFrame, *, radius: float = 4, strength: float 
 
 @picture
 def feature_gain(records: pd.DataFrame, *, radius: float = 4):
-    """Gain of every residual block but the first: its feature change over that of the block before it."""
+    """Gain of every residual block but the first: its feature change over that of the block before
+    it.
+    """
     changes = _changes(records, radius)
     gains = {title: (wide / wide.shift(axis=1)).iloc[:, 1:] for title, wide in changes.items()}
-    return _per_block([(title, "gain over the block before", wide) for title, wide in gains.items()], first=2)
+    return _per_block(
+        [(title, "gain over the block before", wide) for title, wide in gains.items()], first=2
+    )
 
 
 @picture
 def change_per_block(records: pd.DataFrame, *, radius: float = 4):
-    """Feature change of every residual block relative to AR strength 0; the grey band as in `spread_per_layer`."""
+    """Feature change of every residual block relative to AR strength 0; the grey band as in
+    `spread_per_layer`.
+    """
     return relative(_changes(records, radius), "feature change", "residual block")
 
 
 @picture
 def jacobian(records: pd.DataFrame, *, radius: float | None = None):
-    """Jacobian from the input to every residual block: largest singular value, and how uneven directions are.
+    """Jacobian from the input to every residual block: largest singular value, and how uneven
+    directions are.
 
-    radius: shows the unevenness of sign patterns of this radius too, adversarial over random feature change.
+    radius: shows the unevenness of sign patterns of this radius too, adversarial over random
+    feature change.
     """
     table = clean(records)
     shown = [
-        ("Steepest direction", "largest singular value", by_depth(table, Statistic("", "jacobian_max", layers=BLOCKS))),
-        ("Unevenness", "σ_max / (‖J‖_F/√rank)", by_depth(table, Statistic("", "jacobian_uniformity", layers=BLOCKS))),
+        (
+            "Steepest direction",
+            "largest singular value",
+            by_depth(table, Statistic("", "jacobian_max", layers=BLOCKS)),
+        ),
+        (
+            "Unevenness",
+            "σ_max / (‖J‖_F/√rank)",
+            by_depth(table, Statistic("", "jacobian_uniformity", layers=BLOCKS)),
+        ),
     ]
     if radius is not None:
         random, adversarial = _changes(records, radius).values()
@@ -96,12 +121,15 @@ def jacobian(records: pd.DataFrame, *, radius: float | None = None):
 
 @picture
 def flip_rates(records: pd.DataFrame):
-    """Share of predictions that flip against the radius of the change: PGD, uniform noise, random signs."""
+    """Share of predictions that flip against the radius of the change: PGD, uniform noise, random
+    signs.
+    """
     table = clean(records)
     rows = table[(table["statistic"] == "flip_rate") & (table["checkpoint"] == "last")]
     strengths = strengths_of(rows)
     rows = rows.assign(
-        kind=rows["setting"].str.split("@").str[0], radius=rows["setting"].str.split("@").str[1].astype(float)
+        kind=rows["setting"].str.split("@").str[0],
+        radius=rows["setting"].str.split("@").str[1].astype(float),
     )
     figure, axes = panels(3, sharey=True, height=3.0)
     for ax, (kind, title) in zip(
@@ -114,42 +142,73 @@ def flip_rates(records: pd.DataFrame):
         ax.set_xscale("log", base=2)
         radii = sorted(rows["radius"].unique())
         ax.set_xticks(radii, [f"{radius:g}" for radius in radii])
-        ax.set(title=title, xlabel="radius (255·‖δ‖∞)", ylabel="flip rate (share of images)" if ax is axes[0] else "")
+        ax.set(
+            title=title,
+            xlabel="radius (255·‖δ‖∞)",
+            ylabel="flip rate (share of images)" if ax is axes[0] else "",
+        )
     legend(figure, strengths)
     largest = (
-        rows[(rows["kind"] == "pgd") & (rows["radius"] == rows["radius"].median())].groupby("strength")["value"].mean()
+        rows[(rows["kind"] == "pgd") & (rows["radius"] == rows["radius"].median())]
+        .groupby("strength")["value"]
+        .mean()
     )
-    return figure, f"Flip rates against radius; under PGD at the middle radius by AR strength: {words(largest)}."
+    return (
+        figure,
+        "Flip rates against radius; under PGD at the middle radius by AR strength: "
+        f"{words(largest)}.",
+    )
 
 
 @picture
 def change_by_radius(changes: pd.DataFrame):
-    """Feature change against radius, of networks trained at several strengths: adversarial solid, random dashed.
+    """Feature change against radius, of networks trained at several strengths: adversarial solid,
+    random dashed.
 
-    changes: columns strength, direction ("random", "adversarial"), radius (255·‖δ‖∞), layer, change.
+    changes: columns strength, direction ("random", "adversarial"), radius (255·‖δ‖∞), layer,
+    change.
     """
     layers, styles = list(dict.fromkeys(changes["layer"])), {"random": "--", "adversarial": "-"}
     figure, axes = panels(len(layers), sharey=True, height=3.1)
     for ax, layer in zip(axes, layers, strict=True):
-        for (strength, direction), part in changes[changes["layer"] == layer].groupby(["strength", "direction"]):
-            style = {"marker": marker(strength), "color": colour(strength), "linestyle": styles[direction]}
+        for (strength, direction), part in changes[changes["layer"] == layer].groupby(
+            ["strength", "direction"]
+        ):
+            style = {
+                "marker": marker(strength),
+                "color": colour(strength),
+                "linestyle": styles[direction],
+            }
             ax.plot(part["radius"], part["change"], markersize=5, **style)
         ax.set_xscale("log", base=2)
         radii = sorted(changes["radius"].unique())
         ax.set_xticks(radii, [f"{radius:g}" for radius in radii])
-        ax.set(title=layer, xlabel="radius (255·‖δ‖∞)", ylabel="feature change" if ax is axes[0] else "")
+        ax.set(
+            title=layer,
+            xlabel="radius (255·‖δ‖∞)",
+            ylabel="feature change" if ax is axes[0] else "",
+        )
     for ax in axes:
         log_axis(ax)
-    handles = [Line2D([], [], color=NEUTRAL, linestyle=line, label=name) for name, line in styles.items()]
+    handles = [
+        Line2D([], [], color=NEUTRAL, linestyle=line, label=name) for name, line in styles.items()
+    ]
     legend(figure, sorted(changes["strength"].unique()), extra=handles)
-    largest = changes[changes["radius"] == changes["radius"].max()].groupby(["direction", "strength"])["change"].mean()
-    said = ", ".join(f"{kind} at {strength:g}: {value:.3g}" for (kind, strength), value in largest.items())
+    largest = (
+        changes[changes["radius"] == changes["radius"].max()]
+        .groupby(["direction", "strength"])["change"]
+        .mean()
+    )
+    said = ", ".join(
+        f"{kind} at {strength:g}: {value:.3g}" for (kind, strength), value in largest.items()
+    )
     return figure, f"Feature change against radius; mean over blocks at the largest radius: {said}."
 
 
 @picture
 def ratio_by_band(ratios: Mapping[str, Mapping[float, Sequence[float]]], bands: Sequence[str]):
-    """Change relative to AR strength 0 in bands of spatial frequency: {layer: {strength: (bands,)}}.
+    """Change relative to AR strength 0 in bands of spatial frequency: {layer: {strength:
+    (bands,)}}.
 
     A flat line is a smoothing that is the same in all bands.
     """
@@ -158,10 +217,26 @@ def ratio_by_band(ratios: Mapping[str, Mapping[float, Sequence[float]]], bands: 
     for ax, (layer, found) in zip(axes, ratios.items(), strict=True):
         ax.axhline(1, color=GREY, linewidth=1)
         for strength, values in found.items():
-            ax.plot(range(len(bands)), values, color=colour(strength), marker=marker(strength), markersize=6)
+            ax.plot(
+                range(len(bands)),
+                values,
+                color=colour(strength),
+                marker=marker(strength),
+                markersize=6,
+            )
         ax.set_xticks(range(len(bands)), bands)
-        ax.set(title=layer, xlabel="spatial frequency", ylim=(0, 1.1 * max(1, *(max(v) for v in found.values()))))
+        ax.set(
+            title=layer,
+            xlabel="spatial frequency",
+            ylim=(0, 1.1 * max(1, *(max(v) for v in found.values()))),
+        )
         ax.set_ylabel("change relative to AR strength 0" if ax is axes[0] else "")
-        said += [f"{layer} at {s:g}: {', '.join(f'{v:.2f}' for v in values)}" for s, values in found.items()]
+        said += [
+            f"{layer} at {s:g}: {', '.join(f'{v:.2f}' for v in values)}"
+            for s, values in found.items()
+        ]
     legend(figure, sorted({strength for found in ratios.values() for strength in found}))
-    return figure, f"Feature change relative to AR strength 0 in bands {', '.join(bands)}. {'; '.join(said)}."
+    return (
+        figure,
+        f"Feature change relative to AR strength 0 in bands {', '.join(bands)}. {'; '.join(said)}.",
+    )

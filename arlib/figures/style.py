@@ -1,4 +1,6 @@
-"""The look of every figure: one colour and marker a strength, seeds as spread, a white card, alt text."""
+"""The look of every figure: one colour and marker a strength, seeds as spread, a white card, alt
+text.
+"""
 
 import functools
 import io
@@ -19,7 +21,8 @@ from arlib.errors import InputError, NotMeasured
 STRENGTH = "AR strength (255·ε)"
 NEUTRAL = "#1F2937"
 GREY = "#9AA1AC"
-# 2, 4, …, 64: told apart in normal and colour-blind vision (ΔE ≥ 17 in the book's sets), contrast to white ≥ 3.
+# 2, 4, …, 64: told apart in normal and colour-blind vision (ΔE ≥ 17 in the book's sets), contrast
+# to white ≥ 3.
 _ANCHORS = ("#4A98CC", "#0F5FAF", "#DB7A1C", "#A3123A", "#B97CE0", "#1E8C6E")
 _MARKERS = ("v", "s", "D", "^", "P", "X")
 _CMAP = LinearSegmentedColormap.from_list("ar-strength", _ANCHORS)
@@ -45,7 +48,9 @@ _RC = {
 
 
 class Picture(Figure):
-    """A matplotlib figure outside pyplot (nothing to close), with alt text; notebooks show it as PNG."""
+    """A matplotlib figure outside pyplot (nothing to close), with alt text; notebooks show it as
+    PNG.
+    """
 
     alt: str = ""
 
@@ -56,12 +61,15 @@ class Picture(Figure):
     def _repr_png_(self) -> bytes:
         full, small = io.BytesIO(), io.BytesIO()
         self.savefig(full, format="png", dpi=110)
-        Image.open(full).convert("RGB").quantize(128).save(small, format="png", optimize=True)  # a third of the size
+        # a third of the size
+        Image.open(full).convert("RGB").quantize(128).save(small, format="png", optimize=True)
         return small.getvalue()
 
 
 def picture(function: Callable) -> Callable:
-    """Draw in the book's style; the function returns (figure, alt text), the caller gets the figure."""
+    """Draw in the book's style; the function returns (figure, alt text), the caller gets the
+    figure.
+    """
 
     @functools.wraps(function)
     def drawn(*args, **kwargs) -> Picture:
@@ -79,7 +87,9 @@ def alt(figure: Figure) -> str:
 
 
 def colour(strength: float) -> str:
-    """The colour of an AR strength, the same in the whole book; strengths between 2 and 64 blend."""
+    """The colour of an AR strength, the same in the whole book; strengths between 2 and 64
+    blend.
+    """
     if not (math.isfinite(strength) and strength >= 0):
         raise InputError(f"strength is {strength!r}; an AR strength is a number, 0 or more.")
     return NEUTRAL if strength == 0 else to_hex(_CMAP(_place(strength) / 5))
@@ -102,12 +112,15 @@ def panels(count: int, *, columns: int = 3, width: float = 7.6, height: float = 
     axes = figure.subplots(rows, columns, squeeze=False, **options).ravel()
     for index, spare in enumerate(axes[count:], start=count):
         spare.set_visible(False)
-        axes[index - columns].tick_params(labelbottom=True)  # the panel above may share its axis with the spare one
+        # the panel above may share its axis with the spare one
+        axes[index - columns].tick_params(labelbottom=True)
     return figure, axes[:count]
 
 
 def strengths_of(frame: pd.DataFrame) -> list[float]:
-    """The strengths in a frame (column or index level), in order; `NotMeasured` if there are none."""
+    """The strengths in a frame (column or index level), in order; `NotMeasured` if there
+    are none.
+    """
     found = frame.reset_index()["strength"].unique()
     if not len(found):
         raise NotMeasured("nothing is recorded to draw; run the study first.")
@@ -115,7 +128,9 @@ def strengths_of(frame: pd.DataFrame) -> list[float]:
 
 
 def against_strength(ax, values: pd.Series, *, label: str) -> None:
-    """values (index seed, strength) against strength: a thin line a seed, mean as coloured markers."""
+    """values (index seed, strength) against strength: a thin line per seed, mean as coloured
+    markers.
+    """
     wide = values.unstack("strength")
     places = np.arange(wide.shape[1])
     for _, row in wide.iterrows():
@@ -123,19 +138,26 @@ def against_strength(ax, values: pd.Series, *, label: str) -> None:
     mean = wide.mean()
     ax.plot(places, mean, color=NEUTRAL, linewidth=1.2, zorder=3)
     for place, strength in zip(places, wide.columns, strict=True):
-        ax.plot(place, mean[strength], marker(strength), color=colour(strength), markersize=7, zorder=4)
+        ax.plot(
+            place, mean[strength], marker(strength), color=colour(strength), markersize=7, zorder=4
+        )
     ax.set_xticks(places, [f"{strength:g}" for strength in wide.columns])
     ax.set_xlim(-0.4, len(places) - 0.6)
     ax.set(xlabel=STRENGTH, ylabel=label)
 
 
 def by_strength(ax, x, curves: dict[float, np.ndarray], *, every: int = 1) -> None:
-    """curves {strength: (seeds, points)} against x: mean line with markers, thin line a seed."""
+    """curves {strength: (seeds, points)} against x: mean line with markers, thin line per seed."""
     for strength, rows in curves.items():
         rows = np.atleast_2d(rows)
         for row in rows if len(rows) > 1 else ():
             ax.plot(x, row, color=colour(strength), linewidth=0.7, alpha=0.45)
-        style = {"color": colour(strength), "marker": marker(strength), "markersize": 5, "markevery": every}
+        style = {
+            "color": colour(strength),
+            "marker": marker(strength),
+            "markersize": 5,
+            "markevery": every,
+        }
         ax.plot(x, rows.mean(axis=0), label=f"{strength:g}", **style)
 
 
@@ -143,7 +165,9 @@ def log_axis(ax) -> None:
     """A logarithmic y axis with plain numbers (call it last: the ticks depend on what is drawn)."""
     ax.set_yscale("log")
     low, high = ax.get_ylim()
-    ax.yaxis.set_major_locator(MaxNLocator(6) if high < 8 * low else LogLocator(subs=(1, 2, 5), numticks=12))
+    ax.yaxis.set_major_locator(
+        MaxNLocator(6) if high < 8 * low else LogLocator(subs=(1, 2, 5), numticks=12)
+    )
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_minor_locator(NullLocator())
 
@@ -151,7 +175,12 @@ def log_axis(ax) -> None:
 def legend(figure: Picture, strengths: Iterable[float], *, extra: Iterable = ()) -> None:
     """One legend of strengths above all panels."""
     handles = [Line2D([], [], color=colour(s), marker=marker(s), label=f"{s:g}") for s in strengths]
-    figure.legend(handles=[*handles, *extra], loc="outside upper center", ncols=len(handles) + 2, title=STRENGTH)
+    figure.legend(
+        handles=[*handles, *extra],
+        loc="outside upper center",
+        ncols=len(handles) + 2,
+        title=STRENGTH,
+    )
 
 
 def words(series: pd.Series, unit: str = "") -> str:

@@ -35,12 +35,15 @@ _VERDICTS = {
 
 @picture
 def matched_fit(points: pd.DataFrame, claim: str | None = None):
-    """Statistics against natural train cross-entropy: standard nets that are less trained, AT nets at their end.
+    """Statistics against natural train cross-entropy: standard nets that are less trained, AT nets
+    at their end.
 
-    points: `claims.trajectories(records, config)`; claim: C2 to C7, or by protocol 2 also C1 and parts of claims (of a
-    whole claim all its parts), by default all in small multiples.
+    points: `claims.trajectories(records, config)`; claim: C2 to C7, or by protocol 2 also C1 and
+    parts of claims (of a whole claim all its parts), by default all in small multiples.
     """
-    points = points if claim is None else points[points["claim"].isin((claim, *PARTS.get(claim, ())))]
+    points = (
+        points if claim is None else points[points["claim"].isin((claim, *PARTS.get(claim, ())))]
+    )
     strengths, shown = strengths_of(points), sorted(points["claim"].unique())
     less = points.attrs.get("standard", "along training")
     figure, axes = panels(len(shown), columns=3, height=2.9)
@@ -49,9 +52,22 @@ def matched_fit(points: pd.DataFrame, claim: str | None = None):
         if part["train_ce"].max() > 30 * part["train_ce"].min() > 0:
             ax.set_xscale("log")
         for _, path in part[part["kind"] == "standard"].groupby("seed"):
-            ax.plot(path["train_ce"], path["value"], color=colour(0), linewidth=1, marker="o", markersize=3)
+            ax.plot(
+                path["train_ce"],
+                path["value"],
+                color=colour(0),
+                linewidth=1,
+                marker="o",
+                markersize=3,
+            )
         for strength, nets in part[part["kind"] == "AT"].groupby("strength"):
-            ax.plot(nets["train_ce"], nets["value"], marker(strength), color=colour(strength), markersize=7)
+            ax.plot(
+                nets["train_ce"],
+                nets["value"],
+                marker(strength),
+                color=colour(strength),
+                markersize=7,
+            )
         ax.set(
             title=fill(f"{name} {claims_of(2)[name].title}", 24),
             xlabel="natural train CE (nats)",
@@ -62,21 +78,26 @@ def matched_fit(points: pd.DataFrame, claim: str | None = None):
         [s for s in strengths if s > 0],
         extra=[Line2D([], [], color=colour(0), marker="o", markersize=3, label=f"0, {less}")],
     )
-    said = f"standard nets {less} as lines, adversarially trained nets as points, at their train cross-entropy"
+    said = (
+        f"standard nets {less} as lines, adversarially trained nets as points, at their train "
+        "cross-entropy"
+    )
     return figure, f"{', '.join(shown)}: {said}."
 
 
 def _wrapped(claim: str, part: pd.DataFrame) -> str:
     label = part["statistic"].iloc[0].replace(" on test images", "")
-    return fill(label, 28) + ("\n(ratio to finished at 0)" if claims_of(2)[claim].primary.layers else "")
+    return fill(label, 28) + (
+        "\n(ratio to finished at 0)" if claims_of(2)[claim].primary.layers else ""
+    )
 
 
 @picture
 def verdict_strip(by_study: pd.DataFrame | Mapping[str, pd.DataFrame]):
-    """Verdicts as a table of coloured words: a row a claim, a column a study.
+    """Verdicts as a table of coloured words: a row per claim, a column per study.
 
-    by_study: what `claims.verdicts` returns, or a mapping of study name to that. The parts of a claim have rows
-    where some study is of protocol 2; in one of protocol 1 they are "–".
+    by_study: what `claims.verdicts` returns, or a mapping of study name to that. The parts of a
+    claim have rows where some study is of protocol 2; in one of protocol 1 they are "–".
     """
     frames = {"verdict": by_study} if isinstance(by_study, pd.DataFrame) else dict(by_study)
     names = [f"{name} (toy)" if frame["toy"].any() else name for name, frame in frames.items()]
@@ -87,8 +108,20 @@ def verdict_strip(by_study: pd.DataFrame | Mapping[str, pd.DataFrame]):
     figure.set_figwidth(3.2 + 2.0 * len(frames))
     for column, found in enumerate(verdicts.values()):
         for row, verdict in enumerate(found):
-            ax.fill([column, column + 1, column + 1, column], [row, row, row + 1, row + 1], color=_VERDICTS[verdict])
-            ax.text(column + 0.5, row + 0.5, verdict, ha="center", va="center", fontsize=9, color=NEUTRAL)
+            ax.fill(
+                [column, column + 1, column + 1, column],
+                [row, row, row + 1, row + 1],
+                color=_VERDICTS[verdict],
+            )
+            ax.text(
+                column + 0.5,
+                row + 0.5,
+                verdict,
+                ha="center",
+                va="center",
+                fontsize=9,
+                color=NEUTRAL,
+            )
     ax.set(xlim=(0, len(frames)), ylim=(len(first), 0), xlabel="study", ylabel="claim")
     ax.set_xticks(np.arange(len(frames)) + 0.5, names)
     ax.set_yticks(np.arange(len(first)) + 0.5, first["claim"] + " " + first["title"])

@@ -1,4 +1,6 @@
-"""What attacks on one checkpoint find: each function takes a `Job` and gives back what it `Outcome`."""
+"""What attacks on one checkpoint find: each function takes a `Job` and gives back what it
+`Outcome`.
+"""
 
 import numpy as np
 import torch
@@ -8,7 +10,8 @@ from arlib import attacks, margins, smoothness
 from arlib.measure.job import Job, Outcome, reads
 
 STRONG, CROSS = ("apgd-ce", "apgd-t"), ("pgd-50x10", "square")
-SPAN = (0.1, 0.9)  # instance margins are checked where the strong attack's error lies between: else there is no check
+# instance margins are checked where the strong attack's error lies between: else there is no check
+SPAN = (0.1, 0.9)
 BOUND_RADII = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # of q(v), times radius_scale
 
 
@@ -56,7 +59,9 @@ def add_flips(outcome: Outcome, job: Job, radius: float, attack: str, images: in
 
 @reads("robust_radius", "robust_images")
 def robust_errors(job: Job) -> Outcome:
-    """PGD-10 errors on equally many train and test images, at the common and at the trained radius."""
+    """PGD-10 errors on equally many train and test images, at the common and at the trained
+    radius.
+    """
     outcome, settings = Outcome(), job.settings
     n = min(settings.robust_images, len(job.train), len(job.data.test))
     common = settings.radius(settings.robust_radius)
@@ -64,9 +69,15 @@ def robust_errors(job: Job) -> Outcome:
         x, y = job.images(split, n)
         errors = {eps: _pgd_error(job, x, y, eps) for eps in {common, job.recipe.eps}}
         outcome.add(
-            "robust_error", errors[common], n, split=split, setting=settings.name("pgd-10", settings.robust_radius)
+            "robust_error",
+            errors[common],
+            n,
+            split=split,
+            setting=settings.name("pgd-10", settings.robust_radius),
         )
-        outcome.add("robust_error", errors[job.recipe.eps], n, split=split, setting="pgd-10@trained")
+        outcome.add(
+            "robust_error", errors[job.recipe.eps], n, split=split, setting="pgd-10@trained"
+        )
     return outcome
 
 
@@ -100,7 +111,9 @@ def strong_errors(job: Job) -> Outcome:
     x, y = job.images("test", settings.accept_images)
     radii = sorted(settings.accept_radii)
     options = {"seed": settings.seed, "batch_size": settings.batch_size, "attacks": STRONG}
-    robust = attacks.evaluate(job.prepared, x, y, eps=[settings.radius(r) for r in radii], **options).robust
+    robust = attacks.evaluate(
+        job.prepared, x, y, eps=[settings.radius(r) for r in radii], **options
+    ).robust
     for radius, right in zip(radii, robust, strict=True):
         setting = settings.name("apgd-ce+t", radius)
         outcome.add("robust_error", 1 - right.mean(), len(x), split="test", setting=setting)
@@ -109,18 +122,24 @@ def strong_errors(job: Job) -> Outcome:
 
 
 def _robust(job: Job, images: int, names: tuple[str, ...], independent: bool = False) -> np.ndarray:
-    """(attacks, n) bool: right and not broken by each attack; not independent: (1, n), the worst of all."""
+    """(attacks, n) bool: right and not broken by each attack; not independent: (1, n), the worst of
+    all.
+    """
     x, y = job.images("test", images)
     radius = job.settings.radius(job.settings.robust_radius)
     options = {"seed": job.settings.seed, "batch_size": job.settings.batch_size}
     sets = [(name,) for name in names] if independent else [names]
-    outcome = [attacks.evaluate(job.prepared, x, y, eps=radius, attacks=some, **options) for some in sets]
+    outcome = [
+        attacks.evaluate(job.prepared, x, y, eps=radius, attacks=some, **options) for some in sets
+    ]
     return np.stack([np.asarray(one.robust, dtype=bool).reshape(len(x)) for one in outcome])
 
 
 @reads("robust_radius", "cross_images")
 def cross_checks(job: Job) -> Outcome:
-    """Two attacks of other kinds, each alone, and what the strong attack and they break together."""
+    """Two attacks of other kinds, each alone, and what the strong attack and they break
+    together.
+    """
     outcome, settings = Outcome(), job.settings
     alone = _robust(job, settings.cross_images, CROSS, independent=True)
     strong = job.arrays["robust|test"][: alone.shape[1]]
@@ -142,11 +161,15 @@ def accepted_instance_margins(job: Job) -> Outcome:
     """The same, checked at all radii at which the strong attack breaks 10 to 90 % of the images."""
     robust = _strong_outcomes(job)
     broken = {radius: 1 - right.mean() for radius, right in robust.items()}
-    return _checked_margins(job, [radius for radius in sorted(broken) if SPAN[0] <= broken[radius] <= SPAN[1]])
+    return _checked_margins(
+        job, [radius for radius in sorted(broken) if SPAN[0] <= broken[radius] <= SPAN[1]]
+    )
 
 
 def _strong_outcomes(job: Job) -> dict[float, np.ndarray]:
-    """{radius: which images withstand the strong attack}, no more of them than have instance margins."""
+    """{radius: which images withstand the strong attack}, no more of them than have instance
+    margins.
+    """
     settings, arrays = job.settings, job.arrays
     outcomes = {settings.robust_radius: arrays["robust|test"]}
     for key, right in arrays.items():
@@ -160,7 +183,9 @@ def _checked_margins(job: Job, radii: list[float]) -> Outcome:
     outcome, settings = Outcome(), job.settings
     x, y = job.images("test", settings.instance_images)
     options = {"steps": settings.instance_steps, "batch_size": settings.batch_size}
-    values = margins.instance(job.prepared, x, y, generator=job.generator("instance"), **options).cpu()
+    values = margins.instance(
+        job.prepared, x, y, generator=job.generator("instance"), **options
+    ).cpu()
     outcome.add("instance_margin_median", values.double().quantile(0.5), len(x), split="test")
     _add_check(outcome, job, values, radii)
     outcome.arrays["instance_margin|test"] = values.float().numpy()
@@ -175,24 +200,35 @@ def _add_check(outcome: Outcome, job: Job, values: Tensor, radii: list[float]) -
         broken, shared = 1 - right.mean(), values[: len(right)]
         accepted.append(margins.accepted(shared, {eps: broken}))
         missed = broken - float((shared <= eps + 1e-6).double().mean())
-        outcome.add("instance_margin_missed", missed, len(right), split="test", setting=settings.name("linf", radius))
-    outcome.add("instance_margin_accepted", bool(accepted) and all(accepted), len(values), split="test")
+        outcome.add(
+            "instance_margin_missed",
+            missed,
+            len(right),
+            split="test",
+            setting=settings.name("linf", radius),
+        )
+    outcome.add(
+        "instance_margin_accepted", bool(accepted) and all(accepted), len(values), split="test"
+    )
     outcome.add("instance_margin_checks", len(accepted), len(values), split="test")
 
 
 @reads("bound_images")
 @torch.no_grad()
 def training_margins(job: Job) -> Outcome:
-    """q(v) of the pseudo-robust bound: the share of training images not classified right with margin v or more.
+    """q(v) of the pseudo-robust bound: the share of training images not classified right with
+    margin v or more.
 
-    Equally many images of each class, the first ones; distances by the minimum-norm attack, so q is a
-    lower bound; wrong images have distance 0 and are counted, and their share is given beside it.
+    Equally many images of each class, the first ones; distances by the minimum-norm attack, so q is
+    a lower bound; wrong images have distance 0 and are counted, and their share is given beside it.
     """
     outcome, settings = Outcome(), job.settings
     chosen = balanced(job.train.y, settings.bound_images)
     x, y = job.train[chosen]
     values = []
-    for part, labels in zip(x.split(settings.batch_size), y.split(settings.batch_size), strict=True):
+    for part, labels in zip(
+        x.split(settings.batch_size), y.split(settings.batch_size), strict=True
+    ):
         nearest = attacks.minimum_norm(job.prepared, part, labels)
         values.append(attacks.distance(job.prepared, part, nearest, labels).clamp_max(1.0))
     values = torch.cat(values).cpu()

@@ -21,20 +21,33 @@ COLUMNS = ("checkpoint", "split", "statistic", "layer", "setting", "n", "value")
 
 @dataclass
 class Outcome:
-    """The outcome of one part: rows of the record table (checkpoint apart), arrays, seconds, warnings."""
+    """The outcome of one part: rows of the record table (checkpoint apart), arrays, seconds,
+    warnings.
+    """
 
     rows: list[dict] = field(default_factory=list)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
 
-    def add(self, statistic: str, value: float, n: int, *, split: str = "", layer: str = "", setting: str = "") -> None:
+    def add(
+        self,
+        statistic: str,
+        value: float,
+        n: int,
+        *,
+        split: str = "",
+        layer: str = "",
+        setting: str = "",
+    ) -> None:
         row = {"split": split, "statistic": statistic, "layer": layer, "setting": setting}
         self.rows.append(row | {"n": int(n), "value": float(value)})
 
 
 class UndeclaredSetting(AttributeError):
-    """A part of a measurement read a setting that it had not declared, so that it could go stale unseen."""
+    """A part of a measurement read a setting that it had not declared, so that it could go stale
+    unseen.
+    """
 
 
 class Reading:
@@ -45,12 +58,15 @@ class Reading:
 
     def __getattr__(self, name: str):
         if name not in self._declared:
-            raise UndeclaredSetting(f"the part {self._part!r} reads the setting {name!r}; declare it there by @reads.")
+            raise UndeclaredSetting(
+                f"the part {self._part!r} reads the setting {name!r}; declare it there by @reads."
+            )
         return getattr(self._settings, name)
 
 
 def reads(*names: str) -> Callable:
-    """Declare which settings decide a part's numbers, beside those of `ALWAYS`; it can read no others.
+    """Declare which settings decide a part's numbers, beside those of `ALWAYS`; it can read no
+    others.
 
     A part is measured again when, and only when, one of them changes.
     """
@@ -66,7 +82,9 @@ def reads(*names: str) -> Callable:
 
 @dataclass
 class Job:
-    """One checkpoint to measure. train: the images actually trained on; arrays: those of its parts so far."""
+    """One checkpoint to measure. train: the images actually trained on; arrays: those of its parts
+    so far.
+    """
 
     model: nn.Module
     data: data.Dataset
@@ -86,7 +104,9 @@ class Job:
         return engine.prepare(self.model)
 
     def images(self, split: str, n: int | None = None) -> tuple[Tensor, Tensor]:
-        """The first n images (n, c, h, w) and labels (n,) of train, val or test; all if there are fewer."""
+        """The first n images (n, c, h, w) and labels (n,) of train, val or test; all if there are
+        fewer.
+        """
         return tuple(self.split(split)[:n])
 
     def split(self, name: str) -> data.Split:
@@ -95,7 +115,9 @@ class Job:
     def generator(self, purpose: str) -> torch.Generator:
         """A generator of its own for each purpose, the same for every network."""
         digest = hashlib.sha256(f"{self.settings.seed}|{purpose}".encode()).digest()
-        return torch.Generator(self.data.test.y.device).manual_seed(int.from_bytes(digest[:6], "big"))
+        return torch.Generator(self.data.test.y.device).manual_seed(
+            int.from_bytes(digest[:6], "big")
+        )
 
     @torch.no_grad()
     def logits(self, split: data.Split) -> Tensor:

@@ -16,20 +16,28 @@ log = logging.getLogger(__name__)
 
 
 class Parts:
-    """The parts of one checkpoint in a folder: NAME.json and, with arrays, NAME.npz, which is written first.
+    """The parts of one checkpoint in a folder: NAME.json and, with arrays, NAME.npz, which is
+    written first.
 
-    A part is used only if it was measured on the same weights and recipe, with the same values of the
-    settings that it `uses`: raising one number of images leaves the other parts alone.
+    A part is used only if it was measured on the same weights and recipe, with the same values of
+    the settings that it `uses`: raising one number of images leaves the other parts alone.
     """
 
     def __init__(self, folder: Path | None, weights: str, recipe: Recipe):
-        self.folder, self.known = folder, {"format": FORMAT, "weights": weights, "recipe": recipe.to_dict()}
+        self.folder, self.known = (
+            folder,
+            {"format": FORMAT, "weights": weights, "recipe": recipe.to_dict()},
+        )
 
     def key(self, uses: dict) -> str:
-        return hashlib.sha256(json.dumps(self.known | {"uses": uses}, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps(self.known | {"uses": uses}, sort_keys=True).encode()
+        ).hexdigest()
 
     def load(self, name: str, uses: dict) -> Outcome | None:
-        """The part if it is there, whole, and of this measurement; a damaged one is named in the log."""
+        """The part if it is there, whole, and of this measurement; a damaged one is named in the
+        log.
+        """
         if self.folder is None or not (self.folder / f"{name}.json").exists():
             return None
         try:
@@ -41,7 +49,10 @@ class Parts:
     def _read(self, name: str, key: str) -> Outcome | None:
         path, table = self.folder / f"{name}.json", self.folder / f"{name}.npz"
         said = files.read_json(path)
-        if not isinstance(said, dict) or not {"key", "sha256", *Outcome.__dataclass_fields__} <= {*said, "arrays"}:
+        if not isinstance(said, dict) or not {"key", "sha256", *Outcome.__dataclass_fields__} <= {
+            *said,
+            "arrays",
+        }:
             raise RecordError(f"{path} is damaged: fields are missing.")
         if said["key"] != key:
             return None
@@ -56,9 +67,13 @@ class Parts:
         path, table = self.folder / f"{name}.json", self.folder / f"{name}.npz"
         if outcome.arrays:
             files.write_arrays(table, outcome.arrays)
-        said = asdict(outcome) | {"key": self.key(uses), "sha256": files.sha256(table) if outcome.arrays else ""}
+        said = asdict(outcome) | {
+            "key": self.key(uses),
+            "sha256": files.sha256(table) if outcome.arrays else "",
+        }
         del said["arrays"]
-        files.write_json(path, said | {"rows": _numbers(outcome.rows, repr)})  # as words: nan and inf are no JSON
+        # as words: nan and inf are no JSON
+        files.write_json(path, said | {"rows": _numbers(outcome.rows, repr)})
 
 
 def _numbers(rows: list[dict], convert) -> list[dict]:

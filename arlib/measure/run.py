@@ -1,4 +1,6 @@
-"""Measuring one trained network: which parts there are, in which order, and what is already there."""
+"""Measuring one trained network: which parts there are, in which order, and what is already
+there.
+"""
 
 import time
 import warnings
@@ -36,10 +38,16 @@ class Part:
     """Values that decided arrays of earlier parts which this one uses."""
 
     def uses(self, settings: Settings) -> dict:
-        """The values that decide this part's numbers, by name: it is measured again when one of them changes."""
+        """The values that decide this part's numbers, by name: it is measured again when one of
+        them changes.
+        """
         values = settings.to_dict()
         always = [name for name in ALWAYS if name in values]
-        return {name: values[name] for name in (*always, *self.compute.reads)} | self.given | self.rests_on
+        return (
+            {name: values[name] for name in (*always, *self.compute.reads)}
+            | self.given
+            | self.rests_on
+        )
 
     def measure(self, job: Job) -> Outcome:
         """Compute it; a setting that it reads and has not declared raises `UndeclaredSetting`."""
@@ -64,30 +72,34 @@ def measure(
     """Measure the checkpoints of a finished training.
 
     The last one in full; the validation-best one by its outputs and attacks; of a standard training
-    (eps = 0) also each epoch-N.safetensors by what the matched-fit control needs, and the network it
-    started from.
+    (eps = 0) also each epoch-N.safetensors by what the matched-fit control needs, and the network
+    it started from.
 
     Args:
         run_folder: holds last.safetensors, best.safetensors, epoch-N.safetensors.
         settings: by default `Settings()`.
-        part_folder: where finished parts are kept; a measurement interrupted there goes on. A part of
-            other weights, settings or recipe is measured again; a damaged one too, and the log names it.
+        part_folder: where finished parts are kept; a measurement interrupted there goes on. A part
+            of other weights, settings or recipe is measured again; a damaged one too, and the log
+            names it.
         control: only the last checkpoint, and only what it is compared in.
 
-    Returns: rows (checkpoint, split, statistic, layer, setting, n, value), with `rows.attrs["seconds"]`
-    (checkpoint/part → seconds) and `rows.attrs["warnings"]` (list of "checkpoint/part: message");
+    Returns: rows (checkpoint, split, statistic, layer, setting, n, value), with
+    `rows.attrs["seconds"]` (checkpoint/part → seconds) and `rows.attrs["warnings"]` (list of
+    "checkpoint/part: message");
     and arrays of the last checkpoint: quantiles|operator|layer, margin|train, margin|test,
-    correct|test, max_softmax|test, robust|test (under APGD-CE + T), instance_margin|test and |train, normaliser;
-    of the initialisation quantiles|operator@start|layer.
+    correct|test, max_softmax|test, robust|test (under APGD-CE + T), instance_margin|test and
+    |train, normaliser; of the initialisation quantiles|operator@start|layer.
 
     The same weights give the same numbers on the same machine with the same number of threads.
-    Raises `InputError` for a missing data set or device, `RecordError` for missing or damaged weights.
+    Raises `InputError` for a missing data set or device, `RecordError` for missing or damaged
+    weights.
     """
     settings, run_folder = settings or Settings(), Path(run_folder)
     dataset = data.load(recipe.dataset, data_root, device=device)
     if 0 < settings.bound_images < len(dataset.classes):
         raise InputError(
-            f"bound_images is {settings.bound_images}; {recipe.dataset} has {len(dataset.classes)} classes, and each "
+            f"bound_images is {settings.bound_images}; {recipe.dataset} has {len(dataset.classes)} "
+            "classes, and each "
             f"needs an image: give 0 or at least {len(dataset.classes)}."
         )
     names = ["last"] if control else _checkpoints(run_folder, recipe)
@@ -100,18 +112,25 @@ def measure(
     with tqdm(total=total, disable=not progress, desc=recipe.id) as bar:
         for which, weights in checkpoints.items():
             parts = Parts(part_folder and Path(part_folder) / which, weights, recipe)
-            same = which == "best" and weights == checkpoints["last"]  # the very file: not measured twice
-            job = Job(_model(run_folder, which, recipe, dataset), dataset, trained, recipe, settings)
+            # the very file: not measured twice
+            same = which == "best" and weights == checkpoints["last"]
+            job = Job(
+                _model(run_folder, which, recipe, dataset), dataset, trained, recipe, settings
+            )
             for part in plan(which, recipe, settings, control):
                 bar.set_postfix_str(f"{which} {part.name}")
                 known = done.get(f"last/{part.name}") if same and part.name != "strong" else None
                 done[f"{which}/{part.name}"] = known or _part(job, parts, part)
                 bar.update()
-    kept = [outcome for name, outcome in done.items() if name.partition("/")[0] in ("last", INITIAL)]
+    kept = [
+        outcome for name, outcome in done.items() if name.partition("/")[0] in ("last", INITIAL)
+    ]
     return _rows(done), {key: value for outcome in kept for key, value in outcome.arrays.items()}
 
 
-def plan(which: str, recipe: training.Recipe, settings: Settings, control: bool = False) -> list[Part]:
+def plan(
+    which: str, recipe: training.Recipe, settings: Settings, control: bool = False
+) -> list[Part]:
     """The parts of a checkpoint in order: later ones may use arrays of earlier ones."""
     outputs = Part("outputs", q.outputs)
     robust = Part("robust", attacked.robust_errors)
@@ -170,10 +189,16 @@ def _strong(images: int) -> Part:
 
 def _checkpoints(run_folder: Path, recipe: training.Recipe) -> list[str]:
     kept = run_folder.glob("epoch-*.safetensors") if recipe.eps == 0 else ()
-    return ["last", "best", *sorted((path.stem for path in kept), key=lambda name: int(name.removeprefix("epoch-")))]
+    return [
+        "last",
+        "best",
+        *sorted((path.stem for path in kept), key=lambda name: int(name.removeprefix("epoch-"))),
+    ]
 
 
-def _model(run_folder: Path, which: str, recipe: training.Recipe, dataset: data.Dataset) -> nn.Module:
+def _model(
+    run_folder: Path, which: str, recipe: training.Recipe, dataset: data.Dataset
+) -> nn.Module:
     where = dataset.test.y.device
     if which == INITIAL:
         return training.initial_model(recipe).to(where).eval()
@@ -204,8 +229,14 @@ def _part(job: Job, parts: Parts, part: Part) -> Outcome:
 
 
 def _rows(done: dict[str, Outcome]) -> pd.DataFrame:
-    rows = [{"checkpoint": name.partition("/")[0]} | row for name, outcome in done.items() for row in outcome.rows]
+    rows = [
+        {"checkpoint": name.partition("/")[0]} | row
+        for name, outcome in done.items()
+        for row in outcome.rows
+    ]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame.attrs["seconds"] = {name: outcome.seconds for name, outcome in done.items()}
-    frame.attrs["warnings"] = [f"{name}: {message}" for name, outcome in done.items() for message in outcome.warnings]
+    frame.attrs["warnings"] = [
+        f"{name}: {message}" for name, outcome in done.items() for message in outcome.warnings
+    ]
     return frame

@@ -31,12 +31,15 @@ COLUMNS = ["model", "claim", "quantity", "setting", "layer", "n", "value", "low"
 class Comparison:
     """What `compare` measured.
 
-    rows: one number each (`COLUMNS`); layer "" is the network as a whole, or the median over its layers; low, high
-        the 95 % interval over images where there is one. A single model of each kind has no seeds: intervals
-        are about images, and say nothing of how another training would have come out.
-    doubts: what should not be trusted, by model and part. left_out: parts that were not measured, and why.
-    seconds, megabytes: by "model/part", how long it took, and by how much it raised the most memory that the process
-        had held so far (None where the system does not tell); of resumed parts, what they took when they were measured.
+    rows: one number each (`COLUMNS`); layer "" is the network as a whole, or the median over its
+        layers; low, high the 95 % interval over images where there is one. A single model of each
+        kind has no seeds: intervals are about images, and say nothing of how another training would
+        have come out.
+    doubts: what should not be trusted, by model and part. left_out: parts that were not measured,
+    and why.
+    seconds, megabytes: by "model/part", how long it took, and by how much it raised the most memory
+        that the process had held so far (None where the system does not tell); of resumed parts,
+        what they took when they were measured.
     band: what the book's recorded networks span, where there are any on such images.
     """
 
@@ -51,37 +54,51 @@ class Comparison:
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a quantity, a column a model, as text with intervals; n and what the paper expects beside it.
+        """One row per quantity, a column per model, as text with intervals; n and what the paper
+        expects beside it.
 
-        Where there is a band, two columns more: what the recorded networks span, trained in the ordinary way and
-        adversarially.
+        Where there is a band, two columns more: what the recorded networks span, trained in the
+        ordinary way and adversarially.
         """
         whole = self.rows[self.rows["layer"] == ""]
         lines = {}
         for (quantity, setting), part in whole.groupby(["quantity", "setting"], sort=False):
             declared = QUANTITIES[quantity]
             name = declared.label + (f", {setting}" if setting else "")
-            row = {"claim": declared.claim, "expected": {1: "↑", -1: "↓", 0: "–"}[declared.expected]}
+            row = {
+                "claim": declared.claim,
+                "expected": {1: "↑", -1: "↓", 0: "–"}[declared.expected],
+            }
             found = part.set_index("model")
-            row |= {model: _text(found.loc[model], declared.percent) if model in found.index else "not measured"
-                    for model in self.models}  # fmt: skip
+            row |= {
+                model: _text(found.loc[model], declared.percent)
+                if model in found.index
+                else "not measured"
+                for model in self.models
+            }
             lines[name] = row | {"n": ", ".join(sorted({str(n) for n in part["n"]}))}
             lines[name] |= _spans(self.band, quantity, setting, declared.percent)
         return pd.DataFrame.from_dict(lines, orient="index").rename_axis("quantity")
 
     @property
     def cost(self) -> pd.DataFrame:
-        """What each part took: seconds of each model, and megabytes by which the most memory held grew in all."""
+        """What each part took: seconds of each model, and megabytes by which the most memory held
+        grew in all.
+        """
         return cost.table(self.models, self.seconds, self.megabytes)
 
     def figure(self):
-        """Each quantity in a panel of its own, a dot a model with its interval, the band shaded."""
+        """Each quantity in a panel of its own, a dot per model with its interval, the band
+        shaded.
+        """
         from arlib.figures import compared
 
         return compared(self)
 
     def save(self, path: str | Path) -> Path:
-        """Write the comparison: .html (one page that needs nothing else), .csv (rows) or .json (everything)."""
+        """Write the comparison: .html (one page that needs nothing else), .csv (rows) or .json
+        (everything).
+        """
         path = Path(path)
         if path.suffix == ".html":
             from arlib.report.page import page
@@ -134,13 +151,17 @@ def compare(
 
     Args:
         models: a name for each model: any torch module or callable on images in [0, 1].
-        x, y: images (n, …) and labels (n,); natural test images, which none of the models was trained on.
-        eps: radii of the strong attack; radius: of feature changes and flips (random flips: twice that).
-        layers: names of modules whose changes are looked at, the same in every model; by default each one's own.
-        robust_images, instance_images, jacobian_images: the first so many images for what is expensive.
+        x, y: images (n, …) and labels (n,); natural test images, which none of the models was
+            trained on.
+        eps: radii of the strong attack; radius: of feature changes and flips (random flips: twice
+            that).
+        layers: names of modules whose changes are looked at, the same in every model; by default
+            each one's own.
+        robust_images, instance_images, jacobian_images: the first so many images for what is
+            expensive.
         logits: where they are in what the models return, see `engine.logits_of`.
-        band: the study whose recorded networks are shown beside yours; "auto": the largest one on images of this shape
-            and so many classes; None: none.
+        band: the study whose recorded networks are shown beside yours; "auto": the largest one on
+            images of this shape and so many classes; None: none.
         time_budget: seconds; a part that would probably not fit any more is left out, and named.
         resume: a .json file for finished parts; the same call goes on from it.
 
@@ -149,10 +170,18 @@ def compare(
     models = dict(models)
     if not models:
         raise InputError('models is empty; give a name and a model, such as {"standard": model}.')
-    numbers = {"robust_images": robust_images, "instance_images": instance_images, "jacobian_images": jacobian_images}
+    numbers = {
+        "robust_images": robust_images,
+        "instance_images": instance_images,
+        "jacobian_images": jacobian_images,
+    }
     radii = tuple(sorted(float(e) for e in np.atleast_1d(np.asarray(eps, dtype=float))))
     settings = Settings(
-        eps=radii, radius=radius, layers=None if layers is None else tuple(layers), seed=seed, **numbers
+        eps=radii,
+        radius=radius,
+        layers=None if layers is None else tuple(layers),
+        seed=seed,
+        **numbers,
     )
     subjects = [_subject(name, model, x, y, settings, logits) for name, model in models.items()]
     study = recorded.chosen(band, tuple(subjects[0].x.shape[1:]), subjects[0].classes)
@@ -165,22 +194,40 @@ def compare(
                 bar.set_postfix_str(f"{part} of {subject.name}")
                 spent = time.monotonic() - begun
                 key = known.key(part, subject)
-                if key not in known.parts and time_budget is not None and spent + longest > time_budget:
-                    left_out.append(f"{part} of {subject.name}: the time budget of {time_budget:g} s is spent")
+                if (
+                    key not in known.parts
+                    and time_budget is not None
+                    and spent + longest > time_budget
+                ):
+                    left_out.append(
+                        f"{part} of {subject.name}: the time budget of {time_budget:g} s is spent"
+                    )
                 else:
-                    found = known.parts.get(key) or known.save(key, _measured(part, subject, logits))
+                    found = known.parts.get(key) or known.save(
+                        key, _measured(part, subject, logits)
+                    )
                     rows += [{"model": subject.name} | row for row in found["rows"]]
                     doubts += [f"{subject.name}, {part}: {doubt}" for doubt in found["doubts"]]
-                    left_out += [f"{part} of {subject.name}: {found['refused']}"] if found["refused"] else []
+                    left_out += (
+                        [f"{part} of {subject.name}: {found['refused']}"]
+                        if found["refused"]
+                        else []
+                    )
                     seconds[f"{subject.name}/{part}"] = found["seconds"]
                     megabytes[f"{subject.name}/{part}"] = found.get("megabytes")
                     longest = max(longest, found["seconds"])
                 bar.update()
     frame = _with_shared_margins(pd.DataFrame(rows), list(models))
     return Comparison(
-        frame, tuple(models), asdict(settings), tuple(dict.fromkeys(doubts)), tuple(left_out), seconds, megabytes,
+        frame,
+        tuple(models),
+        asdict(settings),
+        tuple(dict.fromkeys(doubts)),
+        tuple(left_out),
+        seconds,
+        megabytes,
         recorded.band_of(study, settings, frame),
-    )  # fmt: skip
+    )
 
 
 def _subject(name: str, model, x, y, settings: Settings, logits) -> Subject:
@@ -194,7 +241,10 @@ def _subject(name: str, model, x, y, settings: Settings, logits) -> Subject:
     state = model.state_dict().values() if isinstance(model, nn.Module) else ()
     tensors = [value for value in state if isinstance(value, Tensor)]
     # By its tensors and, since Python numbers count too, by some answers.
-    known_by = [engine.digest(x, y, *tensors), [round(value, 2) for value in answers.flatten().tolist()]]
+    known_by = [
+        engine.digest(x, y, *tensors),
+        [round(value, 2) for value in answers.flatten().tolist()],
+    ]
     return Subject(name, model, x, y, settings, answers.shape[1], known_by)
 
 
@@ -208,7 +258,9 @@ def _measured(part: str, subject: Subject, logits) -> dict:
             PARTS[part](fresh, logits)
         except InputError as error:
             refused = str(error)
-    doubts = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
+    doubts = [
+        str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)
+    ]
     grown = None if peak is None else round(cost.peak(subject.x.device) - peak, 1)
     took = {"seconds": round(time.monotonic() - begun, 2), "megabytes": grown}
     return {"rows": fresh.rows, "doubts": doubts, "refused": refused} | took
@@ -225,53 +277,90 @@ class _Known:
             said = files.read_json(path)
         except RecordError as error:
             raise InputError(f"resume: {error}") from error
-        if not isinstance(said, dict) or said.get("format") != FORMAT or not isinstance(said.get("parts"), dict):
-            raise InputError(f"resume is {str(path)!r}, which is no file of finished parts; give another name.")
+        if (
+            not isinstance(said, dict)
+            or said.get("format") != FORMAT
+            or not isinstance(said.get("parts"), dict)
+        ):
+            raise InputError(
+                f"resume is {str(path)!r}, which is no file of finished parts; give another name."
+            )
         self.parts = {key: _numbered(part) for key, part in said["parts"].items()}
 
     @staticmethod
     def key(part: str, subject: Subject) -> str:
-        return hashlib.sha256(json.dumps([part, asdict(subject.settings), subject.known_by]).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps([part, asdict(subject.settings), subject.known_by]).encode()
+        ).hexdigest()
 
     def save(self, key: str, found: dict) -> dict:
         self.parts[key] = found
         if self.path is not None:
-            plain = {key: part | {"rows": [_plain(row) for row in part["rows"]]} for key, part in self.parts.items()}
+            plain = {
+                key: part | {"rows": [_plain(row) for row in part["rows"]]}
+                for key, part in self.parts.items()
+            }
             files.write_json(self.path, {"format": FORMAT, "parts": plain})
         return found
 
 
 def _plain(row: dict) -> dict:
-    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
+    return {
+        name: None if isinstance(v, float) and not math.isfinite(v) else v
+        for name, v in row.items()
+    }
 
 
 def _numbered(part: dict) -> dict:
-    rows = [{name: math.nan if value is None else value for name, value in row.items()} for row in part["rows"]]
+    rows = [
+        {name: math.nan if value is None else value for name, value in row.items()}
+        for row in part["rows"]
+    ]
     return part | {"rows": rows}
 
 
 def _with_shared_margins(rows: pd.DataFrame, models: list[str]) -> pd.DataFrame:
-    """With the median instance margin over the images that every model gets right; claims beside quantities."""
+    """With the median instance margin over the images that every model gets right; claims beside
+    quantities.
+    """
     each = rows[rows["quantity"] == "instance_margin"] if len(rows) else rows
     if len(each) and set(each["model"]) == set(models):
         wide = each.pivot(index="layer", columns="model", values="value")[models]
         shared = wide[(wide > 0).all(axis=1)]
         medians = [
-            {"model": model, "quantity": "instance_margin", "setting": "", "layer": "", "n": len(shared),
-             "value": shared[model].median(), "low": math.nan, "high": math.nan}
-            for model in models if len(shared)
-        ]  # fmt: skip
+            {
+                "model": model,
+                "quantity": "instance_margin",
+                "setting": "",
+                "layer": "",
+                "n": len(shared),
+                "value": shared[model].median(),
+                "low": math.nan,
+                "high": math.nan,
+            }
+            for model in models
+            if len(shared)
+        ]
         rows = pd.concat([rows, pd.DataFrame(medians)], ignore_index=True) if medians else rows
-    rows = rows.assign(claim=[QUANTITIES[name].claim for name in rows["quantity"]]) if len(rows) else rows
+    rows = (
+        rows.assign(claim=[QUANTITIES[name].claim for name in rows["quantity"]])
+        if len(rows)
+        else rows
+    )
     return rows.reindex(columns=COLUMNS)
 
 
-def _spans(band: recorded.Band | None, quantity: str, setting: str, percent: bool) -> dict[str, str]:
-    """What the recorded networks span, a column a strength; nothing without a band."""
+def _spans(
+    band: recorded.Band | None, quantity: str, setting: str, percent: bool
+) -> dict[str, str]:
+    """What the recorded networks span, a column per strength; nothing without a band."""
     if band is None:
         return {}
     spans, form = band.of(quantity, setting), _form(percent)
-    said = {s: " to ".join(map(form, spans[s])).replace("-", "−") if s in spans else "–" for s in band.strengths}
+    said = {
+        s: " to ".join(map(form, spans[s])).replace("-", "−") if s in spans else "–"
+        for s in band.strengths
+    }
     return {f"recorded, strength {strength:g}": text for strength, text in said.items()}
 
 

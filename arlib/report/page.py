@@ -1,4 +1,6 @@
-"""A comparison as one page that needs nothing else: no network, no script; everything from a file is escaped."""
+"""A comparison as one page that needs nothing else: no network, no script; everything from a file
+is escaped.
+"""
 
 import base64
 from pathlib import Path
@@ -15,7 +17,9 @@ def page(comparison) -> str:
     """The page of a `Comparison` as text."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     figure = comparison.figure()
-    settings = {name: _said(value) for name, value in comparison.settings.items() if value is not None}
+    settings = {
+        name: _said(value) for name, value in comparison.settings.items() if value is not None
+    }
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=f"{', '.join(comparison.models)}: what robustness does",
         images=_images(comparison),

@@ -1,4 +1,6 @@
-"""What is measured of each model: one function a part, rows (claim, quantity, setting, layer, n, value, low, high)."""
+"""What is measured of each model: one function a part, rows (claim, quantity, setting, layer, n,
+value, low, high).
+"""
 
 import math
 import warnings
@@ -41,7 +43,9 @@ QUANTITIES = {
     "sv_std": Quantity("C6", "std of singular values, raw weights, median over layers", -1),
     "sv_std_over_mean": Quantity("C6", "std/mean, raw weights", -1),
     "applied_std_over_mean": Quantity("C6", "std/mean, batch norm folded", -1),
-    "jacobian_uniformity": Quantity("C6", "σ_max / (‖J‖_F/√rank) at the images, median over layers", -1),
+    "jacobian_uniformity": Quantity(
+        "C6", "σ_max / (‖J‖_F/√rank) at the images, median over layers", -1
+    ),
     "flip_pgd": Quantity("C7", "flips under PGD", -1, percent=True),
     "flip_sign": Quantity("C7", "flips under random signs", -1, percent=True),
     "robust_accuracy": Quantity("–", "accuracy under APGD-CE and targeted APGD", 1, percent=True),
@@ -100,7 +104,9 @@ def outputs(subject: Subject, logits) -> None:
     sure = confidence.max_softmax(z)
     right = (z.argmax(1) == y).double()
     for quantity, values in (
-        ("ce", confidence.cross_entropy(z, y)), ("max_softmax", sure), ("overconfidence", sure - right)
+        ("ce", confidence.cross_entropy(z, y)),
+        ("max_softmax", sure),
+        ("overconfidence", sure - right),
     ):  # fmt: skip
         subject.add(quantity, *_mean(values))
     subject.add("ece", confidence.ece(z, y, bins=min(15, n)), n)
@@ -114,7 +120,11 @@ def features(subject: Subject, logits) -> None:
     """Random feature changes of the layers, and each layer's gain."""
     settings = subject.settings
     x = subject.x[: settings.feature_images]
-    options = {"radius": settings.radius, "generator": subject.generator(), "layers": _watched(subject)}
+    options = {
+        "radius": settings.radius,
+        "generator": subject.generator(),
+        "layers": _watched(subject),
+    }
     frame = smoothness.feature_change(subject.model, x, **options)
     for row in frame.itertuples():
         subject.add("feature_change", row.change, row.n, layer=row.layer)
@@ -129,17 +139,27 @@ def flips(subject: Subject, logits) -> None:
     """Share of predictions that change, attacked and at random."""
     settings = subject.settings
     x = subject.x[: settings.flip_images]
-    for quantity, attack, radius in (("flip_pgd", "pgd", settings.radius), ("flip_sign", "sign", 2 * settings.radius)):
+    for quantity, attack, radius in (
+        ("flip_pgd", "pgd", settings.radius),
+        ("flip_sign", "sign", 2 * settings.radius),
+    ):
         options = {"attack": attack, "generator": subject.generator(), "logits": logits}
         rate = smoothness.flip_rate(subject.model, x, radius=radius, **options)
-        low, high = attacks.wilson(round(rate * len(x)), len(x)) if attack == "pgd" else (math.nan, math.nan)
+        low, high = (
+            attacks.wilson(round(rate * len(x)), len(x))
+            if attack == "pgd"
+            else (math.nan, math.nan)
+        )
         subject.add(quantity, rate, len(x), low, high, setting=f"{255 * radius:g}/255")
 
 
 def singular_values(subject: Subject, logits) -> None:
     """Spectra of the layers, of the weights and with batch norm folded."""
     shape = tuple(subject.x.shape[1:])
-    for fold, names in ((False, ("sv_std", "sv_std_over_mean")), (True, ("", "applied_std_over_mean"))):
+    for fold, names in (
+        (False, ("sv_std", "sv_std_over_mean")),
+        (True, ("", "applied_std_over_mean")),
+    ):
         frame = spectra.of(subject.model, shape, fold_bn=fold)
         for name, column in zip(names, ("std", "std_over_mean"), strict=True):
             for row in frame.to_dict("records") if name else ():
@@ -153,25 +173,40 @@ def jacobians(subject: Subject, logits) -> None:
     """How uniform each layer's Jacobian is at the images."""
     settings = subject.settings
     x = subject.x[: settings.jacobian_images]
-    frame = smoothness.jacobian(subject.model, x, generator=subject.generator(), layers=_watched(subject))
+    frame = smoothness.jacobian(
+        subject.model, x, generator=subject.generator(), layers=_watched(subject)
+    )
     for row in frame.itertuples():
         subject.add("jacobian_uniformity", row.uniformity_median, row.n, layer=row.layer)
     subject.add("jacobian_uniformity", frame["uniformity_median"].median(), len(x))
 
 
 def robustness(subject: Subject, logits) -> None:
-    """Accuracy under the strong attack at several radii; targeted margins where there are fewer than 4 classes."""
+    """Accuracy under the strong attack at several radii; targeted margins where there are fewer
+    than 4 classes.
+    """
     settings = subject.settings
     x, y = subject.x[: settings.robust_images], subject.y[: settings.robust_images]
     names = ("apgd-ce", "apgd-t" if subject.classes > 3 else "apgd-margin-t")
-    found = attacks.evaluate(subject.model, x, y, eps=settings.eps, attacks=names, logits=logits, seed=settings.seed)
+    found = attacks.evaluate(
+        subject.model, x, y, eps=settings.eps, attacks=names, logits=logits, seed=settings.seed
+    )
     table = found.table[found.table["attack"] == "worst case"]
     for row in table.itertuples():
-        subject.add("robust_accuracy", row.accuracy, row.n, row.low, row.high, setting=f"{255 * row.eps:g}/255")
+        subject.add(
+            "robust_accuracy",
+            row.accuracy,
+            row.n,
+            row.low,
+            row.high,
+            setting=f"{255 * row.eps:g}/255",
+        )
 
 
 def distances(subject: Subject, logits) -> None:
-    """Instance margins image by image (rows of layer "image N"); their median is taken over shared images later."""
+    """Instance margins image by image (rows of layer "image N"); their median is taken over shared
+    images later.
+    """
     settings = subject.settings
     x, y = subject.x[: settings.instance_images], subject.y[: settings.instance_images]
     values = margins.instance(subject.model, x, y, generator=subject.generator(), logits=logits)
@@ -192,7 +227,9 @@ PARTS: dict[str, Callable[[Subject, Callable | None], None]] = {
 
 
 def _watched(subject: Subject) -> list[str] | None:
-    """The layers whose outputs are looked at: those asked for, else all that have a row an image; others are named."""
+    """The layers whose outputs are looked at: those asked for, else all that have a row per image;
+    others are named.
+    """
     if subject.settings.layers is not None:
         return list(subject.settings.layers)
     layers = inner.layer_names(subject.model)
@@ -200,7 +237,8 @@ def _watched(subject: Subject) -> list[str] | None:
     if others:
         some = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
         warnings.warn(
-            f"{len(others)} of {len(layers)} layers are left out, whose outputs are not one row an image: {some}.",
+            f"{len(others)} of {len(layers)} layers are left out, whose outputs are not one row an "
+            f"image: {some}.",
             UserWarning,
             stacklevel=2,
         )
@@ -216,7 +254,14 @@ def _mean(values: Tensor) -> tuple[float, int, float, float]:
 
 
 def _median(values: Tensor) -> tuple[float, int, float, float]:
-    """Median, n and the order statistics between which the true one lies with 95 %, whatever the distribution."""
+    """Median, n and the order statistics between which the true one lies with 95 %, whatever the
+    distribution.
+    """
     ordered, n = np.sort(values.double().cpu().numpy()), len(values)
     low, high = stats.binom.ppf([0.025, 0.975], n, 0.5).astype(int)
-    return float(np.median(ordered)), n, float(ordered[max(low - 1, 0)]), float(ordered[min(high, n - 1)])
+    return (
+        float(np.median(ordered)),
+        n,
+        float(ordered[max(low - 1, 0)]),
+        float(ordered[min(high, n - 1)]),
+    )

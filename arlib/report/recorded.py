@@ -1,4 +1,6 @@
-"""The book's recorded networks in the terms of a comparison: what they span is a scale to read others against."""
+"""The book's recorded networks in the terms of a comparison: what they span is a scale to read
+others against.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +11,8 @@ from arlib import places
 from arlib.errors import InputError, NotMeasured
 from arlib.sources import source
 
-# A comparison's quantity: (statistic of a record, setting, or what a setting begins with before its radius).
+# A comparison's quantity: (statistic of a record, setting, or what a setting begins with before its
+# radius).
 WHOLE = {
     "error": ("error", ""),
     "ce": ("ce", ""),
@@ -30,8 +33,8 @@ LAYERED = {
     "jacobian_uniformity": ("jacobian_uniformity_median", "image"),
 }
 SPECTRA = ("sv_std", "sv_std_over_mean", "applied_std_over_mean")
-# Of a comparison but not here: the calibration error, whose size depends on the number of images, and the median
-# instance margin, which is over images that all the compared models get right.
+# Of a comparison but not here: the calibration error, whose size depends on the number of images,
+# and the median instance margin, which is over images that all the compared models get right.
 AUTO = "auto"
 _COLUMNS = ["strength", "seed", "quantity", "setting", "layer", "n", "value"]
 
@@ -40,8 +43,9 @@ _COLUMNS = ["strength", "seed", "quantity", "setting", "layer", "n", "value"]
 class Band:
     """What the recorded networks of one study span.
 
-    strengths: the AR strength of the standard networks, 0, and the one that the study's effects are of. networks: how
-    many there are of each. rows: quantity, setting, strength, low, high (the least and the largest of the networks).
+    strengths: the AR strength of the standard networks, 0, and the one that the study's effects are
+    of. networks: how many there are of each. rows: quantity, setting, strength, low, high (the
+    least and the largest of the networks).
     """
 
     study: str
@@ -55,11 +59,16 @@ class Band:
         """What the band is, in a few sentences."""
         weak, strong = self.strengths
         return (
-            f"The band is what the book's recorded networks of the study {self.study} span, from the least to the "
-            f"largest: {self.networks[0]} networks trained at AR strength {weak:g} and {self.networks[1]} at "
-            f"{strong:g}, which differ in their seed, measured on test images of {self.dataset}. It is a scale for "
-            f"your models where your images are of {self.dataset} too. Quantities of layers have a band only if all "
-            "models have the same layers as the study's; no band stands where the records lack the quantity, or took "
+            f"The band is what the book's recorded networks of the study {self.study} span, from "
+            "the least to the "
+            f"largest: {self.networks[0]} networks trained at AR strength {weak:g} and "
+            f"{self.networks[1]} at "
+            f"{strong:g}, which differ in their seed, measured on test images of {self.dataset}. "
+            "It is a scale for "
+            f"your models where your images are of {self.dataset} too. Quantities of layers have a "
+            "band only if all "
+            "models have the same layers as the study's; no band stands where the records lack the "
+            "quantity, or took "
             "it at another radius."
         )
 
@@ -69,12 +78,16 @@ class Band:
         return {row.strength: (row.low, row.high) for row in rows.itertuples()}
 
     def to_dict(self) -> dict:
-        plain = {name: getattr(self, name) for name in ("study", "dataset", "strengths", "networks")}
+        plain = {
+            name: getattr(self, name) for name in ("study", "dataset", "strengths", "networks")
+        }
         return plain | {"rows": self.rows.to_dict("records")}
 
 
 def in_terms_of_a_comparison(table: pd.DataFrame) -> pd.DataFrame:
-    """The records of a study (`Study.records()`) as `_COLUMNS`: of layers each one's value, and their median as ""."""
+    """The records of a study (`Study.records()`) as `_COLUMNS`: of layers each one's value, and
+    their median as "".
+    """
     from arlib.claims.values import clean, counted
 
     table = clean(table)
@@ -86,20 +99,26 @@ def in_terms_of_a_comparison(table: pd.DataFrame) -> pd.DataFrame:
         if quantity in SPECTRA:
             rows = rows[rows["layer"].isin(convolutions)]
         value = 1 - rows["value"] if quantity == "robust_accuracy" else rows["value"]
-        rows = rows.assign(quantity=quantity, value=value, setting=_as_compared(quantity, rows["setting"]))[_COLUMNS]
+        rows = rows.assign(
+            quantity=quantity, value=value, setting=_as_compared(quantity, rows["setting"])
+        )[_COLUMNS]
         parts.append(rows)
         if quantity in LAYERED:
             keys = ["strength", "seed", "quantity", "setting"]
-            parts.append(rows.groupby(keys, as_index=False).agg(value=("value", "median"), n=("n", "min")))
+            parts.append(
+                rows.groupby(keys, as_index=False).agg(value=("value", "median"), n=("n", "min"))
+            )
     return pd.concat(parts, ignore_index=True).fillna({"layer": ""})[_COLUMNS]
 
 
 def chosen(band: str | None, shape: tuple[int, ...], classes: int):
     """The study that a comparison of such images is shown beside, or None.
 
-    band: its name; "auto": the one with most networks on images of this shape and so many classes, if any; None.
+    band: its name; "auto": the one with most networks on images of this shape and so many classes,
+    if any; None.
 
-    Raises `InputError` for what is no study's name, `NotMeasured` for one without networks at both its strengths.
+    Raises `InputError` for what is no study's name, `NotMeasured` for one without networks at both
+    its strengths.
     """
     if band is not None and not isinstance(band, str):
         raise InputError(f"band is {band!r}; give a study's name, {AUTO!r}, or None.")
@@ -110,7 +129,8 @@ def chosen(band: str | None, shape: tuple[int, ...], classes: int):
     if not _networks(study):
         weak, strong = _ends(study)
         raise NotMeasured(
-            f"band is {name!r}, of which no networks at AR strength {weak:g} and {strong:g} are recorded; give another "
+            f"band is {name!r}, of which no networks at AR strength {weak:g} and {strong:g} are "
+            "recorded; give another "
             "study, or None."
         )
     return study
@@ -119,7 +139,8 @@ def chosen(band: str | None, shape: tuple[int, ...], classes: int):
 def band_of(study, settings, rows: pd.DataFrame) -> Band | None:
     """The band of a study for the rows of a comparison; None without a study, or without rows.
 
-    settings: of the comparison; its radius decides which recorded feature changes are the same quantity.
+    settings: of the comparison; its radius decides which recorded feature changes are the same
+    quantity.
     """
     if study is None or not len(rows):
         return None
@@ -127,13 +148,19 @@ def band_of(study, settings, rows: pd.DataFrame) -> Band | None:
     found = found[found["strength"].isin(_ends(study))]
     networks = tuple(int(found.loc[found["strength"] == s, "seed"].nunique()) for s in _ends(study))
     comparable = found[_comparable(found, settings, rows)]
-    comparable = comparable.assign(setting=comparable["setting"].mask(comparable["quantity"].isin(LAYERED), ""))
-    spans = comparable.groupby(["quantity", "setting", "strength"], as_index=False)["value"].agg(low="min", high="max")
+    comparable = comparable.assign(
+        setting=comparable["setting"].mask(comparable["quantity"].isin(LAYERED), "")
+    )
+    spans = comparable.groupby(["quantity", "setting", "strength"], as_index=False)["value"].agg(
+        low="min", high="max"
+    )
     return Band(study.name, study.recipes[0].dataset, _ends(study), networks, spans)
 
 
 def fitting(shape: tuple[int, ...], classes: int) -> str | None:
-    """The study with most networks at its two strengths whose data have images of this shape and so many classes."""
+    """The study with most networks at its two strengths whose data have images of this shape and so
+    many classes.
+    """
     from arlib import studies
 
     counts = {}
@@ -149,7 +176,11 @@ def fitting(shape: tuple[int, ...], classes: int) -> str | None:
 def _networks(study) -> int:
     """How many recorded networks a study has at its two strengths; 0 if one of them has none."""
     finished = study.finished()
-    there = [entry.recipe.strength for entry in study.entries if entry.run in finished and not entry.variant]
+    there = [
+        entry.recipe.strength
+        for entry in study.entries
+        if entry.run in finished and not entry.variant
+    ]
     counts = [there.count(strength) for strength in _ends(study)]
     return sum(counts) if all(counts) else 0
 
@@ -180,7 +211,9 @@ def _as_compared(quantity: str, settings: pd.Series) -> pd.Series:
 
 
 def _comparable(found: pd.DataFrame, settings, rows: pd.DataFrame) -> pd.Series:
-    """Which rows of the networks as a whole are the same quantity as one of the comparison's, taken alike."""
+    """Which rows of the networks as a whole are the same quantity as one of the comparison's, taken
+    alike.
+    """
     same = pd.Series(False, index=found.index)
     whole = found["layer"] == ""
     for quantity in WHOLE:
@@ -196,12 +229,19 @@ def _comparable(found: pd.DataFrame, settings, rows: pd.DataFrame) -> pd.Series:
 
 
 def _same_layers(quantity: str, recorded: pd.DataFrame, compared: pd.DataFrame) -> bool:
-    """Whether every compared model has the recorded layers; of spectra, with as many singular values each."""
+    """Whether every compared model has the recorded layers; of spectra, with as many singular
+    values each.
+    """
     wanted = _layers(quantity, recorded)
     each = [_layers(quantity, part) for _, part in compared.groupby("model")]
-    if quantity in SPECTRA:  # stem, shortcuts and classifier stand in a comparison's rows, but are not counted
+    # stem, shortcuts and classifier stand in a comparison's rows, but are not counted
+    if quantity in SPECTRA:
         taken = set(compared.loc[compared["layer"] == "", "n"])
-        return bool(wanted) and taken == {len(wanted)} and all(wanted.items() <= one.items() for one in each)
+        return (
+            bool(wanted)
+            and taken == {len(wanted)}
+            and all(wanted.items() <= one.items() for one in each)
+        )
     return bool(wanted) and bool(each) and all(set(one) == set(wanted) for one in each)
 
 

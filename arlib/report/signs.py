@@ -1,6 +1,8 @@
-"""Signs: which way each quantity goes from a network to a more robust one, of others and of the book, without verdict.
+"""Signs: which way each quantity goes from a network to a more robust one, of others and of the
+book, without verdict.
 
-One pair of networks stands in a cell, so a sign is an observation about two networks; nothing is decided from it.
+One pair of networks stands in a cell, so a sign is an observation about two networks; nothing is
+decided from it.
 """
 
 from collections.abc import Sequence
@@ -44,20 +46,40 @@ SHOWN = {
     "jacobian_uniformity": Shown("C6", "Jacobian uniformity", -1, layered=True),
 }
 PRIMARY = (
-    "error", "gap", "max_softmax", "median_abs_margin", "feature_change", "sv_std", "sv_std_over_mean", "flip_pgd",
-)  # fmt: skip
+    "error",
+    "gap",
+    "max_softmax",
+    "median_abs_margin",
+    "feature_change",
+    "sv_std",
+    "sv_std_over_mean",
+    "flip_pgd",
+)
 OF_NETWORKS = tuple(name for name, shown in SHOWN.items() if not shown.layered)
 OF_LAYERS = tuple(name for name, shown in SHOWN.items() if shown.layered)
 NONE = "–"
-_COLUMNS = ["pair", "data", "images", "quantity", "sign", "sure", "smaller", "larger", "layers", "book"]
+_COLUMNS = [
+    "pair",
+    "data",
+    "images",
+    "quantity",
+    "sign",
+    "sure",
+    "smaller",
+    "larger",
+    "layers",
+    "book",
+]
 
 
 def of_others(content: dict | None = None) -> pd.DataFrame:
-    """A row a pair of other people's networks and quantity: what is in `_COLUMNS`.
+    """A row per pair of other people's networks and quantity: what is in `_COLUMNS`.
 
-    content: what `others.read` gives, by default what is recorded. sign: 1 up, −1 down, 0 neither (of layers: what
-    most of them do); sure: False where the intervals over images of the two networks overlap; smaller,
-    larger of layers: in how many of them the quantity is smaller or larger in the more robust network.
+    content: what `others.read` gives, by default what is recorded. sign: 1 up, −1 down, 0 neither
+    (of layers: what most of them do); sure: False where the intervals over images of the two
+    networks overlap; smaller,
+    larger of layers: in how many of them the quantity is smaller or larger in the more robust
+    network.
     """
     content = others.read() if content is None else content
     rows = []
@@ -66,15 +88,23 @@ def of_others(content: dict | None = None) -> pd.DataFrame:
         for robust in family["robust"]:
             before, after = frames[family["base"]], frames[robust]
             for quantity, shown in SHOWN.items():
-                found = _layers(before, after, quantity) if shown.layered else _whole(before, after, quantity)
-                about = {"pair": f"{_short(family['base'])} → {_short(robust)}", "data": family["dataset"]}
+                found = (
+                    _layers(before, after, quantity)
+                    if shown.layered
+                    else _whole(before, after, quantity)
+                )
+                about = {
+                    "pair": f"{_short(family['base'])} → {_short(robust)}",
+                    "data": family["dataset"],
+                }
                 about |= {"images": _images(after), "quantity": quantity, "book": False}
                 rows += [about | found] if found else []
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def of_study(study) -> pd.DataFrame:
-    """The same of the book's own networks, from the records of a study: means over seeds of strength 0 and its effect.
+    """The same of the book's own networks, from the records of a study: means over seeds of
+    strength 0 and its effect.
 
     sure: whether the networks of every seed go the same way; of layers always True.
     """
@@ -85,9 +115,13 @@ def of_study(study) -> pd.DataFrame:
     radius = {"feature_change": "feature", "feature_gain": "feature", "flip_pgd": "flip_pgd"}
     rows = []
     for quantity, shown in SHOWN.items():
-        own = _gaps(study) if quantity == "gap" else _distances(study) if quantity == "instance_margin" else (
-            table[table["quantity"] == quantity]
-        )  # fmt: skip
+        own = (
+            _gaps(study)
+            if quantity == "gap"
+            else _distances(study)
+            if quantity == "instance_margin"
+            else (table[table["quantity"] == quantity])
+        )
         if quantity in radius:
             own = own[own["setting"] == f"{study.claims[radius[quantity]]:g}/255"]
         own = own[(own["layer"] != "") == shown.layered]
@@ -95,31 +129,46 @@ def of_study(study) -> pd.DataFrame:
         if not {weak, strong} <= set(wide.columns):
             continue
         wide = wide[[weak, strong]].dropna()
-        about = {"pair": f"strength {weak:g} → {strong:g}", "data": f"study {study.name}", "quantity": quantity}
+        about = {
+            "pair": f"strength {weak:g} → {strong:g}",
+            "data": f"study {study.name}",
+            "quantity": quantity,
+        }
         about |= {"images": f"{wide.index.unique('seed').size} seeds", "book": True}
-        rows.append(about | (_of_layers(wide, weak, strong) if shown.layered else _of_seeds(wide, weak, strong)))
+        rows.append(
+            about
+            | (_of_layers(wide, weak, strong) if shown.layered else _of_seeds(wide, weak, strong))
+        )
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def together(studies: Sequence) -> pd.DataFrame:
-    """`of_others`, then `of_study` of each of these studies; `NotMeasured` if the first is not recorded."""
+    """`of_others`, then `of_study` of each of these studies; `NotMeasured` if the first is not
+    recorded.
+    """
     return pd.concat([of_others(), *map(of_study, studies)], ignore_index=True)
 
 
 def table(frame: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
-    """Rows of `of_others` and `of_study` as text: a row a pair, a column a quantity with the paper's direction."""
+    """Rows of `of_others` and `of_study` as text: a row per pair, a column per quantity with the
+    paper's direction.
+    """
     lines = {}
     for (pair, data), part in frame.groupby(["pair", "data"], sort=False):
         found = part.set_index("quantity")
         line = {"data": data, "n": found["images"].iloc[0]}
-        line |= {SHOWN[q].head: _cell(found.loc[q]) if q in found.index else NONE for q in quantities}
+        line |= {
+            SHOWN[q].head: _cell(found.loc[q]) if q in found.index else NONE for q in quantities
+        }
         lines[pair, data] = line
     wide = pd.DataFrame(list(lines.values()), index=[pair for pair, _ in lines])
     return wide.rename_axis("networks")
 
 
 def sentence(frame: pd.DataFrame) -> str:
-    """How many of other people's pairs go the paper's way, against it, or neither clearly, by primary quantity."""
+    """How many of other people's pairs go the paper's way, against it, or neither clearly, by
+    primary quantity.
+    """
     frame = frame[~frame["book"].astype(bool)]
     said = []
     for quantity in PRIMARY:
@@ -130,13 +179,16 @@ def sentence(frame: pd.DataFrame) -> str:
     if not said:
         raise NotMeasured("no pair of networks is recorded of which the paper says anything.")
     return (
-        f"Of {frame['pair'].nunique()} pairs of networks that others trained, so many go the paper's way, against it, "
+        f"Of {frame['pair'].nunique()} pairs of networks that others trained, so many go the "
+        "paper's way, against it, "
         f"or neither clearly: {'; '.join(said)}."
     )
 
 
 def sources(content: dict | None = None) -> pd.DataFrame:
-    """What was measured: a row a network, with its data, training, source, licence and the start of its SHA-256."""
+    """What was measured: a row per network, with its data, training, source, licence and the start
+    of its SHA-256.
+    """
     content = others.read() if content is None else content
     rows = {}
     for family in content["families"]:
@@ -156,7 +208,9 @@ def _frame(rows: list) -> pd.DataFrame:
 
 
 def _whole(before: pd.DataFrame, after: pd.DataFrame, quantity: str) -> dict:
-    pair = [frame[(frame["quantity"] == quantity) & (frame["layer"] == "")] for frame in (before, after)]
+    pair = [
+        frame[(frame["quantity"] == quantity) & (frame["layer"] == "")] for frame in (before, after)
+    ]
     if not all(map(len, pair)):
         return {}
     first, second = (part.iloc[0] for part in pair)
@@ -167,7 +221,8 @@ def _whole(before: pd.DataFrame, after: pd.DataFrame, quantity: str) -> dict:
 
 def _layers(before: pd.DataFrame, after: pd.DataFrame, quantity: str) -> dict:
     pair = [
-        frame[(frame["quantity"] == quantity) & (frame["layer"] != "")].set_index("layer") for frame in (before, after)
+        frame[(frame["quantity"] == quantity) & (frame["layer"] != "")].set_index("layer")
+        for frame in (before, after)
     ]
     both = pd.concat([part["value"] for part in pair], axis=1, keys=["before", "after"]).dropna()
     both = both[(both > 0).all(axis=1)]  # a layer with one singular value has no spread
@@ -186,7 +241,10 @@ def _count(logs: pd.Series) -> dict:
 
 def _of_seeds(wide: pd.DataFrame, weak: float, strong: float) -> dict:
     moved = np.sign(wide[strong] - wide[weak])
-    return {"sign": int(np.sign((wide[strong] - wide[weak]).mean())), "sure": bool(moved.nunique() == 1)}
+    return {
+        "sign": int(np.sign((wide[strong] - wide[weak]).mean())),
+        "sure": bool(moved.nunique() == 1),
+    }
 
 
 def _gaps(study) -> pd.DataFrame:
@@ -200,7 +258,9 @@ def _gaps(study) -> pd.DataFrame:
 
 
 def _distances(study) -> pd.DataFrame:
-    """The median instance margin of every run over the images that all runs of the study get right."""
+    """The median instance margin of every run over the images that all runs of the study
+    get right.
+    """
     from arlib.figures.distances import shared_margins
     from arlib.figures.images import collect
 
@@ -228,10 +288,14 @@ def _arrow(sign: int) -> str:
 
 def _images(rows: pd.DataFrame) -> str:
     """How many images: of what takes one pass, of PGD, and of distances and the strong attack."""
-    counts = [rows.loc[rows["quantity"] == q, "n"].max() for q in ("error", "flip_pgd", "robust_accuracy")]
+    counts = [
+        rows.loc[rows["quantity"] == q, "n"].max() for q in ("error", "flip_pgd", "robust_accuracy")
+    ]
     return " / ".join(f"{count:,.0f}" for count in counts)
 
 
 def _short(name: str) -> str:
-    """Without the word for the source, which its table names, and the data, which has a column of its own."""
+    """Without the word for the source, which its table names, and the data, which has a column of
+    its own.
+    """
     return name.partition("_")[2].removeprefix("mnist_")

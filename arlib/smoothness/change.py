@@ -20,17 +20,22 @@ DIRECTIONS = ("random", "adversarial")
 
 
 @torch.inference_mode(False)
-def normalisers(model: nn.Module, x: Tensor, *, layers: list[str] | None = None, batch_size: int = 250) -> dict:
+def normalisers(
+    model: nn.Module, x: Tensor, *, layers: list[str] | None = None, batch_size: int = 250
+) -> dict:
     """Per layer sqrt(½ E‖h(x) − h(x′)‖²) over all pairs of different images of x (n, …).
 
-    Exact, from sums: ½ E‖h − h′‖² = n/(n − 1) · (E‖h‖² − ‖E h‖²). Raises `InputError` for fewer than
-    two images, images outside [0, 1], or an unknown layer.
+    Exact, from sums: ½ E‖h − h′‖² = n/(n − 1) · (E‖h‖² − ‖E h‖²). Raises `InputError` for fewer
+    than two images, images outside [0, 1], or an unknown layer.
     """
     layers, (x, _) = inner.layer_names(model, layers), engine.images_and_labels(model, x)
     f = inner.prepare(model, layers)
     check(f, x)
     if len(x) < 2:
-        raise InputError("a normaliser needs at least two different images; give more images, or normaliser={...}.")
+        raise InputError(
+            "a normaliser needs at least two different images; give more images, or "
+            "normaliser={...}."
+        )
     moments = _Moments(len(layers))
     with torch.no_grad():
         for part in x.split(batch_size):
@@ -53,20 +58,34 @@ def feature_change(
 ) -> pd.DataFrame:
     """How far each layer's output h moves when the image moves by at most `radius` in every pixel.
 
-    The change of an image is ‖h(x + δ) − h(x)‖ / sqrt(½ E‖h(x) − h(x′)‖²). "random": δ = ± radius, a
-    fair coin a pixel. "adversarial": for each layer its own PGD that maximises that layer's change
-    (`steps` steps of radius / 4 from a uniform random start), the largest change met on the way.
+    The change of an image is ‖h(x + δ) − h(x)‖ / sqrt(½ E‖h(x) − h(x′)‖²). "random": δ = ± radius,
+    a fair coin per pixel. "adversarial": for each layer its own PGD that maximises that layer's
+    change (`steps` steps of radius / 4 from a uniform random start), the largest change met on the
+    way.
 
     Args:
-        model, x: any network on images (n, …) in [0, 1]; measured in eval mode, left as it was found.
+        model, x: any network on images (n, …) in [0, 1]; measured in eval mode, left as it was
+            found.
         radius: of δ, in [0, 1] pixel units. layers: module names; by default the residual blocks of
             our networks, else every Conv and Linear output.
         normaliser: per layer, from `normalisers` on more images; by default from x itself (n ≥ 2).
         generator: by default seed 0.
 
-    Returns: a row a layer: layer, change (mean over images), gain (change / the change of the row
-    above, NaN in the first), n, normaliser. A layer that gives every image the same output has change NaN.
+    Returns: a row per layer: layer, change (mean over images), gain (change / the change of the row
+    above, NaN in the first), n, normaliser. A layer that gives every image the same output has
+    change NaN.
     Raises: `InputError` for an unknown direction or layer, a radius outside 0 … 1, unusable images.
+
+    A sum of four pixels moves by at most 4 × 0.1; the two images' sums lie 2 apart:
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 1, bias=False))
+    >>> net[1].weight.data.fill_(1.0)
+    tensor([[1., 1., 1., 1.]])
+    >>> x = torch.tensor([0.25, 0.75]).view(2, 1, 1, 1).expand(2, 1, 2, 2)
+    >>> found = feature_change(net, x, radius=0.1, direction="adversarial")
+    >>> found["change"].round(4).tolist() == [round(0.4 / 2**0.5, 4)]
+    True
     """
     one_of("direction", direction, DIRECTIONS)
     layers, (x, _) = inner.layer_names(model, layers), engine.images_and_labels(model, x)
@@ -77,7 +96,10 @@ def feature_change(
         distances, own = _random_distances(model, x, radius, layers, generator, batch_size)
         normaliser = normaliser or own
     else:
-        each = [_largest_distances(model, x, radius, name, steps, generator, batch_size) for name in layers]
+        each = [
+            _largest_distances(model, x, radius, name, steps, generator, batch_size)
+            for name in layers
+        ]
         distances = torch.stack(each, 1)
     scale = torch.tensor([of_layer(normaliser, name) for name in layers], dtype=torch.float64)
     change = distances.mean(0) / torch.where(scale > 0, scale, torch.nan)  # (layers,)
@@ -99,8 +121,12 @@ class _Moments:
             self.sums[index] = self.sums[index] + h.sum(0, dtype=torch.float64)
 
     def normalisers(self) -> list[float]:
-        squares = [square / self.n - float((total / self.n).square().sum()) for square, total in self._pairs()]
-        floor = [1e-12 * square / self.n for square in self.squares]  # below it: rounding of equal outputs
+        squares = [
+            square / self.n - float((total / self.n).square().sum())
+            for square, total in self._pairs()
+        ]
+        # below it: rounding of equal outputs
+        floor = [1e-12 * square / self.n for square in self.squares]
         both = zip(squares, floor, strict=True)
         return [(s * self.n / (self.n - 1)) ** 0.5 if s > least else 0.0 for s, least in both]
 
@@ -109,7 +135,9 @@ class _Moments:
 
 
 @torch.no_grad()
-def _random_distances(model, x: Tensor, radius: float, layers, generator, batch_size) -> tuple[Tensor, dict]:
+def _random_distances(
+    model, x: Tensor, radius: float, layers, generator, batch_size
+) -> tuple[Tensor, dict]:
     """Distances (n, layers) under ± radius, and the normalisers, which the same passes give."""
     f = inner.prepare(model, layers)
     check(f, x, radius)
@@ -118,12 +146,17 @@ def _random_distances(model, x: Tensor, radius: float, layers, generator, batch_
         clean, moved = f(part), f(signs(part, radius, generator))
         inner.check_rows(layers, clean, len(part))
         moments.add(clean)
-        rows.append(torch.stack([parts.norms(b - a, "l2") for a, b in zip(clean, moved, strict=True)], 1))
-    own = dict(zip(layers, moments.normalisers(), strict=True)) if len(x) > 1 else {}  # one image: theirs is needed
+        rows.append(
+            torch.stack([parts.norms(b - a, "l2") for a, b in zip(clean, moved, strict=True)], 1)
+        )
+    # one image: theirs is needed
+    own = dict(zip(layers, moments.normalisers(), strict=True)) if len(x) > 1 else {}
     return torch.cat(rows).double().cpu(), own
 
 
-def _largest_distances(model, x: Tensor, radius: float, layer: str, steps: int, generator, batch_size) -> Tensor:
+def _largest_distances(
+    model, x: Tensor, radius: float, layer: str, steps: int, generator, batch_size
+) -> Tensor:
     """Largest distance (n,) that PGD on the distance itself meets."""
     f = inner.prepare(model, [layer])
     check(f, x, radius)
@@ -132,7 +165,10 @@ def _largest_distances(model, x: Tensor, radius: float, layer: str, steps: int, 
         ball = parts.LinfBall(parts.nhwc(part), radius)
         with torch.no_grad():
             clean = forward(ball.x)
-        z, best = ball.start(generator), torch.zeros(len(part), dtype=part.dtype, device=part.device)
+        z, best = (
+            ball.start(generator),
+            torch.zeros(len(part), dtype=part.dtype, device=part.device),
+        )
         for _ in range(steps):
             gradient, _, squares = parts.input_gradient(forward, z, clean, _squared_distance)
             z, best = ball.ascend(z, gradient, radius / 4), torch.maximum(best, squares)

@@ -28,10 +28,12 @@ def flip_rate(
     """Share of images x (n, …), right or wrong, whose predicted class changes within `radius` of x.
 
     "pgd": cross-entropy PGD against the predicted class (`steps` steps of radius / 4 from a uniform
-    random start); an image counts as soon as any iterate flips it. "uniform": δ uniform in the cube;
-    "sign": δ = ± radius; both: share of flips over `draws` draws an image. logits: as in `attacks.pgd`.
+    random start); an image counts as soon as any iterate flips it. "uniform": δ uniform in the
+    cube; "sign": δ = ± radius; both: share of flips over `draws` draws per image. logits: as in
+    `attacks.pgd`.
 
-    Raises `InputError` for an unknown attack, a radius outside 0 … 1, draws or steps < 1, unusable images.
+    Raises `InputError` for an unknown attack, a radius outside 0 … 1, draws or steps < 1, unusable
+    images.
     """
     one_of("attack", attack, FLIP_ATTACKS)
     if draws < 1 or steps < 1:
@@ -45,11 +47,18 @@ def flip_rate(
             with torch.no_grad():
                 y = forward(part).argmax(1)
             if attack == "pgd":
-                options = {"eps": radius, "steps": steps, "generator": generator, "early_stop": True}
+                options = {
+                    "eps": radius,
+                    "steps": steps,
+                    "generator": generator,
+                    "early_stop": True,
+                }
                 flips += _flips(forward, attacks.pgd(f, part, y, logits=logits, **options), y)
             else:
                 move = uniform if attack == "uniform" else signs
-                flips += sum(_flips(forward, move(part, radius, generator), y) for _ in range(draws))
+                flips += sum(
+                    _flips(forward, move(part, radius, generator), y) for _ in range(draws)
+                )
     return flips / (len(x) * (1 if attack == "pgd" else draws))
 
 

@@ -29,27 +29,32 @@ def jacobian(
     generator: torch.Generator | None = None,
     batch_size: int = 32,
 ) -> pd.DataFrame:
-    """The Jacobian J of each layer's output at each x (n, …): how steep, and how uniform in all directions.
+    """The Jacobian J of each layer's output at each x (n, …): how steep, and how uniform in all
+    directions.
 
     Args:
-        of: "image", J from image to layer output, in units of the layer's normaliser; or "input", of the
-            layer by itself, from its own input (as it is at x) to its output, which needs no normaliser.
+        of: "image", J from image to layer output, in units of the layer's normaliser; or "input",
+            of the layer by itself, from its own input (as it is at x) to its output, which needs no
+            normaliser.
         steps, probes: of the Golub–Kahan process that gives σ_max (a lower bound) and of the random
             signs that give ‖J‖_F, see `spectra.jacobian`.
         exact_limit: up to this min(inputs, features) the whole J is formed and all is exact.
         normaliser, generator, batch_size: as in `feature_change`.
 
-    Returns: a row a layer: layer; means over images: sigma_max and frobenius (per unit of Euclidean
-    distance), uniformity = σ_max / (‖J‖_F / √rank); medians over images: uniformity_median and
-    effective_rank_median (a share of the rank; NaN beyond exact_limit); rank, n. The rank is the largest
-    possible one, min(inputs, features); uniformity is 1 where all that many singular values are equal,
-    √rank where there is one. Images whose J is zero are left out of both uniformities.
+    Returns: a row per layer: layer; means over images: sigma_max and frobenius (per unit of
+    Euclidean distance), uniformity = σ_max / (‖J‖_F / √rank); medians over images:
+    uniformity_median and effective_rank_median (a share of the rank; NaN beyond exact_limit); rank,
+    n. The rank is the largest possible one, min(inputs, features); uniformity is 1 where all that
+    many singular values are equal, √rank where there is one. Images whose J is zero are left out of
+    both uniformities.
     Raises: `InputError` as `feature_change` does, and for a layer that does not take one tensor.
     """
     one_of("of", of, ("image", "input"))
     layers, (x, _) = inner.layer_names(model, layers), engine.images_and_labels(model, x)
     if normaliser is None:
-        normaliser = normalisers(model, x, layers=layers) if of == "image" else dict.fromkeys(layers, 1.0)
+        normaliser = (
+            normalisers(model, x, layers=layers) if of == "image" else dict.fromkeys(layers, 1.0)
+        )
     generator, rows = parts.default_generator(generator, x), []
     draw = lambda: int(torch.randint(2**31, (), generator=generator, device=generator.device))
     for name in layers:
@@ -59,7 +64,11 @@ def jacobian(
             starts = [start(part) for part in x.split(batch_size)]
         options = {"exact_limit": exact_limit, "steps": steps, "probes": probes}
         found = pd.concat([spectra.jacobian(f, part, seed=draw(), **options) for part in starts])
-        rows.append({"layer": name} | _of_jacobians(found, of_layer(normaliser, name) or math.nan) | {"n": len(x)})
+        rows.append(
+            {"layer": name}
+            | _of_jacobians(found, of_layer(normaliser, name) or math.nan)
+            | {"n": len(x)}
+        )
     return pd.DataFrame(rows)
 
 
@@ -84,7 +93,7 @@ class _First(nn.Module):
 
 
 def _of_jacobians(found: pd.DataFrame, scale: float) -> dict[str, float]:
-    """Means and medians over images of one layer's Jacobians, a row an image."""
+    """Means and medians over images of one layer's Jacobians, a row per image."""
     rank = int(found["count"].iloc[0])
     frobenius = found["sum_of_squares"] ** 0.5
     ratio = (found["max"] * rank**0.5 / frobenius)[frobenius > 0]

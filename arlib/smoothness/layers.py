@@ -12,7 +12,8 @@ from arlib.errors import InputError, one_of
 
 
 def layer_names(model: nn.Module, layers: list[str] | None = None) -> list[str]:
-    """The layers to look at: those given (checked), else residual blocks of our nets, else every Conv and Linear.
+    """The layers to look at: those given (checked), else residual blocks of our nets, else every
+    Conv and Linear.
 
     Raises `InputError` for a name the model does not have, an empty list, or nothing to look at.
     """
@@ -23,29 +24,42 @@ def layer_names(model: nn.Module, layers: list[str] | None = None) -> list[str]:
     fallback = [name for name, module in model.named_modules() if name and _is_layer(module)]
     chosen = list(layers) if layers is not None else models.block_names(model) or fallback
     if not chosen or len(set(chosen)) < len(chosen):
-        raise InputError(f"layers are {chosen}; give different names of modules, of {', '.join(known) or 'none here'}.")
+        raise InputError(
+            f"layers are {chosen}; give different names of modules, of "
+            f"{', '.join(known) or 'none here'}."
+        )
     return chosen
 
 
 def _is_layer(module: nn.Module) -> bool:
-    """A convolution or linear layer that is called (attention only reads the weight of its last projection)."""
+    """A convolution or linear layer that is called (attention only reads the weight of its last
+    projection).
+    """
     unused = nn.modules.linear.NonDynamicallyQuantizableLinear
-    return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear) and type(module) is not unused
+    return (
+        isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)
+        and type(module) is not unused
+    )
 
 
 def with_other_rows(model: nn.Module, x: Tensor, layers: list[str]) -> list[str]:
-    """Those of the layers whose output does not have one row an image: windows of attention, say, or positions."""
+    """Those of the layers whose output does not have one row per image: windows of attention, say,
+    or positions.
+    """
     with torch.no_grad():
         outputs = prepare(model, layers)(x)
     return [name for name, h in zip(layers, outputs, strict=True) if not h.ndim or len(h) != len(x)]
 
 
 def check_rows(layers: list[str], outputs: tuple[Tensor, ...], n: int) -> None:
-    """Raise `InputError` naming the layers whose outputs do not have n rows, one an image."""
-    others = [f"{name} {tuple(h.shape)}" for name, h in zip(layers, outputs, strict=True) if len(h) != n]
+    """Raise `InputError` naming the layers whose outputs do not have n rows, one per image."""
+    others = [
+        f"{name} {tuple(h.shape)}" for name, h in zip(layers, outputs, strict=True) if len(h) != n
+    ]
     if others:
         raise InputError(
-            f"of {n} images the outputs of these layers do not have {n} rows, one an image: {', '.join(others[:3])}"
+            f"of {n} images the outputs of these layers do not have {n} rows, one an image: "
+            f"{', '.join(others[:3])}"
             f"{' …' if len(others) > 3 else ''}. Give layers=, without those."
         )
 
@@ -54,8 +68,8 @@ def prepare(model: nn.Module, layers: list[str]) -> engine.Prepared:
     """A prepared network x -> tuple of the layers' outputs at their first call, in the order given.
 
     Nothing behind the last of the layers is run. Where torch.fx cannot follow the model, or what it
-    gives is not what the layers give (see `engine.Prepared`), the model runs as it is and is left at the
-    last layer. The model itself is neither changed nor shared.
+    gives is not what the layers give (see `engine.Prepared`), the model runs as it is and is left
+    at the last layer. The model itself is neither changed nor shared.
 
     Raises `InputError` for a layer that is never called, or whose output is not one tensor.
     """
@@ -71,20 +85,25 @@ def prepare(model: nn.Module, layers: list[str]) -> engine.Prepared:
 def prepare_input(model: nn.Module, layer: str) -> nn.Module:
     """A network x -> the first tensor that the layer is given at its first call, in eval mode.
 
-    Raises `InputError`, when it is run, for a layer that is never called or takes anything but one tensor.
+    Raises `InputError`, when it is run, for a layer that is never called or takes anything but one
+    tensor.
     """
     model = source_of(model)
     return engine.Prepared(_Fed(model, layer), "plain", subject=model)
 
 
 def source_of(model: nn.Module) -> nn.Module:
-    """The network that a prepared one was made from (inlining loses the names of its blocks), else the model.
+    """The network that a prepared one was made from (inlining loses the names of its blocks), else
+    the model.
 
     Raises `InputError` for what has no named layers: a function, a TorchScript program.
     """
     model = engine.unwrapped(model._source[0] if isinstance(model, engine.Prepared) else model)
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
-        raise InputError(f"the model is a {type(model).__name__}, without layers to look at; give a torch module.")
+        raise InputError(
+            f"the model is a {type(model).__name__}, without layers to look at; give a torch "
+            "module."
+        )
     return model
 
 
@@ -108,7 +127,8 @@ def _traced(model: nn.Module, layers: list[str]) -> fx.GraphModule | None:
         graph = tracer.trace(model.eval())
     except Exception:  # fx raises whatever the traced code raises on a symbolic value
         return None
-    if any(name not in tracer.outputs for name in layers):  # never called, or inside a module that fx does not enter
+    # never called, or inside a module that fx does not enter
+    if any(name not in tracer.outputs for name in layers):
         return None
     outputs = [_checked(tracer.outputs[name], name, fx.Proxy).node for name in layers]
     (end,) = [node for node in graph.nodes if node.op == "output"]
@@ -145,7 +165,10 @@ class _Watched(nn.Module):
                 raise _Reached
 
         modules = [(name, self.model.get_submodule(name)) for name in self.layers]
-        hooks = [m.register_forward_hook(lambda _, __, value, name=name: keep(name, value)) for name, m in modules]
+        hooks = [
+            m.register_forward_hook(lambda _, __, value, name=name: keep(name, value))
+            for name, m in modules
+        ]
         try:
             self.model(x)
         except _Reached:
@@ -154,7 +177,9 @@ class _Watched(nn.Module):
             for hook in hooks:
                 hook.remove()
         missing = [name for name in self.layers if name not in seen]
-        raise InputError(f"layers {', '.join(missing)} are never called in the forward pass; leave them out.")
+        raise InputError(
+            f"layers {', '.join(missing)} are never called in the forward pass; leave them out."
+        )
 
 
 class _Fed(nn.Module):
@@ -170,7 +195,9 @@ class _Fed(nn.Module):
         def keep(_, given: tuple) -> None:
             if len(given) != 1 or not isinstance(given[0], Tensor):
                 kinds = ", ".join(type(value).__name__ for value in given)
-                raise InputError(f"layer {self.layer} takes ({kinds}), not one tensor; choose a layer inside it.")
+                raise InputError(
+                    f"layer {self.layer} takes ({kinds}), not one tensor; choose a layer inside it."
+                )
             seen.append(given[0].clone())
             raise _Reached
 
@@ -188,5 +215,8 @@ def _checked(value: object, name: str, kind: type):
     if value is None:
         raise InputError(f"layer {name} is never called in the forward pass; leave it out.")
     if not isinstance(value, kind):
-        raise InputError(f"layer {name} gives back a {type(value).__name__}, not one tensor; choose a layer inside it.")
+        raise InputError(
+            f"layer {name} gives back a {type(value).__name__}, not one tensor; choose a layer "
+            "inside it."
+        )
     return value

@@ -1,7 +1,9 @@
-"""Singular values of real layers: of one kernel (`singular_values`) or of every layer of a model (`of`).
+"""Singular values of real layers: of one kernel (`singular_values`) or of every layer of a model
+(`of`).
 
-Where the spectrum is too large to compute, `estimate` gives its statistics with intervals. Of composed
-maps, `jacobian` measures a block or a network at given inputs. `impose` and `spread_penalty` change spectra.
+Where the spectrum is too large to compute, `estimate` gives its statistics with intervals. Of
+composed maps, `jacobian` measures a block or a network at given inputs. `impose` and
+`spread_penalty` change spectra.
 """
 
 from arlib.spectra.conv import singular_values

@@ -1,7 +1,9 @@
-"""What a model's forward pass does with weights: every convolution and matrix product it calls, as called.
+"""What a model's forward pass does with weights: every convolution and matrix product it calls, as
+called.
 
-A layer's attributes say what torch's own class would do with them. A subclass may standardise its weight, pad by
-itself, or scale; a parent may hand the kernel to `F.conv2d`. So one forward pass is listened to.
+A layer's attributes say what torch's own class would do with them. A subclass may standardise its
+weight, pad by itself, or scale; a parent may hand the kernel to `F.conv2d`. So one forward pass is
+listened to.
 """
 
 from collections.abc import Iterator
@@ -33,7 +35,9 @@ class Call:
 
 @dataclass
 class Pass:
-    """One forward pass: shapes that each module was given and returned, at each of its calls, and calls in order."""
+    """One forward pass: shapes that each module was given and returned, at each of its calls, and
+    calls in order.
+    """
 
     shapes: dict[str, list[tuple[tuple, tuple]]] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
@@ -72,9 +76,13 @@ def _followed(model: nn.Module, mode: _Listening) -> Iterator[None]:
     def watch(name: str, module: nn.Module) -> None:
         def after(_, inputs, output):
             mode.inside.pop()
-            tensors = isinstance(output, torch.Tensor) and inputs and isinstance(inputs[0], torch.Tensor)
+            tensors = (
+                isinstance(output, torch.Tensor) and inputs and isinstance(inputs[0], torch.Tensor)
+            )
             if tensors:
-                mode.heard.shapes.setdefault(name, []).append((tuple(inputs[0].shape), tuple(output.shape)))
+                mode.heard.shapes.setdefault(name, []).append(
+                    (tuple(inputs[0].shape), tuple(output.shape))
+                )
 
         handles.append(module.register_forward_pre_hook(lambda *_: mode.inside.append(name)))
         handles.append(module.register_forward_hook(after))
@@ -90,7 +98,9 @@ def _followed(model: nn.Module, mode: _Listening) -> Iterator[None]:
 
 
 def listen(model: nn.Module, image: torch.Tensor) -> Pass:
-    """One forward pass of the model, which must be in the mode that is meant, on a batch of one image."""
+    """One forward pass of the model, which must be in the mode that is meant, on a batch of one
+    image.
+    """
     heard = Pass()
     mode = _Listening(heard)
     with torch.no_grad(), _followed(model, mode), mode:

@@ -5,8 +5,8 @@ the input row reads[i, a] through tap a, or nothing (-1, a padded zero). Stride,
 padding mode live in that table, and dimensions do not mix. Everything else follows from it:
 
     dense matrix   A[o, i, c, x] = Σ_a W[o, c, a] · [reads[i, a] = x]   (and so on per dimension)
-    Σσ²            = Σ_{a, a'} G[a, a'] ⟨W_a, W_a'⟩,  G[a, a'] = #{i : reads[i, a] = reads[i, a'] ≥ 0}
-    block-diagonal where reads[i, a] = (s·i + d·a − p) mod n and s · out = n
+    Σσ²            = Σ_{a, a'} G[a, a'] ⟨W_a, W_a'⟩,  G[a, a'] = #{i : reads[i, a] = reads[i, a'] ≥
+    0} block-diagonal where reads[i, a] = (s·i + d·a − p) mod n and s · out = n
 """
 
 import itertools
@@ -26,7 +26,9 @@ PADDINGS = (*MODES, "valid")
 
 @dataclass(frozen=True)
 class Geometry:
-    """Shape of a convolution on a map of fixed size; one entry per spatial dimension in each tuple."""
+    """Shape of a convolution on a map of fixed size; one entry per spatial dimension in
+    each tuple.
+    """
 
     kernel: tuple[int, ...]
     size: tuple[int, ...]
@@ -43,7 +45,9 @@ class Geometry:
     @property
     def out(self) -> tuple[int, ...]:
         """Size of the output map."""
-        dims = zip(self.size, self.low, self.high, self.dilation, self.kernel, self.stride, strict=True)
+        dims = zip(
+            self.size, self.low, self.high, self.dilation, self.kernel, self.stride, strict=True
+        )
         return tuple((n + lo + hi - d * (k - 1) - 1) // s + 1 for n, lo, hi, d, k, s in dims)
 
     @property
@@ -53,7 +57,9 @@ class Geometry:
 
     @cached_property
     def lags_and_phases(self) -> tuple[torch.Tensor, list[list[int]]]:
-        """Of a cyclic operator: lag of each tap per dimension (taps, dims), and the taps of each phase."""
+        """Of a cyclic operator: lag of each tap per dimension (taps, dims), and the taps of each
+        phase.
+        """
         per_dim = [
             [divmod(d * a, s) for a in range(k)]
             for d, k, s in zip(self.dilation, self.kernel, self.stride, strict=True)
@@ -66,19 +72,25 @@ class Geometry:
 
     @cached_property
     def cyclic(self) -> bool:
-        """Whether blocks over frequencies are exact: every row read modulo n, and the stride divides n."""
+        """Whether blocks over frequencies are exact: every row read modulo n, and the stride
+        divides n.
+        """
         return all(self._cyclic(dim) for dim in range(len(self.size)))
 
     def _cyclic(self, dim: int) -> bool:
         n, stride, out = self.size[dim], self.stride[dim], self.out[dim]
-        rows = torch.arange(out)[:, None] * stride + torch.arange(self.kernel[dim]) * self.dilation[dim]
+        rows = (
+            torch.arange(out)[:, None] * stride
+            + torch.arange(self.kernel[dim]) * self.dilation[dim]
+        )
         return out * stride == n and bool(((rows - self.low[dim]) % n == self.reads(dim)).all())
 
     def reads(self, dim: int) -> torch.Tensor:
         """(out, kernel) input rows read along one dimension, -1 for a padded zero."""
         n = self.size[dim]
         rows = torch.arange(self.out[dim])[:, None] * self.stride[dim]
-        rows = rows + torch.arange(self.kernel[dim]) * self.dilation[dim] - self.low[dim]  # (out, kernel)
+        # (out, kernel)
+        rows = rows + torch.arange(self.kernel[dim]) * self.dilation[dim] - self.low[dim]
         if self.mode == "circular":
             return rows % n
         if self.mode == "replicate":
@@ -98,7 +110,9 @@ class Geometry:
         return weight.shape[0] * math.prod(self.out), channels_in * math.prod(self.size)
 
 
-def geometry(weight, size, stride=1, padding="circular", dilation=1, groups=1, amount=None) -> Geometry:
+def geometry(
+    weight, size, stride=1, padding="circular", dilation=1, groups=1, amount=None
+) -> Geometry:
     """The geometry of a convolution with this weight (c_out, c_in/groups, *kernel), checked.
 
     size: input map, an int or one per dimension. padding: one of `PADDINGS`, or an int (or one per
@@ -108,16 +122,21 @@ def geometry(weight, size, stride=1, padding="circular", dilation=1, groups=1, a
     """
     dims = weight.ndim - 2
     if dims not in (1, 2, 3):
-        raise InputError(f"weight has shape {tuple(weight.shape)}; a convolution's has 3, 4 or 5 dimensions.")
+        raise InputError(
+            f"weight has shape {tuple(weight.shape)}; a convolution's has 3, 4 or 5 dimensions."
+        )
     if not isinstance(padding, str):
         padding, amount = "zeros", padding
     one_of("padding", padding, PADDINGS)
     kernel = tuple(weight.shape[2:])
     size, stride, dilation = (
-        _each(name, value, dims) for name, value in (("size", size), ("stride", stride), ("dilation", dilation))
+        _each(name, value, dims)
+        for name, value in (("size", size), ("stride", stride), ("dilation", dilation))
     )
     if groups < 1 or weight.shape[0] % groups:
-        raise InputError(f"groups is {groups}; it must divide the {weight.shape[0]} output channels.")
+        raise InputError(
+            f"groups is {groups}; it must divide the {weight.shape[0]} output channels."
+        )
     low, high = _amounts(kernel, dilation, 0 if padding == "valid" else amount)
     mode = "zeros" if padding == "valid" else padding
     found = Geometry(kernel, size, stride, dilation, low, high, mode, groups)
@@ -142,7 +161,12 @@ def _amounts(kernel, dilation, amount) -> tuple[tuple[int, ...], tuple[int, ...]
 
 def _check_fits(found: Geometry) -> None:
     if min(found.out) < 1:
-        raise InputError(f"A kernel {found.kernel} with dilation {found.dilation} does not fit a map {found.size}.")
+        raise InputError(
+            f"A kernel {found.kernel} with dilation {found.dilation} does not fit a map "
+            f"{found.size}."
+        )
     widest = [max(lo, hi) for lo, hi in zip(found.low, found.high, strict=True)]
     if found.mode == "reflect" and any(w >= n for w, n in zip(widest, found.size, strict=True)):
-        raise InputError(f"Reflect padding of {widest} needs a map larger than that; it is {found.size}.")
+        raise InputError(
+            f"Reflect padding of {widest} needs a map larger than that; it is {found.size}."
+        )

@@ -2,9 +2,10 @@
 
 With B(f) = Σ_t W_t exp(iθ_t), θ_t = 2π f·lag_t/m, on one phase,
 
-    B Bᴴ = Σ_{t,u} W_t W_uᵀ exp(i(θ_t − θ_u)) = Σ_d C_d exp(iθ_d),   C_d = Σ_{lag_t − lag_u = d} W_t W_uᵀ
+    B Bᴴ = Σ_{t,u} W_t W_uᵀ exp(i(θ_t − θ_u)) = Σ_d C_d exp(iθ_d),   C_d = Σ_{lag_t − lag_u = d} W_t
+    W_uᵀ
 
-(and a sum over phases). C is computed once a layer: 25 lags for a 3×3 kernel, 13 of them since
+(and a sum over phases). C is computed once per layer: 25 lags for a 3×3 kernel, 13 of them since
 C_{−d} = C_dᵀ; a Gram matrix is then a row of a real matrix product, cheaper than forming its block.
 """
 
@@ -19,7 +20,9 @@ LARGEST = 2**26  # bytes of the products W_t W_uᵀ
 
 
 class Correlations:
-    """C of a symbol's taps. The matrices are those of the blocks' smaller side, or their conjugates."""
+    """C of a symbol's taps. The matrices are those of the blocks' smaller side, or their
+    conjugates.
+    """
 
     def __init__(self, symbol):
         taps = _short_side_first(symbol)  # (groups, taps, short, long)
@@ -29,15 +32,21 @@ class Correlations:
         flat = taps.flatten(1, 2)  # (groups, taps · short, long)
         products = (flat @ flat.mT).view(groups, count, short, count, short).permute(1, 3, 0, 2, 4)
         products = products[pairs[:, 0], pairs[:, 1]].flatten(1)  # (pairs, groups · short²)
-        products[pairs[:, 0] == pairs[:, 1]] /= 2  # both of the pairs (t, u) and (u, t) are counted below
+        # both of the pairs (t, u) and (u, t) are counted below
+        products[pairs[:, 0] == pairs[:, 1]] /= 2
         empty = products.new_zeros(len(self.lags), products.shape[1])
-        even, odd = (empty.index_add(0, place, products * s[:, None]).view(-1, *self.shape) for s in (abs(sign), sign))
+        even, odd = (
+            empty.index_add(0, place, products * s[:, None]).view(-1, *self.shape)
+            for s in (abs(sign), sign)
+        )
         self.even, self.odd = (even + even.mT).flatten(1), (odd - odd.mT).flatten(1)
 
     def grams(self, frequencies: torch.Tensor) -> torch.Tensor:
         """(f, groups, short, short) Hermitian matrices at some frequencies."""
         factors = self.symbol.phase_factors(frequencies, self.lags)
-        return torch.complex(factors.real @ self.even, factors.imag @ self.odd).view(-1, *self.shape)
+        return torch.complex(factors.real @ self.even, factors.imag @ self.odd).view(
+            -1, *self.shape
+        )
 
 
 def worthwhile(symbol) -> bool:
@@ -59,10 +68,12 @@ def _short_side_first(symbol) -> torch.Tensor:
 
 @lru_cache(maxsize=16)
 def _differences(geometry: Geometry) -> tuple[torch.Tensor, ...]:
-    """Pairs of taps (t ≤ u) that meet in a column, the distinct lag differences, one of d and −d, and of each
-    pair which of them is its own, and with which sign."""
+    """Pairs of taps (t ≤ u) that meet in a column, the distinct lag differences, one of d and −d,
+    and of each pair which of them is its own, and with which sign."""
     periods, (lags, phases) = geometry.periods, geometry.lags_and_phases
-    pairs = torch.cat([torch.combinations(torch.tensor(taps), with_replacement=True) for taps in phases])
+    pairs = torch.cat(
+        [torch.combinations(torch.tensor(taps), with_replacement=True) for taps in phases]
+    )
     weights = torch.tensor([math.prod(periods[dim + 1 :]) for dim in range(len(periods))])
     periods = torch.tensor(periods)
     difference = (lags[pairs[:, 0]] - lags[pairs[:, 1]]) % periods

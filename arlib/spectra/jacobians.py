@@ -24,20 +24,76 @@ from arlib.spectra.spread import t_half_width
 from arlib.spectra.summary import NAMES, statistics
 
 ACTIVATIONS = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus,
-    nn.Softsign, nn.Sigmoid, nn.Tanh, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Hardshrink, nn.Softshrink,
-    nn.Tanhshrink, nn.LogSigmoid, nn.modules.dropout._DropoutNd,
-)  # fmt: skip
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.PReLU,
+    nn.ELU,
+    nn.CELU,
+    nn.SELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Mish,
+    nn.Softplus,
+    nn.Softsign,
+    nn.Sigmoid,
+    nn.Tanh,
+    nn.Hardswish,
+    nn.Hardsigmoid,
+    nn.Hardtanh,
+    nn.Hardshrink,
+    nn.Softshrink,
+    nn.Tanhshrink,
+    nn.LogSigmoid,
+    nn.modules.dropout._DropoutNd,
+)
 _METHODS = ("relu", "sigmoid", "tanh")
 _NAMES = (
-    "relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "prelu", "elu", "elu_", "celu", "selu", "gelu", "silu",
-    "mish", "softplus", "softsign", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "hardshrink",
-    "softshrink", "tanhshrink", "logsigmoid", "dropout", "dropout1d", "dropout2d", "dropout3d",
-)  # fmt: skip
+    "relu",
+    "relu_",
+    "relu6",
+    "leaky_relu",
+    "leaky_relu_",
+    "prelu",
+    "elu",
+    "elu_",
+    "celu",
+    "selu",
+    "gelu",
+    "silu",
+    "mish",
+    "softplus",
+    "softsign",
+    "sigmoid",
+    "tanh",
+    "hardswish",
+    "hardsigmoid",
+    "hardtanh",
+    "hardshrink",
+    "softshrink",
+    "tanhshrink",
+    "logsigmoid",
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+)
 _FUNCTIONS = {
-    getattr(place, name) for place in (torch, nn.functional) for name in _NAMES if callable(getattr(place, name, None))
+    getattr(place, name)
+    for place in (torch, nn.functional)
+    for name in _NAMES
+    if callable(getattr(place, name, None))
 }
-COLUMNS = ("input", "rows", "columns", "method", "sum_of_squares", "sum_of_squares_low", "sum_of_squares_high", *NAMES)
+COLUMNS = (
+    "input",
+    "rows",
+    "columns",
+    "method",
+    "sum_of_squares",
+    "sum_of_squares_low",
+    "sum_of_squares_high",
+    *NAMES,
+)
 
 
 @torch.inference_mode(False)
@@ -53,45 +109,68 @@ def jacobian(
     """Singular values of the Jacobian of a function at each input: a row an input.
 
     Args:
-        function: (b, *input) → (b, *output), each output depending on its own input only; a module is
-            measured in eval mode and left as found.
+        function: (b, *input) → (b, *output), each output depending on its own input only; a module
+            is measured in eval mode and left as found.
         x: (b, *input), floating point; the computation is in its precision.
-        exact_limit: up to this min(rows, columns) the matrix is formed and every statistic is exact.
-        steps: of Golub–Kahan beyond it, which then gives max (a lower bound) and min (an upper bound).
+        exact_limit: up to this min(rows, columns) the matrix is formed and every statistic is
+            exact.
+        steps: of Golub–Kahan beyond it, which then gives max (a lower bound) and min (an upper
+            bound).
         probes: random signs for the stochastic Σσ² with its 95 % t interval, at least 2.
 
     Columns: input, rows, columns, method ("exact" or "lanczos"), sum_of_squares with _low and _high
-    (equal to it where exact), and the statistics of `statistics`, nan where only extremes are known.
+    (equal to it where exact), and the statistics of `statistics`, nan where only extremes are
+    known.
     Raises `InputError` for inputs that are not floating point, or outputs that are no batch of b.
     """
     if not x.is_floating_point() or x.ndim < 2 or probes < 2:
-        raise InputError(f"x is {x.dtype} of shape {tuple(x.shape)}, probes {probes}; needed: float (b, …) and ≥ 2.")
+        raise InputError(
+            f"x is {x.dtype} of shape {tuple(x.shape)}, probes {probes}; needed: float (b, …) and "
+            "≥ 2."
+        )
     own = engine.dtype_of(function)
     x, _ = engine.images_and_labels(function, x.detach())
     x = x if own is None else x.to(own)
     with _measured(function):
         operator = jacobian_map(function, x)
         rows = (
-            _exact(operator, len(x)) if operator.count <= exact_limit else _extremes(operator, x, steps, probes, seed)
+            _exact(operator, len(x))
+            if operator.count <= exact_limit
+            else _extremes(operator, x, steps, probes, seed)
         )
     sizes = {"rows": operator.rows, "columns": operator.columns}
-    return pd.DataFrame([{"input": i, **sizes, **row} for i, row in enumerate(rows)], columns=list(COLUMNS))
+    return pd.DataFrame(
+        [{"input": i, **sizes, **row} for i, row in enumerate(rows)], columns=list(COLUMNS)
+    )
 
 
 def jacobian_map(function: Callable, x: torch.Tensor) -> LinearMap:
-    """The Jacobians at b inputs as one map of (b, columns) → (b, rows): row i of a batch meets Jacobian i."""
+    """The Jacobians at b inputs as one map of (b, columns) → (b, rows): row i of a batch meets
+    Jacobian i.
+    """
     # Attention is differentiated twice here, which only its plain form can be.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         x = x.clone().requires_grad_()
         y = function(x.clone())
-        if not isinstance(y, torch.Tensor) or y.shape[:1] != x.shape[:1] or not y.is_floating_point():
-            raise InputError(f"The function's output must be one float tensor (b, …) with b = {len(x)}, as its input.")
+        if (
+            not isinstance(y, torch.Tensor)
+            or y.shape[:1] != x.shape[:1]
+            or not y.is_floating_point()
+        ):
+            raise InputError(
+                f"The function's output must be one float tensor (b, …) with b = {len(x)}, as its "
+                "input."
+            )
         u = torch.zeros_like(y, requires_grad=True)
         if not y.requires_grad:
-            raise InputError("The function has no gradient to its input (no_grad, detach or numpy inside it).")
+            raise InputError(
+                "The function has no gradient to its input (no_grad, detach or numpy inside it)."
+            )
         (pulled,) = torch.autograd.grad(y, x, u, create_graph=True, allow_unused=True)
         if pulled is None:  # Jᵀu, linear in u: its own gradient is J
-            raise InputError("The function has no gradient to its input (no_grad, detach or numpy inside it).")
+            raise InputError(
+                "The function has no gradient to its input (no_grad, detach or numpy inside it)."
+            )
 
     def apply(v: torch.Tensor) -> torch.Tensor:
         return torch.autograd.grad(pulled, u, v.view_as(x), retain_graph=True)[0].flatten(1)
@@ -103,13 +182,14 @@ def jacobian_map(function: Callable, x: torch.Tensor) -> LinearMap:
 
 
 def linearised(module: nn.Module) -> fx.GraphModule:
-    """A copy of a module in eval mode without its activations and dropout: a block as one affine map.
+    """A copy of a module in eval mode without its activations and dropout: a block as one affine
+    map.
 
-    Its first input decides whether that is what came out: an activation that was overlooked would make
-    every singular value wrong.
+    Its first input decides whether that is what came out: an activation that was overlooked would
+    make every singular value wrong.
 
-    Raises `InputError` where torch.fx cannot follow the module's control flow; and, when it is first
-    run, for a copy that is not affine, naming what it still calls.
+    Raises `InputError` where torch.fx cannot follow the module's control flow; and, when it is
+    first run, for a copy that is not affine, naming what it still calls.
     """
     with engine.left_as_found(module):
         try:
@@ -138,12 +218,15 @@ def _refuse_unless_affine(traced: fx.GraphModule, name: str, left: list[str]) ->
     def look(_, given: tuple) -> None:
         handle.remove()
         x = given[0].detach()
-        h = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x) * (x.abs().amax() + 1)
+        h = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x) * (
+            x.abs().amax() + 1
+        )
         with torch.no_grad():
             moved, own = traced(x + h) - traced(x), traced(h) - traced(torch.zeros_like(x))
         if float((moved - own).abs().max()) > 1e-3 * float(own.abs().max()):
             raise InputError(
-                f"{name} without its activations is still not affine: it calls {', '.join(left)}. Give a part of it, "
+                f"{name} without its activations is still not affine: it calls {', '.join(left)}. "
+                "Give a part of it, "
                 "or spectra.jacobian of the module itself at given inputs."
             )
 
@@ -171,21 +254,40 @@ def _exact(operator: LinearMap, inputs: int) -> list[dict]:
     rows = []
     for matrix in torch.stack(images, 1):  # (smaller side, larger side) for each input
         squares = float(matrix.square().sum())
-        ends = {"sum_of_squares": squares, "sum_of_squares_low": squares, "sum_of_squares_high": squares}
+        ends = {
+            "sum_of_squares": squares,
+            "sum_of_squares_low": squares,
+            "sum_of_squares_high": squares,
+        }
         rows.append({"method": "exact"} | ends | statistics(torch.linalg.svdvals(matrix)))
     return rows
 
 
-def _extremes(operator: LinearMap, x: torch.Tensor, steps: int, probes: int, seed: int) -> list[dict]:
+def _extremes(
+    operator: LinearMap, x: torch.Tensor, steps: int, probes: int, seed: int
+) -> list[dict]:
     small = operator if operator.columns <= operator.rows else operator.transposed
     generator = torch.Generator().manual_seed(seed)
-    signs = lambda: (2 * torch.randint(0, 2, (len(x), small.columns), generator=generator) - 1).to(x)
-    squares = torch.stack([small.apply(signs()).double().square().sum(1) for _ in range(probes)], 1).cpu().numpy()
-    theta, weight = gauss(Bidiagonalization(small, signs()).extend(min(steps, small.columns)).bidiagonal())
+    signs = lambda: (2 * torch.randint(0, 2, (len(x), small.columns), generator=generator) - 1).to(
+        x
+    )
+    squares = (
+        torch.stack([small.apply(signs()).double().square().sum(1) for _ in range(probes)], 1)
+        .cpu()
+        .numpy()
+    )
+    theta, weight = gauss(
+        Bidiagonalization(small, signs()).extend(min(steps, small.columns)).bidiagonal()
+    )
     rows = []
     for samples, t, w in zip(squares, theta, weight, strict=True):
         mean, half = float(samples.mean()), t_half_width(samples, 0.95)
         ends = {"sum_of_squares_low": max(mean - half, 0.0), "sum_of_squares_high": mean + half}
         known = {"count": small.columns, "max": float(t.max()), "min": float(t[w > 1e-12].min())}
-        rows.append({"method": "lanczos", "sum_of_squares": mean} | ends | dict.fromkeys(NAMES, math.nan) | known)
+        rows.append(
+            {"method": "lanczos", "sum_of_squares": mean}
+            | ends
+            | dict.fromkeys(NAMES, math.nan)
+            | known
+        )
     return rows

@@ -2,16 +2,17 @@
 
 Started at v, k steps give orthonormal U, V and an upper bidiagonal B with A V = U B (Golub & Kahan
 1965). The singular values θ of B and the squared first entries w of its right singular vectors are
-the Gauss rule for vᵀ f((AᵀA)^½) v (Golub & Meurant 1994, "Matrices, moments and quadrature"); working
-on A instead of AᵀA keeps small θ accurate. B with one more column is singular, and its rule is
-Gauss–Radau with a node at 0. For f = σ, Gauss is an upper bound and Gauss–Radau a lower one.
+the Gauss rule for vᵀ f((AᵀA)^½) v (Golub & Meurant 1994, "Matrices, moments and quadrature");
+working on A instead of AᵀA keeps small θ accurate. B with one more column is singular, and its rule
+is Gauss–Radau with a node at 0. For f = σ, Gauss is an upper bound and Gauss–Radau a lower one.
 """
 
 import torch
 
 from arlib.spectra.operator import LinearMap
 
-TINY = {torch.float32: 1e-6, torch.float64: 1e-13}  # relative size at which a new direction is rounding only
+# relative size at which a new direction is rounding only
+TINY = {torch.float32: 1e-6, torch.float64: 1e-13}
 
 
 class Bidiagonalization:
@@ -61,7 +62,9 @@ class Bidiagonalization:
         length = x.norm(dim=1)
         scale = max((float(a.max()) for a in self.alpha), default=0.0)
         kept = length > TINY[x.dtype] * scale
-        return torch.where(kept[:, None], x / torch.where(kept, length, 1)[:, None], 0), torch.where(kept, length, 0)
+        return torch.where(
+            kept[:, None], x / torch.where(kept, length, 1)[:, None], 0
+        ), torch.where(kept, length, 0)
 
     def bidiagonal(self) -> torch.Tensor:
         """(p, k, k+1) in float64; without the last column it is Gauss's B."""

@@ -1,7 +1,7 @@
 """The layers of a model that have a spectrum, and the map each of them sees.
 
-Map sizes come from one forward pass on a zero image, so nothing is guessed from attributes. A layer whose class
-has a forward of its own is read from what it calls there, and compared with that.
+Map sizes come from one forward pass on a zero image, so nothing is guessed from attributes. A layer
+whose class has a forward of its own is read from what it calls there, and compared with that.
 """
 
 from dataclasses import dataclass, replace
@@ -21,7 +21,8 @@ SHORTCUTS = ("shortcut", "downsample", "skip", "proj_shortcut")
 
 @dataclass(frozen=True)
 class Layer:
-    """One linear map of a model: its weight as a matrix (out, in) or a convolution (c_out, c_in/g, *kernel).
+    """One linear map of a model: its weight as a matrix (out, in) or a convolution (c_out, c_in/g,
+    *kernel).
 
     A transposed convolution is the adjoint of a convolution on its output map, which has the same
     singular values: `weight` and `built` describe that convolution.
@@ -36,38 +37,47 @@ class Layer:
 
     @property
     def counted(self) -> bool:
-        """Whether claims count it: kernels wider than 1, not the first convolution, not on a shortcut."""
+        """Whether claims count it: kernels wider than 1, not the first convolution, not on a
+        shortcut.
+        """
         if self.built is None or max(self.built.kernel) == 1 or self.stem:
             return False
         return not any(word in self.name for word in SHORTCUTS)
 
 
 def find(model: nn.Module, input_shape: tuple[int, ...], sizes: dict | None = None) -> list[Layer]:
-    """Every convolution, transposed convolution, linear layer and attention projection, in module order.
+    """Every convolution, transposed convolution, linear layer and attention projection, in module
+    order.
 
-    Kernels that the forward pass hands to `F.conv2d` and its like follow, by the name of their parameter.
+    Kernels that the forward pass hands to `F.conv2d` and its like follow, by the name of their
+    parameter.
     input_shape: (c, *map) of one image. sizes: map sizes by layer name, for layers that the forward
     pass does not show (input map; output map of a transposed one); None leaves the layer out.
-    Raises `InputError` naming each layer whose map is unknown or not the same at every call, and each whose
-    own forward does something else with its weight than the row would say.
+    Raises `InputError` naming each layer whose map is unknown or not the same at every call, and
+    each whose own forward does something else with its weight than the row would say.
     """
     sizes = sizes or {}
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError(
-            f"the model is a TorchScript program ({type(model).__name__}), which hides its layers; give the module "
+            f"the model is a TorchScript program ({type(model).__name__}), which hides its layers; "
+            "give the module "
             "that it was made from."
         )
     for name, module in model.named_modules():
         _check_weights(name, module)
     heard = _heard(model, input_shape)
     _check_known(model, heard, sizes)
-    first = next((name for name in heard.shapes if isinstance(model.get_submodule(name), _ALL)), None)
+    first = next(
+        (name for name in heard.shapes if isinstance(model.get_submodule(name), _ALL)), None
+    )
     layers = []
     for name, module in model.named_modules():
         if sizes.get(name, ()) is None:
             continue
         if isinstance(module, _ALL):
-            layers.append(replace(_convolution(name, module, heard, sizes.get(name)), stem=name == first))
+            layers.append(
+                replace(_convolution(name, module, heard, sizes.get(name)), stem=name == first)
+            )
         elif isinstance(module, nn.MultiheadAttention):
             layers.extend(_attention(name, module))
         elif isinstance(module, nn.Linear):
@@ -79,12 +89,19 @@ _ALL = CONVOLUTIONS + TRANSPOSED
 
 
 def _check_weights(name: str, module: nn.Module) -> None:
-    """Raise `InputError` naming the layer whose weights have no real spectrum, before anything runs."""
+    """Raise `InputError` naming the layer whose weights have no real spectrum, before anything
+    runs.
+    """
     weights = getattr(module, "weight", None)
     if "quantized" in type(module).__module__ and weights is not None:
-        raise InputError(f"Layer {name} is quantised ({type(module).__name__}); give the floating-point model.")
+        raise InputError(
+            f"Layer {name} is quantised ({type(module).__name__}); give the floating-point model."
+        )
     if isinstance(weights, nn.parameter.UninitializedParameter):
-        raise InputError(f"Layer {name} has no weights yet (a lazy module); run the model once on an image first.")
+        raise InputError(
+            f"Layer {name} has no weights yet (a lazy module); run the model once on an image "
+            "first."
+        )
     if isinstance(module, (*_ALL, nn.Linear)):
         checked(weights, torch.float64, f"Layer {name}")
 
@@ -96,7 +113,9 @@ def _heard(model: nn.Module, input_shape: tuple[int, ...]) -> Pass:
     try:
         return listen(model, image)
     except Exception as error:
-        raise InputError(f"The model does not run on input_shape={tuple(input_shape)}: {error}") from error
+        raise InputError(
+            f"The model does not run on input_shape={tuple(input_shape)}: {error}"
+        ) from error
 
 
 def _maps(heard: Pass, name: str, transposed: bool) -> set[tuple[int, ...]]:
@@ -115,7 +134,8 @@ def _check_known(model: nn.Module, heard: Pass, sizes: dict) -> None:
         if len(maps) != 1:
             why = f"sees maps of {sorted(maps)}" if maps else "is not called in a forward pass"
             raise InputError(
-                f"Layer {name} {why}, so its map is unknown. Give it by sizes={{{name!r}: (h, w)}}, or None to skip it."
+                f"Layer {name} {why}, so its map is unknown. Give it by "
+                f"sizes={{{name!r}: (h, w)}}, or None to skip it."
             )
 
 
@@ -155,7 +175,9 @@ def _convolution(name: str, module: nn.Module, heard: Pass, size: tuple[int, ...
 
 
 def _of_transposed(built: Geometry, out: tuple[int, ...]) -> Geometry:
-    """The convolution whose adjoint it is has the layer's input map as its output; rows that nobody reads stay."""
+    """The convolution whose adjoint it is has the layer's input map as its output; rows that nobody
+    reads stay.
+    """
     sides = zip(out, built.stride, built.dilation, built.kernel, built.size, built.low, strict=True)
     high = tuple((m - 1) * s + d * (k - 1) + 1 - n - low for m, s, d, k, n, low in sides)
     return replace(built, high=high)
@@ -174,34 +196,48 @@ def _as_called(name: str, module: nn.Module, heard: Pass) -> Layer:
 
 
 _NOT_ITS_OWN = (
-    "Layer {name} ({kind}) has a forward of its own that is no convolution or product with one weight, so no row "
-    "could say what it does. Leave it out by sizes={{{name!r}: None}}; spectra.jacobian measures it at given inputs."
+    "Layer {name} ({kind}) has a forward of its own that is no convolution or product with one "
+    "weight, so no row "
+    "could say what it does. Leave it out by sizes={{{name!r}: None}}; spectra.jacobian measures "
+    "it at given inputs."
 )
 
 
 def _of_call(name: str, call: Call, pad: Call | None = None) -> Layer | None:
-    """A convolution as it was called, with a padding by zeros before it; None where that is none."""
+    """A convolution as it was called, with a padding by zeros before it; None where that is
+    none.
+    """
     dims, options = CONVOLVING.get(call.kind), call.options
     if dims is None:
         return None
     kernel = tuple(call.weight.shape[2:])
-    each = lambda value: tuple(value) if isinstance(value, tuple | list | torch.Size) else (value,) * dims
+    each = lambda value: (
+        tuple(value) if isinstance(value, tuple | list | torch.Size) else (value,) * dims
+    )
     stride, dilation = each(options.get("stride", 1)), each(options.get("dilation", 1))
     padding, size = options.get("padding", 0), call.given[2:]
     if isinstance(padding, str):
-        total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
+        total = [
+            d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)
+        ]
         low, high = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
     else:
         low = high = each(padding)
     if pad is not None:
         ends = list(pad.options["pad"])
-        if len(ends) != 2 * dims or pad.options.get("mode", "constant") != "constant" or pad.options.get("value"):
+        if (
+            len(ends) != 2 * dims
+            or pad.options.get("mode", "constant") != "constant"
+            or pad.options.get("value")
+        ):
             return None
         pairs = [(ends[2 * i], ends[2 * i + 1]) for i in reversed(range(dims))]
         size = pad.given[2:]
         low = tuple(a + one for a, (one, _) in zip(low, pairs, strict=True))
         high = tuple(b + two for b, (_, two) in zip(high, pairs, strict=True))
-    built = Geometry(kernel, tuple(size), stride, dilation, low, high, "zeros", options.get("groups", 1))
+    built = Geometry(
+        kernel, tuple(size), stride, dilation, low, high, "zeros", options.get("groups", 1)
+    )
     _check_fits(built)
     return Layer(name, f"conv{dims}d", call.weight, built)
 
@@ -219,7 +255,9 @@ def _applied(layer: Layer):
 
 @torch.no_grad()
 def _does(module: nn.Module, shape: tuple[int, ...], linear) -> bool:
-    """Whether a module, less its answer to 0, is this linear map: asked on two random inputs of different size."""
+    """Whether a module, less its answer to 0, is this linear map: asked on two random inputs of
+    different size.
+    """
     like = next(module.parameters())
     generator = torch.Generator().manual_seed(0)
     for size in (1.0, 30.0):
@@ -233,7 +271,10 @@ def _does(module: nn.Module, shape: tuple[int, ...], linear) -> bool:
 
 
 def _linear(name: str, module: nn.Linear, heard: Pass) -> Layer:
-    if _is_own(module, (nn.Linear,)) or type(module) is nn.modules.linear.NonDynamicallyQuantizableLinear:
+    if (
+        _is_own(module, (nn.Linear,))
+        or type(module) is nn.modules.linear.NonDynamicallyQuantizableLinear
+    ):
         return Layer(name, "linear", module.weight)
     calls = [call for call in heard.calls if call.module == name and call.kind == "linear"]
     layer = Layer(name, "linear", calls[0].weight) if len(calls) == 1 else None
@@ -244,23 +285,39 @@ def _linear(name: str, module: nn.Linear, heard: Pass) -> Layer:
 
 def _functional(model: nn.Module, heard: Pass, sizes: dict) -> list[Layer]:
     """Kernels and matrices that no layer owns, but the forward pass multiplies with."""
-    owned = {id(p) for m in model.modules() if isinstance(m, (*_ALL, nn.Linear, nn.MultiheadAttention))
-             for p in m.parameters(recurse=False)}  # fmt: skip
-    inside = {name for name, m in model.named_modules() if isinstance(m, (*_ALL, nn.Linear, nn.MultiheadAttention))}
+    owned = {
+        id(p)
+        for m in model.modules()
+        if isinstance(m, (*_ALL, nn.Linear, nn.MultiheadAttention))
+        for p in m.parameters(recurse=False)
+    }
+    inside = {
+        name
+        for name, m in model.named_modules()
+        if isinstance(m, (*_ALL, nn.Linear, nn.MultiheadAttention))
+    }
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     layers, seen = [], set()
     for call in heard.calls:
-        if call.kind == "pad" or call.module in inside or id(call.weight) in owned or id(call.weight) in seen:
+        if (
+            call.kind == "pad"
+            or call.module in inside
+            or id(call.weight) in owned
+            or id(call.weight) in seen
+        ):
             continue
         seen.add(id(call.weight))
         name = names.get(id(call.weight), f"{call.module or type(model).__name__}.{call.kind}")
         if sizes.get(name, ()) is None:
             continue
         maps = {other.given[2:] for other in heard.calls if other.weight is call.weight}
-        layer = Layer(name, "linear", call.weight) if call.kind == "linear" else _of_call(name, call)
+        layer = (
+            Layer(name, "linear", call.weight) if call.kind == "linear" else _of_call(name, call)
+        )
         if layer is None or len(maps) > 1:
             raise InputError(
-                f"{name}: the forward pass calls {call.kind} with it in a way that no row could say. "
+                f"{name}: the forward pass calls {call.kind} with it in a way that no row could "
+                "say. "
                 f"Leave it out by sizes={{{name!r}: None}}."
             )
         layers.append(layer)
@@ -277,9 +334,14 @@ def _padding(module: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _attention(name: str, module: nn.MultiheadAttention) -> list[Layer]:
-    """q, k and v: three blocks of rows of one matrix, unless their widths differ. (out_proj is a Linear.)"""
+    """q, k and v: three blocks of rows of one matrix, unless their widths differ. (out_proj is a
+    Linear.)
+    """
     if module.in_proj_weight is None:
         parts = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
     else:
         parts = module.in_proj_weight.chunk(3)
-    return [Layer(f"{name}.{letter}", "attention", part) for letter, part in zip("qkv", parts, strict=True)]
+    return [
+        Layer(f"{name}.{letter}", "attention", part)
+        for letter, part in zip("qkv", parts, strict=True)
+    ]

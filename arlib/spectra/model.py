@@ -23,11 +23,23 @@ from arlib.spectra.together import each_cyclic
 OPERATORS = ("circular", "as-built", "reshaped")
 ENDS = tuple(f"{name}_{end}" for name in NAMES[1:] for end in ("low", "high"))
 COLUMNS = (
-    "layer", "kind", "shape", "size", "stride", "padding", "method", *NAMES, "dead_channels", "folded", "counted",
-    "note", *ENDS,
-)  # fmt: skip
+    "layer",
+    "kind",
+    "shape",
+    "size",
+    "stride",
+    "padding",
+    "method",
+    *NAMES,
+    "dead_channels",
+    "folded",
+    "counted",
+    "note",
+    *ENDS,
+)
 DEAD = 1e-3  # of the layer's median |γ| / √(var + eps)
-DENSE_WORK = 2**31  # rows · columns · min of both: about a second of dense SVD, above it Lanczos is faster
+# rows · columns · min of both: about a second of dense SVD, above it Lanczos is faster
+DENSE_WORK = 2**31
 
 
 def of(
@@ -42,45 +54,65 @@ def of(
     seed: int = 0,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Singular values of every convolution, linear layer and attention projection: a row a layer.
+    """Singular values of every convolution, linear layer and attention projection: a row per layer.
 
     Args:
         input_shape: (c, *map) of one image; each layer's map comes from a forward pass on zeros.
         operator: "circular" (as if every convolution had circular padding), "as-built" (the padding
-            the layer has), "reshaped" (the kernel as a matrix c_out × rest, which is not the operator).
+            the layer has), "reshaped" (the kernel as a matrix c_out × rest, which is not the
+            operator).
         fold_bn: with the eval-mode batch norm that alone reads the convolution's output: its weight
             times γ/√(var + eps). Column `folded` says "yes", or "not foldable".
         sizes: maps by layer name where the forward pass does not show them; None skips the layer.
         probes, tolerance, seed: of the estimates, as in `estimate`.
 
     Columns: layer, kind, shape (of the weight), size (of the map), stride, padding (treated as),
-    method, the statistics of `statistics`, dead_channels (share with |γ|/√(var+eps) below 1e-3 of the
-    layer's median; nan without a batch norm), folded, counted (k×k convolutions other than stem and
-    shortcuts), note, and for each statistic the ends of its interval, std_low, std_high and so on.
-    Methods "frequencies", "dense" and "svd" (of a matrix) are exact: the ends equal the value.
+    method, the statistics of `statistics`, dead_channels (share with |γ|/√(var+eps) below 1e-3 of
+    the layer's median; nan without a batch norm), folded, counted (k×k convolutions other than stem
+    and shortcuts), note, and for each statistic the ends of its interval, std_low, std_high and so
+    on. Methods "frequencies", "dense" and "svd" (of a matrix) are exact: the ends equal the value.
     "lanczos" is an estimate, used where no blocks exist and the matrix is large: its max is a lower
     bound (max_high an upper one), its min an upper bound, its quantiles lie between bounds.
-    `frame.attrs["quantiles"]` maps each layer to 201 float32 quantiles, `frame.attrs["quantile_bounds"]`
-    each estimated one to their lower and upper bounds.
+    `frame.attrs["quantiles"]` maps each layer to 201 float32 quantiles,
+    `frame.attrs["quantile_bounds"]` each estimated one to their lower and upper bounds.
 
     The model is left as found. Raises `InputError` naming the layer whose weights are complex,
     quantised or not finite, whose map is unknown, or whose matrix would be too large.
+
+    A kernel that only doubles every pixel has one singular value, 2, sixteen times:
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1, bias=False))
+    >>> net[0].weight.data.fill_(2.0)
+    tensor([[[[2.]]]])
+    >>> of(net, (1, 4, 4))[["layer", "max", "min", "count"]].values.tolist()
+    [['0', 2.0, 2.0, 16]]
     """
     one_of("operator", operator, OPERATORS)
     options = {"probes": probes, "tolerance": tolerance, "seed": seed}
     model = engine.unwrapped(model)
     if not isinstance(model, nn.Module):
-        raise InputError(f"the model is a {type(model).__name__}; give the torch module that holds the weights.")
+        raise InputError(
+            f"the model is a {type(model).__name__}; give the torch module that holds the weights."
+        )
     with one_core() as threads, engine.left_as_found(model), torch.inference_mode(False):
         model.eval()
         norms = engine.batchnorm_of(model, tuple(input_shape))
         layers = model_layers.find(model, input_shape, sizes)
-        bns = [model.get_submodule(norms[layer.name]) if layer.name in norms else None for layer in layers]
-        measured = [_folded(model, *pair) if fold_bn else pair[0] for pair in zip(layers, bns, strict=True)]
+        bns = [
+            model.get_submodule(norms[layer.name]) if layer.name in norms else None
+            for layer in layers
+        ]
+        measured = [
+            _folded(model, *pair) if fold_bn else pair[0] for pair in zip(layers, bns, strict=True)
+        ]
         spectra = _spectra(measured, operator, options, threads, progress)
     rows, middle, bounds = [], {}, {}
     for layer, bn, found in zip(layers, bns, spectra, strict=True):
-        about = {"dead_channels": dead_channels(bn), "folded": _folded_word(layer, bn) if fold_bn else "no"}
+        about = {
+            "dead_channels": dead_channels(bn),
+            "folded": _folded_word(layer, bn) if fold_bn else "no",
+        }
         rows.append(_description(layer, operator) | about | found.row())
         middle[layer.name] = found.quantiles
         if found.bounds is not None:
@@ -103,7 +135,12 @@ class _Spectrum:
     @classmethod
     def exact(cls, values: torch.Tensor, method: str) -> "_Spectrum":
         found = statistics(values)
-        return cls(method, found.pop("count"), {name: (v, v, v) for name, v in found.items()}, quantiles(values))
+        return cls(
+            method,
+            found.pop("count"),
+            {name: (v, v, v) for name, v in found.items()},
+            quantiles(values),
+        )
 
     def row(self) -> dict:
         row = {"method": self.method, "count": self.count}
@@ -112,7 +149,9 @@ class _Spectrum:
         return row
 
 
-def _spectra(layers: list[Layer], operator: str, options: dict, threads: int, progress: bool) -> list[_Spectrum]:
+def _spectra(
+    layers: list[Layer], operator: str, options: dict, threads: int, progress: bool
+) -> list[_Spectrum]:
     """The spectrum of each layer: those with frequency blocks by equal shapes, then the others."""
     weights = [checked(layer.weight, torch.float64, f"Layer {layer.name}") for layer in layers]
     shapes = [_treated_as(layer, operator) for layer in layers]
@@ -150,13 +189,18 @@ def _spectrum(weight: torch.Tensor, shape: Geometry | None, options: dict) -> _S
 
 def _cheap_dense(weight: torch.Tensor, shape: Geometry) -> bool:
     rows, columns = (side // shape.groups for side in shape.matrix_shape(weight))
-    return fits_dense(weight, shape) and shape.groups * rows * columns * min(rows, columns) <= DENSE_WORK
+    return (
+        fits_dense(weight, shape)
+        and shape.groups * rows * columns * min(rows, columns) <= DENSE_WORK
+    )
 
 
 def _folded(model: nn.Module, layer: Layer, bn: nn.Module | None) -> Layer:
     if bn is None:
         return layer
-    return replace(layer, weight=engine.folded_weight(model.get_submodule(layer.name), bn, torch.float64)[0])
+    return replace(
+        layer, weight=engine.folded_weight(model.get_submodule(layer.name), bn, torch.float64)[0]
+    )
 
 
 def _folded_word(layer: Layer, bn: nn.Module | None) -> str:
@@ -166,7 +210,9 @@ def _folded_word(layer: Layer, bn: nn.Module | None) -> str:
 
 
 def dead_channels(bn: nn.Module | None) -> float:
-    """Share of channels that a batch norm all but switches off; nan without one or without its scale."""
+    """Share of channels that a batch norm all but switches off; nan without one or without its
+    scale.
+    """
     if bn is None or bn.weight is None or bn.running_var is None:
         return math.nan
     scale = (bn.weight.detach().abs() / (bn.running_var + bn.eps).sqrt()).double()
@@ -194,7 +240,9 @@ def _treated_as(layer: Layer, operator: str) -> Geometry | None:
         return None
     if operator == "as-built":
         return built
-    return geometry(layer.weight, built.size, built.stride, "circular", built.dilation, built.groups)
+    return geometry(
+        layer.weight, built.size, built.stride, "circular", built.dilation, built.groups
+    )
 
 
 def _padding_word(layer: Layer, shape: Geometry | None, operator: str) -> str:
@@ -210,4 +258,8 @@ def _note(layer: Layer, operator: str) -> str:
     if layer.built is None or operator != "circular" or layer.built.cyclic:
         return ""
     circular = _treated_as(layer, operator)
-    return "" if circular.out == layer.built.out else f"circular map {circular.out}, the layer's {layer.built.out}"
+    return (
+        ""
+        if circular.out == layer.built.out
+        else f"circular map {circular.out}, the layer's {layer.built.out}"
+    )

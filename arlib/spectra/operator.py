@@ -1,4 +1,6 @@
-"""Linear maps known only by what they do to vectors: convolutions of any padding, and their adjoints."""
+"""Linear maps known only by what they do to vectors: convolutions of any padding, and their
+adjoints.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +16,9 @@ _TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3
 
 @dataclass(frozen=True)
 class LinearMap:
-    """A linear map of batches of flattened vectors: (p, columns) → (p, rows), and back by the adjoint."""
+    """A linear map of batches of flattened vectors: (p, columns) → (p, rows), and back by the
+    adjoint.
+    """
 
     rows: int
     columns: int
@@ -34,7 +38,9 @@ class LinearMap:
 
 
 def convolution_map(weight: torch.Tensor, shape: Geometry) -> LinearMap:
-    """The convolution with this weight and geometry, by conv and conv_transpose: no matrix is formed."""
+    """The convolution with this weight and geometry, by conv and conv_transpose: no matrix is
+    formed.
+    """
     dims, channels_in = len(shape.size), weight.shape[1] * shape.groups
     rows, columns = shape.matrix_shape(weight)
     options = {"stride": shape.stride, "dilation": shape.dilation, "groups": shape.groups}
@@ -71,7 +77,14 @@ def _sources(shape: Geometry, dim: int) -> torch.Tensor:
 def _pad(x: torch.Tensor, shape: Geometry) -> torch.Tensor:
     """(p, c, *size) → (p, c, *padded)"""
     if shape.mode == "zeros":
-        return F.pad(x, [v for pair in zip(reversed(shape.low), reversed(shape.high), strict=True) for v in pair])
+        return F.pad(
+            x,
+            [
+                v
+                for pair in zip(reversed(shape.low), reversed(shape.high), strict=True)
+                for v in pair
+            ],
+        )
     for dim in range(len(shape.size)):
         x = x.index_select(dim + 2, _sources(shape, dim).to(x.device))
     return x

@@ -54,11 +54,18 @@ class Spread:
 
     @classmethod
     def of(cls, rules: Rules, mean_square: float, confidence: float, probes: int) -> "Spread":
-        """mean_square: Σσ²/N. The pilots' mean comes by the same formula around the root mean square."""
+        """mean_square: Σσ²/N. The pilots' mean comes by the same formula around the root mean
+        square.
+        """
         rms = math.sqrt(mean_square)
-        pilots = [float((w * (t / rms - 1) ** 2).sum(1)[:PILOTS].mean()) for t, w in (rules.gauss, rules.radau)]
+        pilots = [
+            float((w * (t / rms - 1) ** 2).sum(1)[:PILOTS].mean())
+            for t, w in (rules.gauss, rules.radau)
+        ]
         mu = rms * max(1 - sum(pilots) / 4, 0.05)
-        found = [(w * (t / mu - 1) ** 2).sum(1)[PILOTS:].numpy() for t, w in (rules.gauss, rules.radau)]
+        found = [
+            (w * (t / mu - 1) ** 2).sum(1)[PILOTS:].numpy() for t, w in (rules.gauss, rules.radau)
+        ]
         return cls(mu, mean_square / mu**2, *found, probes, confidence)
 
     @property
@@ -84,7 +91,11 @@ class Spread:
     def relative_half_width(self, half: float) -> float:
         """What ± half on q̄/N is on std, relative to it; nan where std is 0."""
         std = self.std_at(self.centre)
-        return (self.std_at(self.centre + half) - self.std_at(self.centre - half)) / 2 / std if std > 0 else math.nan
+        return (
+            (self.std_at(self.centre + half) - self.std_at(self.centre - half)) / 2 / std
+            if std > 0
+            else math.nan
+        )
 
     def moments(self) -> dict[str, Triple]:
         """mean, std and std/mean; the interval holds the t interval and the bracket."""
@@ -99,9 +110,13 @@ class Spread:
 
 
 def t_half_width(samples: np.ndarray, confidence: float, probes: int | None = None) -> float:
-    """Half-width of the t interval of a mean of `probes` values that scatter as these samples do."""
+    """Half-width of the t interval of a mean of `probes` values that scatter as these
+    samples do.
+    """
     probes = probes or len(samples)
-    return float(stats.t.ppf(0.5 + confidence / 2, probes - 1) * samples.std(ddof=1) / math.sqrt(probes))
+    return float(
+        stats.t.ppf(0.5 + confidence / 2, probes - 1) * samples.std(ddof=1) / math.sqrt(probes)
+    )
 
 
 def effective_rank(rules: Rules, spread: Spread) -> Triple:
@@ -115,7 +130,9 @@ def effective_rank(rules: Rules, spread: Spread) -> Triple:
     for theta, weight in (rules.gauss, rules.radau):
         x, w = theta[PILOTS:] / spread.mu, weight[PILOTS:]
         total = ((w * (x - (1 + x**2) / 2)).sum(1) + (1 + spread.square) / 2).numpy()
-        logs = ((w * (torch.special.xlogy(x, x) - (x**2 - 1) / 2)).sum(1) + (spread.square - 1) / 2).numpy()
+        logs = (
+            (w * (torch.special.xlogy(x, x) - (x**2 - 1) / 2)).sum(1) + (spread.square - 1) / 2
+        ).numpy()
         s, l = total.mean(), logs.mean()
         entropies.append(math.log(s) - l / s)
         halves.append(t_half_width(total * (1 / s + l / s**2) - logs / s, spread.confidence))

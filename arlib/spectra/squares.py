@@ -21,7 +21,8 @@ def sum_of_squares(weight: torch.Tensor, shape: Geometry) -> float:
     for dim in range(len(shape.size)):
         reads = shape.reads(dim)  # (out, k)
         same = (reads[:, :, None] == reads[:, None, :]) & (reads[:, :, None] >= 0)
-        spread = torch.tensordot(spread, same.sum(0).to(weight), dims=([2], [0]))  # that axis moves to the end
+        # that axis moves to the end
+        spread = torch.tensordot(spread, same.sum(0).to(weight), dims=([2], [0]))
     return float((spread * weight).sum())
 
 
@@ -29,8 +30,9 @@ def largest_bound(weight: torch.Tensor, shape: Geometry) -> float:
     """An upper bound of σ_max that holds for this geometry.
 
     The convolution of the padded map, of size n', is a submatrix of the circular one of any period
-    ≥ n', whose σ_max is the largest over its frequency blocks. Padding itself is an isometry for zeros;
-    where it copies a row r times (reflect, replicate, circular) it stretches by at most √r a dimension.
+    ≥ n', whose σ_max is the largest over its frequency blocks. Padding itself is an isometry for
+    zeros; where it copies a row r times (reflect, replicate, circular) it stretches by at most √r a
+    dimension.
     """
     if shape.cyclic:
         return _largest_block(weight, shape)

@@ -1,8 +1,9 @@
-"""Statistics of a spectrum too large to compute, each with an interval: stochastic Lanczos quadrature.
+"""Statistics of a spectrum too large to compute, each with an interval: stochastic Lanczos
+quadrature.
 
-Two errors stay apart: Monte Carlo (the t interval over probes, see `spread`) and quadrature (between
-Gauss and Gauss–Radau, which bracket zᵀ(AᵀA)^½z, see `lanczos`). Steps are added until the bracket is
-a quarter of the Monte Carlo half-width, and the interval contains both.
+Two errors stay apart: Monte Carlo (the t interval over probes, see `spread`) and quadrature
+(between Gauss and Gauss–Radau, which bracket zᵀ(AᵀA)^½z, see `lanczos`). Steps are added until the
+bracket is a quarter of the Monte Carlo half-width, and the interval contains both.
 """
 
 import math
@@ -31,8 +32,8 @@ class Estimate:
 
     count: int
     values: dict[str, Triple]
-    """By name as in `statistics`. min is known from above only; max from below, and from above with a
-    bound; the ends of condition come from quantile bounds."""
+    """By name as in `statistics`. min is known from above only; max from below, and from above with
+    a bound; the ends of condition come from quantile bounds."""
     quantiles: np.ndarray
     """(201,) halfway between `quantile_bounds`, float32."""
     quantile_bounds: tuple[np.ndarray, np.ndarray]
@@ -63,9 +64,9 @@ def estimate(
 ) -> Estimate:
     """Statistics with intervals of a convolution of any padding and stride, without its matrix.
 
-    Arguments are those of `singular_values` and of `estimate_map`. Σσ² is exact, σ_max is bounded from
-    above by the frequency blocks of a longer map. Convolutions run in `dtype`; float32 is 5 to 10
-    times as fast on a CPU and its rounding (1e-6·σ_max) far below the error bars.
+    Arguments are those of `singular_values` and of `estimate_map`. Σσ² is exact, σ_max is bounded
+    from above by the frequency blocks of a longer map. Convolutions run in `dtype`; float32 is 5 to
+    10 times as fast on a CPU and its rounding (1e-6·σ_max) far below the error bars.
     Raises `InputError` for the same reasons as both.
     """
     weight = checked(weight, torch.float64)
@@ -82,7 +83,9 @@ def estimate(
     )
 
 
-def estimate_convolution(weight: torch.Tensor, shape, *, dtype=torch.float32, **options) -> Estimate:
+def estimate_convolution(
+    weight: torch.Tensor, shape, *, dtype=torch.float32, **options
+) -> Estimate:
     """`estimate` for a weight and its `Geometry`."""
     operator = convolution_map(weight.to(dtype), shape)
     bound = bound_of(weight, shape)
@@ -102,9 +105,9 @@ def estimate_map(
 ) -> Estimate:
     """Statistics with intervals of any linear map of which Σσ² is known exactly.
 
-    probes: at least 8; by default 8 to 32, more for small maps, where each scatters more (about 1 % of
-    std in all). tolerance: steps also end once the interval of std, bracket included, is as narrow as
-    ± this, relative to it. largest_bound: of σ_max, if one is known. seed: of the probes.
+    probes: at least 8; by default 8 to 32, more for small maps, where each scatters more (about 1 %
+    of std in all). tolerance: steps also end once the interval of std, bracket included, is as
+    narrow as ± this, relative to it. largest_bound: of σ_max, if one is known. seed: of the probes.
     Raises `InputError` for fewer than 8 probes or Σσ² that is not positive.
     """
     operator = operator if operator.columns <= operator.rows else operator.transposed
@@ -121,8 +124,12 @@ def estimate_map(
     return _summary(rules, spread_of(rules), n, largest_bound)
 
 
-def _run(operator: LinearMap, start: torch.Tensor, max_steps: int, tolerance: float, spread_of) -> Rules:
-    """Steps until quadrature is a quarter of Monte Carlo; further batches, if memory needs them, take as many."""
+def _run(
+    operator: LinearMap, start: torch.Tensor, max_steps: int, tolerance: float, spread_of
+) -> Rules:
+    """Steps until quadrature is a quarter of Monte Carlo; further batches, if memory needs them,
+    take as many.
+    """
     per_probe = (operator.rows + operator.columns) * start.element_size() * 40
     batches = start.split(max(PILOTS + 3, BUFFER_BYTES // per_probe))
     first = Bidiagonalization(operator, batches[0])
@@ -131,10 +138,15 @@ def _run(operator: LinearMap, start: torch.Tensor, max_steps: int, tolerance: fl
         first.extend(min(STEPS_AT_ONCE, most - first.steps))
         spread = spread_of(Rules.of([first]))
         half = spread.monte_carlo + spread.bracket
-        if spread.bracket <= spread.monte_carlo / 4 or spread.relative_half_width(half) <= tolerance:
+        if (
+            spread.bracket <= spread.monte_carlo / 4
+            or spread.relative_half_width(half) <= tolerance
+        ):
             break
     first.forget()
-    return Rules.of([first, *(Bidiagonalization(operator, b).extend(first.steps).forget() for b in batches[1:])])
+    return Rules.of(
+        [first, *(Bidiagonalization(operator, b).extend(first.steps).forget() for b in batches[1:])]
+    )
 
 
 def _summary(rules: Rules, spread: Spread, n: int, bound: float) -> Estimate:
@@ -150,11 +162,17 @@ def _summary(rules: Rules, spread: Spread, n: int, bound: float) -> Estimate:
         **spread.moments(),
         "effective_rank": effective_rank(rules, spread),
         "stable_rank": tuple(mean_square / end**2 for end in (largest, above, largest)),
-        "condition": (_condition(middle, middle), _condition(lower, upper), _condition(upper, lower)),
+        "condition": (
+            _condition(middle, middle),
+            _condition(lower, upper),
+            _condition(upper, lower),
+        ),
     }
     errors = (spread.relative_half_width(half) for half in (spread.monte_carlo, spread.bracket))
     bounds = lower.astype(np.float32), upper.astype(np.float32)
-    return Estimate(n, values, middle.astype(np.float32), bounds, spread.probes, rules.steps, *errors)
+    return Estimate(
+        n, values, middle.astype(np.float32), bounds, spread.probes, rules.steps, *errors
+    )
 
 
 def _condition(top: np.ndarray, bottom: np.ndarray) -> float:

@@ -13,8 +13,16 @@ import torch
 from arlib.errors import InputError
 
 NAMES = (
-    "count", "max", "min", "mean", "std", "std_over_mean", "effective_rank", "stable_rank", "condition",
-)  # fmt: skip
+    "count",
+    "max",
+    "min",
+    "mean",
+    "std",
+    "std_over_mean",
+    "effective_rank",
+    "stable_rank",
+    "condition",
+)
 QUANTILES = 201
 
 
@@ -27,7 +35,10 @@ def statistics(values: torch.Tensor) -> dict[str, float]:
     """
     sigma = np.asarray(torch.as_tensor(values).detach().cpu().to(torch.float64))
     if sigma.ndim != 1 or not sigma.size or not np.isfinite(sigma).all() or sigma.min() < 0:
-        raise InputError(f"values has shape {sigma.shape}; needed: a 1-D tensor of finite numbers ≥ 0, not empty.")
+        raise InputError(
+            f"values has shape {sigma.shape}; needed: a 1-D tensor of finite numbers ≥ 0, not "
+            "empty."
+        )
     largest, mean, std = sigma.max(), sigma.mean(), sigma.std()
     found = {"count": sigma.size, "max": largest, "min": sigma.min(), "mean": mean, "std": std}
     if largest == 0:
@@ -35,20 +46,30 @@ def statistics(values: torch.Tensor) -> dict[str, float]:
     p = sigma[sigma > 0] / sigma.sum()
     low, high = _at_levels(sigma, np.array((0.05, 0.95)))
     ranks = np.exp(-(p * np.log(p)).sum()), ((sigma / largest) ** 2).sum()
-    ratios = (std / mean, ranks[0] / sigma.size, ranks[1] / sigma.size, high / low if low > 0 else math.inf)
+    ratios = (
+        std / mean,
+        ranks[0] / sigma.size,
+        ranks[1] / sigma.size,
+        high / low if low > 0 else math.inf,
+    )
     return {
-        name: int(v) if name == "count" else float(v) for name, v in zip(NAMES, (*found.values(), *ratios), strict=True)
+        name: int(v) if name == "count" else float(v)
+        for name, v in zip(NAMES, (*found.values(), *ratios), strict=True)
     }
 
 
 def quantiles(values: torch.Tensor) -> np.ndarray:
-    """201 evenly spaced quantiles of singular values, float32, ascending: first the min, last the max."""
+    """201 evenly spaced quantiles of singular values, float32, ascending: first the min, last the
+    max.
+    """
     sigma = values.detach().cpu().to(torch.float64).numpy()
     return _at_levels(sigma, np.linspace(0, 1, QUANTILES)).astype(np.float32)
 
 
 def _at_levels(sigma: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """As np.quantile, which partitions for each level: sorting, and better still what is sorted, is cheaper."""
+    """As np.quantile, which partitions for each level: sorting, and better still what is sorted, is
+    cheaper.
+    """
     ascending = np.sort(sigma)
     place = levels * (len(sigma) - 1)
     below = np.minimum(place.astype(int), max(len(sigma) - 2, 0))

@@ -1,4 +1,6 @@
-"""Singular values of many layers: those of equal shape are stacked, and the stacks are shared by the cores."""
+"""Singular values of many layers: those of equal shape are stacked, and the stacks are shared by
+the cores.
+"""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -10,7 +12,8 @@ from arlib.spectra.blocks import in_threads
 from arlib.spectra.geometry import Geometry
 from arlib.spectra.symbol import block_bytes, singular_values_stacked
 
-STACK_BYTES = 2**24  # of the blocks of one stack: large enough to be worth a call, small enough to share out
+# of the blocks of one stack: large enough to be worth a call, small enough to share out
+STACK_BYTES = 2**24
 Result = TypeVar("Result")
 
 
@@ -19,7 +22,8 @@ def each_cyclic(
     function: Callable[[torch.Tensor], Result] = lambda values: values,
     threads: int | None = None,
 ) -> list[Result]:
-    """function of the singular values (descending) of each layer, given as weight and cyclic geometry.
+    """function of the singular values (descending) of each layer, given as weight and cyclic
+    geometry.
 
     On a CPU in some threads (by default torch's number), the most expensive stacks first.
     """
@@ -27,7 +31,9 @@ def each_cyclic(
 
     def done(stack: list[int]) -> list[Result]:
         weights = torch.stack([layers[index][0] for index in stack])
-        return [function(values) for values in singular_values_stacked(weights, layers[stack[0]][1])]
+        return [
+            function(values) for values in singular_values_stacked(weights, layers[stack[0]][1])
+        ]
 
     on_gpu = any(weight.is_cuda for weight, _ in layers)
     found = in_threads(done, stacks, 1 if on_gpu else threads)
@@ -50,4 +56,8 @@ def _stacks(layers: Sequence[tuple[torch.Tensor, Geometry]]) -> list[list[int]]:
 def _cost(layers: Sequence[tuple[torch.Tensor, Geometry]], stack: list[int]) -> int:
     """Grows as the operations do: all blocks' entries times their smaller side."""
     weight, geometry = layers[stack[0]]
-    return len(stack) * block_bytes(weight, geometry) * min(weight.shape[0] // geometry.groups, weight.shape[1])
+    return (
+        len(stack)
+        * block_bytes(weight, geometry)
+        * min(weight.shape[0] // geometry.groups, weight.shape[1])
+    )

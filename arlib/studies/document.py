@@ -29,7 +29,9 @@ class Document:
             node = self._loader.get_single_node()
             self.content = None if node is None else self._plain(node, ())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+            raise InputError(
+                f"{path} cannot be read as YAML: {' '.join(str(error).split())}"
+            ) from error
 
     def _plain(self, node: yaml.Node, place: tuple):
         self.lines.setdefault(place, node.start_mark.line + 1)
@@ -43,14 +45,23 @@ class Document:
             inner = (*place, key)
             if not isinstance(key, str) or key in found:
                 self.lines[inner] = key_node.start_mark.line + 1
-                raise self.error(inner, "is there twice; keep one" if key in found else "is no name; keys are words")
+                raise self.error(
+                    inner,
+                    "is there twice; keep one" if key in found else "is no name; keys are words",
+                )
             self.lines[inner] = key_node.start_mark.line + 1
             found[key] = self._plain(value_node, inner)
         return found
 
     def error(self, place: tuple, message: str) -> InputError:
-        known = next(place[:size] for size in range(len(place), -1, -1) if place[:size] in self.lines or not size)
-        return InputError(f"{self.path}, line {self.lines.get(known, 1)}: {words_of(place)} {message}.")
+        known = next(
+            place[:size]
+            for size in range(len(place), -1, -1)
+            if place[:size] in self.lines or not size
+        )
+        return InputError(
+            f"{self.path}, line {self.lines.get(known, 1)}: {words_of(place)} {message}."
+        )
 
     def get(self, place: tuple):
         value = self.content
@@ -58,14 +69,20 @@ class Document:
             value = value[step]
         return value
 
-    def mapping(self, place: tuple, allowed: Collection[str], required: Collection[str] = ()) -> dict:
-        """The mapping at `place`, with no key that is not allowed and every one that is required."""
+    def mapping(
+        self, place: tuple, allowed: Collection[str], required: Collection[str] = ()
+    ) -> dict:
+        """The mapping at `place`, with no key that is not allowed and every one that is
+        required.
+        """
         value = self.typed(place, dict)
         for key in value:
             try:
                 one_of("key", key, allowed)
             except InputError as error:
-                raise self.error((*place, key), f"is an unknown key: {str(error).rstrip('.')}") from None
+                raise self.error(
+                    (*place, key), f"is an unknown key: {str(error).rstrip('.')}"
+                ) from None
         for key in required:
             if key not in value:
                 raise self.error(place, f"lacks the key {key!r}; needed: {', '.join(required)}")
@@ -73,7 +90,12 @@ class Document:
 
     def typed(self, place: tuple, kind: type):
         value = self.get(place)
-        wanted = {str: "a text", bool: "true or false", dict: "a mapping of keys to values", list: "a list"}[kind]
+        wanted = {
+            str: "a text",
+            bool: "true or false",
+            dict: "a mapping of keys to values",
+            list: "a list",
+        }[kind]
         if not isinstance(value, kind):
             raise self.error(place, f"is {value!r}; it must be {wanted}")
         return value
@@ -102,4 +124,6 @@ class Document:
 def words_of(place: tuple) -> str:
     if not place:
         return "the study file"
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).lstrip(".")
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).lstrip(
+        "."
+    )

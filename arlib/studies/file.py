@@ -1,4 +1,6 @@
-"""Reading `studies/NAME.yml` strictly: every mistake is one message with file, line, key and what is allowed."""
+"""Reading `studies/NAME.yml` strictly: every mistake is one message with file, line, key and what
+is allowed.
+"""
 
 import dataclasses
 import re
@@ -12,16 +14,31 @@ from arlib.studies.document import Document, words_of
 from arlib.training import Recipe
 
 KEYS = (
-    "title", "purpose", "toy", "cost", "protocol", "recipe", "grid", "controls", "extra", "keep_epochs", "weights",
-    "measure", "claims",
-)  # fmt: skip
+    "title",
+    "purpose",
+    "toy",
+    "cost",
+    "protocol",
+    "recipe",
+    "grid",
+    "controls",
+    "extra",
+    "keep_epochs",
+    "weights",
+    "measure",
+    "claims",
+)
 REQUIRED = ("title", "purpose", "cost", "recipe", "grid")
 CLAIMS = ("effect", "feature", "flip_pgd", "flip_sign")
 PROTOCOLS = (1, 2)
 CONTROL = "control-"  # and its number of epochs: the variant of a control
 # A study file speaks of strengths (255·eps), so these fields of a recipe are set through others.
 _HIDDEN = ("eps", "step_size", "seed")
-RECIPE_KEYS = (*(f.name for f in dataclasses.fields(Recipe) if f.name not in _HIDDEN), "step", "step_ratio")
+RECIPE_KEYS = (
+    *(f.name for f in dataclasses.fields(Recipe) if f.name not in _HIDDEN),
+    "step",
+    "step_ratio",
+)
 STRENGTH = Range(0, 255, below=True, note="an AR strength, 255·ε")
 RADIUS = Range(0, 255, above=True, note="an AR strength, 255·ε")
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -31,8 +48,8 @@ _SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")
 class Entry:
     """One run of a study. variant is empty for the runs of the grid, a short slug for extra ones.
 
-    A control is a standard training of the same seed, to the end of a shorter schedule; it is measured
-    only in what it is compared in.
+    A control is a standard training of the same seed, to the end of a shorter schedule; it is
+    measured only in what it is compared in.
     """
 
     recipe: Recipe
@@ -49,7 +66,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class StudyFile:
-    """What a study file says, checked and expanded; entries in the order in which they should run."""
+    """What a study file says, checked and expanded; entries in the order in which they
+    should run.
+    """
 
     path: Path
     name: str
@@ -70,8 +89,9 @@ def parse(path: str | Path) -> StudyFile:
     """Read and check a study file.
 
     Raises `InputError` naming file, line, key, value and what is allowed: unknown or missing keys,
-    wrong types, strengths outside 0 ≤ strength < 255, seeds that are no whole numbers, a run listed twice,
-    an unknown protocol or keys of another one, controls that are not shorter or whose seed the grid lacks.
+    wrong types, strengths outside 0 ≤ strength < 255, seeds that are no whole numbers, a run listed
+    twice, an unknown protocol or keys of another one, controls that are not shorter or whose seed
+    the grid lacks.
     """
     document = Document(Path(path))
     top = document.mapping((), KEYS, REQUIRED)
@@ -88,7 +108,9 @@ def parse(path: str | Path) -> StudyFile:
 
 
 def _protocol(document: Document) -> int:
-    """The rules that decide the study's claims, 1 or 2; a file without the key is of before there were two."""
+    """The rules that decide the study's claims, 1 or 2; a file without the key is of before there
+    were two.
+    """
     if "protocol" not in document.content:
         protocol = 1
     else:
@@ -96,17 +118,23 @@ def _protocol(document: Document) -> int:
         if isinstance(protocol, bool) or protocol not in PROTOCOLS:
             allowed = " or ".join(map(str, PROTOCOLS))
             raise document.error(
-                ("protocol",), f"is {protocol!r}; it must be one of them, {allowed}, for the whole study"
+                ("protocol",),
+                f"is {protocol!r}; it must be one of them, {allowed}, for the whole study",
             )
     if protocol == 1 and "controls" in document.content:
-        raise document.error(("controls",), "are of protocol 2, and this study is of protocol 1; do not mix them")
+        raise document.error(
+            ("controls",), "are of protocol 2, and this study is of protocol 1; do not mix them"
+        )
     return protocol
 
 
 def _entries(document: Document) -> tuple[Entry, ...]:
-    """The grid with its controls, seed by seed so that whole seeds complete first, then the extra runs."""
+    """The grid with its controls, seed by seed so that whole seeds complete first, then the extra
+    runs.
+    """
     shared = document.mapping(("recipe",), RECIPE_KEYS, ("dataset",))
-    whole = _recipe(document, ("recipe",), shared, strength=8, seed=0)  # its mistakes are the recipe's, not the grid's
+    # its mistakes are the recipe's, not the grid's
+    whole = _recipe(document, ("recipe",), shared, strength=8, seed=0)
     document.mapping(("grid",), ("strength", "seed"), ("strength", "seed"))
     strengths = document.numbers(("grid", "strength"), float, STRENGTH)
     seeds = document.numbers(("grid", "seed"), int, SEED)
@@ -117,19 +145,25 @@ def _entries(document: Document) -> tuple[Entry, ...]:
             recipe = _recipe(document, ("grid",), shared, strength=strength, seed=seed)
             listed.append((Entry(recipe), ("grid",)))
         for epochs in shorter if seed in controlled else ():
-            recipe = _recipe(document, ("controls",), shared | {"epochs": epochs}, strength=0, seed=seed)
+            recipe = _recipe(
+                document, ("controls",), shared | {"epochs": epochs}, strength=0, seed=seed
+            )
             listed.append((Entry(recipe, f"{CONTROL}{epochs}"), ("controls",)))
     extra = document.typed(("extra",), list) if "extra" in document.content else []
     listed += [(_extra(document, ("extra", i), shared), ("extra", i)) for i in range(len(extra))]
     seen: dict[str, tuple] = {}
     for entry, place in listed:
         if entry.run in seen:
-            raise document.error(place, f"lists the run {entry.run} twice, here and as {words_of(seen[entry.run])}")
+            raise document.error(
+                place, f"lists the run {entry.run} twice, here and as {words_of(seen[entry.run])}"
+            )
         seen[entry.run] = place
     return tuple(entry for entry, _ in listed)
 
 
-def _controls(document: Document, epochs: int, strengths: list, seeds: list) -> tuple[list[int], list[int]]:
+def _controls(
+    document: Document, epochs: int, strengths: list, seeds: list
+) -> tuple[list[int], list[int]]:
     """Epochs of the controls and the seeds that have them: a list of epochs, or epochs and seed."""
     if "controls" not in document.content:
         return [], []
@@ -141,18 +175,26 @@ def _controls(document: Document, epochs: int, strengths: list, seeds: list) -> 
         place = (*place, "epochs")
     if unknown := [seed for seed in controlled if seed not in seeds]:
         allowed = ", ".join(map(str, seeds))
-        raise document.error(("controls", "seed"), f"has {unknown[0]}, a seed that the grid lacks; it has {allowed}")
+        raise document.error(
+            ("controls", "seed"), f"has {unknown[0]}, a seed that the grid lacks; it has {allowed}"
+        )
     if 0 not in strengths:
-        raise document.error(("controls",), "need the strength 0 in the grid: they are compared with those runs")
+        raise document.error(
+            ("controls",), "need the strength 0 in the grid: they are compared with those runs"
+        )
     return sorted(document.numbers(place, int, Range(1, epochs, below=True))), controlled
 
 
 def _weights(document: Document, entries: tuple[Entry, ...]) -> frozenset[str]:
-    """Runs that publish weights: those of the given strengths and seeds, else all of the grid's first seed."""
+    """Runs that publish weights: those of the given strengths and seeds, else all of the grid's
+    first seed.
+    """
     grid = [entry for entry in entries if not entry.variant]
     first = document.get(("grid", "seed"))[0]
     if "weights" not in document.content:
-        return frozenset(entry.run for entry in entries if entry.recipe.seed == 0 and not entry.control)
+        return frozenset(
+            entry.run for entry in entries if entry.recipe.seed == 0 and not entry.control
+        )
     document.mapping(("weights",), ("strength", "seed"), ("strength",))
     strengths = document.numbers(("weights", "strength"), float, STRENGTH)
     seeds = [first]
@@ -163,8 +205,13 @@ def _weights(document: Document, entries: tuple[Entry, ...]) -> frozenset[str]:
         for index, value in enumerate(values):
             if value not in known:
                 allowed = ", ".join(f"{v:g}" for v in known)
-                raise document.error(("weights", name, index), f"is {value:g}, which the grid lacks; it has {allowed}")
-    return frozenset(e.run for e in grid if e.recipe.strength in strengths and e.recipe.seed in seeds)
+                raise document.error(
+                    ("weights", name, index),
+                    f"is {value:g}, which the grid lacks; it has {allowed}",
+                )
+    return frozenset(
+        e.run for e in grid if e.recipe.strength in strengths and e.recipe.seed in seeds
+    )
 
 
 def _extra(document: Document, place: tuple, shared: dict) -> Entry:
@@ -174,10 +221,13 @@ def _extra(document: Document, place: tuple, shared: dict) -> Entry:
     seed = document.number((*place, "seed"), int, SEED)
     variant = values["variant"]
     if not isinstance(variant, str) or not _SLUG.fullmatch(variant):
-        raise document.error((*place, "variant"), f"is {variant!r}; allowed: small letters, digits and dashes")
+        raise document.error(
+            (*place, "variant"), f"is {variant!r}; allowed: small letters, digits and dashes"
+        )
     if variant.startswith(CONTROL):
         raise document.error(
-            (*place, "variant"), f"is {variant!r}; names with {CONTROL!r} are for those of `controls:`"
+            (*place, "variant"),
+            f"is {variant!r}; names with {CONTROL!r} are for those of `controls:`",
         )
     changed = {key: value for key, value in values.items() if key in RECIPE_KEYS}
     if {"step", "step_ratio"} & set(changed):  # one way of giving the step replaces the other
@@ -185,7 +235,9 @@ def _extra(document: Document, place: tuple, shared: dict) -> Entry:
     return Entry(_recipe(document, place, shared | changed, strength=strength, seed=seed), variant)
 
 
-def _recipe(document: Document, place: tuple, values: dict, *, strength: float, seed: int) -> Recipe:
+def _recipe(
+    document: Document, place: tuple, values: dict, *, strength: float, seed: int
+) -> Recipe:
     fields = {key: value for key, value in values.items() if key not in ("step", "step_ratio")}
     for key in ("step", "step_ratio"):
         if key in document.get(place):
@@ -220,7 +272,9 @@ def _settings(document: Document) -> Settings:
 
 
 def _claims(document: Document) -> dict[str, float]:
-    """The strengths and radii that the claims compare at; `effect` must be trained, and so must 0."""
+    """The strengths and radii that the claims compare at; `effect` must be trained, and so
+    must 0.
+    """
     if "claims" not in document.content:
         return {}
     values = document.mapping(("claims",), CLAIMS, CLAIMS)
@@ -229,6 +283,8 @@ def _claims(document: Document) -> dict[str, float]:
         document.number(("claims", key), float, RADIUS)
     if values["effect"] not in strengths or 0 not in strengths:
         allowed = ", ".join(f"{s:g}" for s in strengths if s)
-        message = f"is {values['effect']!r}; it must be a strength of the grid ({allowed}), and so must 0"
+        message = (
+            f"is {values['effect']!r}; it must be a strength of the grid ({allowed}), and so must 0"
+        )
         raise document.error(("claims", "effect"), message)
     return values

@@ -1,4 +1,5 @@
-"""Who works on what: leases by which any number of processes on one file system share the runs of a study.
+"""Who works on what: leases by which any number of processes on one file system share the runs of a
+study.
 
 A lease is a small file naming host, process and its start time; its modification time is the
 heartbeat. It is void when its process is dead on this host or the heartbeat is older than five
@@ -23,20 +24,24 @@ from arlib import files, processes
 
 HEARTBEAT = 30.0  # seconds between two signs of life
 STALE = 300.0  # seconds without one after which a lease is void
-LOST = getattr(signal, "SIGUSR1", signal.SIGINT)  # tells the main thread; Ctrl-C is ignored in `nohup … &`
+# tells the main thread; Ctrl-C is ignored in `nohup … &`
+LOST = getattr(signal, "SIGUSR1", signal.SIGINT)
 
 
 class Lease:
-    """A lease held by this process; use it as a context manager, which beats its heart and lets it go.
+    """A lease held by this process; use it as a context manager, which beats its heart and lets it
+    go.
 
-    `lost` turns True, and the main thread gets a KeyboardInterrupt, when another worker has taken the
-    lease because this one's heartbeat had stopped.
+    `lost` turns True, and the main thread gets a KeyboardInterrupt, when another worker has taken
+    the lease because this one's heartbeat had stopped.
     """
 
     def __init__(self, path: Path, token: str):
         self.path, self.token, self.lost = path, token, False
         self._done, self._guard = threading.Event(), threading.Lock()
-        self._thread = threading.Thread(target=self._beat, name=f"heartbeat {path.stem}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._beat, name=f"heartbeat {path.stem}", daemon=True
+        )
 
     def __enter__(self) -> "Lease":
         self._former = _listen()
@@ -65,7 +70,8 @@ class Lease:
                     self.lost = True
                     interrupt_main_thread()
                     return
-            with contextlib.suppress(OSError):  # a file system that stutters; the next beat may succeed
+            # a file system that stutters; the next beat may succeed
+            with contextlib.suppress(OSError):
                 os.utime(self.path)
 
 
@@ -75,7 +81,9 @@ def interrupt_main_thread() -> None:
 
 
 def _listen():
-    """Let the signal raise KeyboardInterrupt; gives the handler of before. Only a main thread can set one."""
+    """Let the signal raise KeyboardInterrupt; gives the handler of before. Only a main thread can
+    set one.
+    """
     if threading.current_thread() is not threading.main_thread():
         return None
     return signal.signal(LOST, signal.default_int_handler)
@@ -88,7 +96,12 @@ def take(folder: Path, run: str) -> Lease | None:
     with _lock(folder) as locked:
         if path.exists() and not void(path):
             return None
-        holder = {"host": _host(), "pid": os.getpid(), "started": processes.started(os.getpid()), "token": token}
+        holder = {
+            "host": _host(),
+            "pid": os.getpid(),
+            "started": processes.started(os.getpid()),
+            "token": token,
+        }
         files.write_json(path, holder)
     if not locked:  # no locks on this file system: the last writer of a crowd holds the lease
         time.sleep(1.0)
@@ -108,7 +121,11 @@ def read(path: Path) -> dict | None:
 def void(path: Path) -> str:
     """Why nobody works under this lease; empty while somebody does."""
     holder = read(path)
-    if holder and holder.get("host") == _host() and processes.started(holder["pid"]) != holder["started"]:
+    if (
+        holder
+        and holder.get("host") == _host()
+        and processes.started(holder["pid"]) != holder["started"]
+    ):
         return f"process {holder['pid']} is dead"
     try:
         age = _now(path.parent) - path.stat().st_mtime
@@ -119,7 +136,9 @@ def void(path: Path) -> str:
 
 @contextlib.contextmanager
 def _lock(folder: Path):
-    """Serialise the taking and letting go of leases; yields False where the file system has no locks."""
+    """Serialise the taking and letting go of leases; yields False where the file system has no
+    locks.
+    """
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=60)
@@ -143,7 +162,9 @@ def _now(folder: Path) -> float:
 
 @functools.cache
 def _host() -> str:
-    """This machine, and the process table that its process numbers are of (containers have their own)."""
+    """This machine, and the process table that its process numbers are of (containers have their
+    own).
+    """
     try:
         return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:

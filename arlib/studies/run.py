@@ -31,12 +31,25 @@ class OutOfTime(BaseException):
 
 
 def compute(
-    study: Shelf, entry: Entry, folder: Path, *, machine: engine.Machine, progress: bool, time_left: float | None
+    study: Shelf,
+    entry: Entry,
+    folder: Path,
+    *,
+    machine: engine.Machine,
+    progress: bool,
+    time_left: float | None,
 ) -> bool:
-    """Train and measure one run in its folder, from wherever it stopped; False if the time was up before the end."""
+    """Train and measure one run in its folder, from wherever it stopped; False if the time was up
+    before the end.
+    """
     keep = () if entry.recipe.eps or entry.control else study.keep_epochs
     run = training.train_on(
-        machine, entry.recipe, folder=folder, keep_epochs=keep, progress=progress, time_budget=time_left
+        machine,
+        entry.recipe,
+        folder=folder,
+        keep_epochs=keep,
+        progress=progress,
+        time_budget=time_left,
     )
     if not run.finished:
         return False
@@ -51,7 +64,10 @@ def compute(
         control=entry.control,
     )
     seconds = rows.attrs.get("seconds", {})
-    measured = {"measure_seconds": round(sum(seconds.values()), 1), "warnings": rows.attrs.get("warnings", [])}
+    measured = {
+        "measure_seconds": round(sum(seconds.values()), 1),
+        "warnings": rows.attrs.get("warnings", []),
+    }
     records.write(
         folder,
         run=entry.run,
@@ -85,10 +101,13 @@ def work(study: Shelf, how: Work) -> bool:
     """Compute runs, in the study's order, until none is missing (True) or the time is up (False).
 
     With nothing left to take it waits for the other workers, to take over the run of one that dies;
-    without `how.wait` it returns instead. Raises `TrainingStopped` at the end if trainings stopped by themselves.
+    without `how.wait` it returns instead. Raises `TrainingStopped` at the end if trainings stopped
+    by themselves.
     """
     stopped: dict[str, str] = {}
-    while missing := [entry for entry in study.missing(afresh=how.afresh) if entry.run not in stopped]:
+    while missing := [
+        entry for entry in study.missing(afresh=how.afresh) if entry.run not in stopped
+    ]:
         possible = [entry for entry in missing if budget.time_for(study, entry, how.deadline)]
         done = _first_free(study, possible, stopped, how)
         if done is False:
@@ -96,7 +115,10 @@ def work(study: Shelf, how: Work) -> bool:
         if done is None:
             if not (how.wait and _others_work(study, missing)) or _out_of_time(how):
                 if len(possible) < len(missing):
-                    log.info("Too little time is left for an epoch of the next run; %s", how_to_go_on(study))
+                    log.info(
+                        "Too little time is left for an epoch of the next run; %s",
+                        how_to_go_on(study),
+                    )
                 return _nothing_more(study, missing, stopped)
             time.sleep(POLL)
     return _nothing_more(study, [], stopped)
@@ -106,8 +128,11 @@ def _out_of_time(how: Work) -> bool:
     return how.deadline is not None and time.monotonic() + POLL > how.deadline
 
 
-def _first_free(study: Shelf, entries: list[Entry], stopped: dict[str, str], how: Work) -> bool | None:
-    """Compute the first of the runs that nobody holds: True when done, False out of time, None if there is none.
+def _first_free(
+    study: Shelf, entries: list[Entry], stopped: dict[str, str], how: Work
+) -> bool | None:
+    """Compute the first of the runs that nobody holds: True when done, False out of time, None if
+    there is none.
 
     Then the caller looks anew from the first run on: one whose worker died goes before later ones.
     """
@@ -124,7 +149,9 @@ def _first_free(study: Shelf, entries: list[Entry], stopped: dict[str, str], how
 
 
 def _try(study: Shelf, entry: Entry, how: Work) -> bool | None:
-    """One run, if it is free: True when done, None when it is another worker's, False when the time was up."""
+    """One run, if it is free: True when done, None when it is another worker's, False when the time
+    was up.
+    """
     held = lease.take(study.leases_folder, entry.run)
     if held is None:
         return None
@@ -146,7 +173,9 @@ def _try(study: Shelf, entry: Entry, how: Work) -> bool | None:
     except KeyboardInterrupt:
         if not held.lost:
             raise
-        log.warning("%s: another worker took this run while this one showed no sign of life", entry.run)
+        log.warning(
+            "%s: another worker took this run while this one showed no sign of life", entry.run
+        )
         return None
 
 
@@ -162,14 +191,16 @@ def _others_work(study: Shelf, missing: list[Entry]) -> bool:
 def _nothing_more(study: Shelf, missing: list[Entry], stopped: dict[str, str]) -> bool:
     if stopped:
         raise TrainingStopped(
-            f"{study.name}: {len(stopped)} trainings stopped by themselves; the other runs are kept. "
-            + " ".join(f"[{message}]" for message in stopped.values())
+            f"{study.name}: {len(stopped)} trainings stopped by themselves; the other runs are "
+            "kept. " + " ".join(f"[{message}]" for message in stopped.values())
         )
     return not missing
 
 
 def _adopt(study: Shelf, run: str, token: str) -> Path:
-    """The folder of a run, under our token: what a former worker left, or a finished run with other settings."""
+    """The folder of a run, under our token: what a former worker left, or a finished run with other
+    settings.
+    """
     mine = study.work_folder / f"{run}@{token}"
     study.work_folder.mkdir(parents=True, exist_ok=True)
     for folder in [study.folder / run, *reversed(study.left_behind(run))]:
@@ -188,7 +219,9 @@ def _publish(study: Shelf, run: str, folder: Path) -> None:
         os.rename(folder, final)
     except OSError as error:
         if not records.is_finished(final):
-            raise RecordError(f"{final} is in the way and no finished run ({error}). Delete it and go on.") from error
+            raise RecordError(
+                f"{final} is in the way and no finished run ({error}). Delete it and go on."
+            ) from error
         log.warning("%s: another worker had finished it first; its result stays", run)
     for path in study.left_behind(run):
         shutil.rmtree(path, ignore_errors=True)
@@ -196,8 +229,12 @@ def _publish(study: Shelf, run: str, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _alarm(deadline: float | None) -> Iterator[None]:
-    """Raise `OutOfTime` in the main thread shortly before the deadline (where the system has such alarms)."""
-    possible = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+    """Raise `OutOfTime` in the main thread shortly before the deadline (where the system has such
+    alarms).
+    """
+    possible = (
+        hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+    )
     if deadline is None or not possible:
         yield
         return

@@ -50,7 +50,8 @@ class Shelf:
 
     @property
     def leases_folder(self) -> Path:
-        """Where it stands who works on what. A store of an earlier arlib goes on with its old folder.
+        """Where it stands who works on what. A store of an earlier arlib goes on with its old
+        folder.
 
         Workers of both versions then see each other.
         """
@@ -58,9 +59,11 @@ class Shelf:
         return former if former.is_dir() else self.folder / ".leases"
 
     def records(self) -> pd.DataFrame:
-        """All measurements of all finished runs: one row per number, with run, strength, seed and variant.
+        """All measurements of all finished runs: one row per number, with run, strength, seed and
+        variant.
 
-        Empty, with the right columns, if nothing is recorded. Raises `RecordError` naming a damaged file.
+        Empty, with the right columns, if nothing is recorded. Raises `RecordError` naming a damaged
+        file.
         """
         empty = pd.DataFrame(columns=[*KEYS, *records.COLUMNS])
         return self._table(lambda record: record.rows, empty)
@@ -76,7 +79,10 @@ class Shelf:
         one_of("run", run, list(entries))
         folder = self.place_of(entries[run])
         if folder is None:
-            raise InputError(f"{run} is not measured yet; `arlib study run {self.name}` computes what is missing.")
+            raise InputError(
+                f"{run} is not measured yet; `arlib study run {self.name}` computes what is "
+                "missing."
+            )
         return self.read(folder)
 
     def arrays(self, run: str) -> dict[str, np.ndarray]:
@@ -93,7 +99,9 @@ class Shelf:
         return training.model_from(recipe, record.weights(), engine.device(device), record.folder)
 
     def missing(self, *, afresh: bool = False) -> list[Entry]:
-        """Runs with neither a finished run in the store nor (unless afresh) a published record, in running order."""
+        """Runs with neither a finished run in the store nor (unless afresh) a published record, in
+        running order.
+        """
         return [entry for entry in self.entries if self.place_of(entry, afresh=afresh) is None]
 
     def is_finished(self, entry: Entry) -> bool:
@@ -103,14 +111,17 @@ class Shelf:
     def finished(self, *, afresh: bool = False) -> dict[str, Path]:
         """Folder of each run that is done; the store comes before published records.
 
-        A run measured with other settings than the study file's now is not done: numbers of different n
-        are never mixed. If its weights are in the store only the measuring is done again.
+        A run measured with other settings than the study file's now is not done: numbers of
+        different n are never mixed. If its weights are in the store only the measuring is done
+        again.
         """
         folders = {entry.run: self.place_of(entry, afresh=afresh) for entry in self.entries}
         return {run: folder for run, folder in folders.items() if folder is not None}
 
     def place_of(self, entry: Entry, *, afresh: bool = False) -> Path | None:
-        """The folder in which a run is done; None if it is missing. afresh: look in the store alone."""
+        """The folder in which a run is done; None if it is missing. afresh: look in the store
+        alone.
+        """
         published = () if afresh else (folder / self.name for folder in self.places.records)
         for place in (self.folder, *published):
             folder = place / entry.run
@@ -139,7 +150,9 @@ class Shelf:
         return sorted(self.work_folder.glob(f"{run}@*"), key=_progress)
 
     def status(self) -> pd.DataFrame:
-        """One row per run: its state, epochs done, where it was computed, and how long it trained."""
+        """One row per run: its state, epochs done, where it was computed, and how long it
+        trained.
+        """
         return pd.DataFrame([self._status(entry) for entry in self.entries])
 
     @cached_property
@@ -159,10 +172,15 @@ class Shelf:
         return pd.concat(tables, ignore_index=True) if tables else empty
 
     def _fits(self, entry: Entry, folder: Path) -> bool:
-        """Whether the record in the folder is of this run and was measured with the study's settings."""
+        """Whether the record in the folder is of this run and was measured with the study's
+        settings.
+        """
         record = self.read(folder)
         if record.recipe != entry.recipe.to_dict():
-            raise RecordError(f"{folder / 'record.json'} is of another recipe than {entry.run}. Delete its folder.")
+            raise RecordError(
+                f"{folder / 'record.json'} is of another recipe than {entry.run}. Delete its "
+                "folder."
+            )
         unknown = set(record.settings) - {f.name for f in fields(Settings)}
         return not unknown and Settings.from_dict(record.settings) == self.settings
 

@@ -19,14 +19,17 @@ log = logging.getLogger(__name__)
 
 def names(store: str | Path | None = None) -> list[str]:
     """The names of all studies that can be loaded."""
-    return sorted({path.stem for folder in places.places(store).studies for path in folder.glob("*.yml")})
+    return sorted(
+        {path.stem for folder in places.places(store).studies for path in folder.glob("*.yml")}
+    )
 
 
 def load(name: str | Path, store: str | Path | None = None) -> "Study":
     """The study `name`, or the one in a given `.yml` file.
 
-    store: where runs are computed and finished (an absolute path); by default `ARLIB_STORE`, else the
-    checkout's `runs/`. Study files are looked up in the store, the checkout's `studies/`, the shipped copy.
+    store: where runs are computed and finished (an absolute path); by default `ARLIB_STORE`, else
+    the checkout's `runs/`. Study files are looked up in the store, the checkout's `studies/`, the
+    shipped copy.
 
     Raises `InputError` for an unknown name or a study file with a mistake in it.
     """
@@ -58,16 +61,20 @@ class Study(Shelf):
         precision: str = "float32",
         strict: bool = False,
     ) -> pd.DataFrame:
-        """Compute what is missing and return the status. Call it again to go on; start it twice to share the work.
+        """Compute what is missing and return the status. Call it again to go on; start it twice to
+        share the work.
 
-        time_budget: seconds after which it stops, at an epoch or a measured part. jobs: worker processes.
-        wait: stay until runs of other workers are done, ready to take over; afresh: compute also what is
-        published as a record; mix: allow another device or precision than the finished runs'. mode, precision,
-        strict: how fast the trainings are, see `engine.Machine`; precision "auto" is that of the study's runs so
-        far, else what is fastest here (`training.fastest_precision`). Networks are measured in float32.
+        time_budget: seconds after which it stops, at an epoch or a measured part. jobs: worker
+        processes.
+        wait: stay until runs of other workers are done, ready to take over; afresh: compute also
+        what is published as a record; mix: allow another device or precision than the finished
+        runs'. mode, precision,
+        strict: how fast the trainings are, see `engine.Machine`; precision "auto" is that of the
+        study's runs so far, else what is fastest here (`training.fastest_precision`). Networks are
+        measured in float32.
 
-        Raises `InputError` before any work for a missing device, a mixture, or a budget too small for one
-        epoch; `TrainingStopped` at the end if trainings stopped by themselves.
+        Raises `InputError` before any work for a missing device, a mixture, or a budget too small
+        for one epoch; `TrainingStopped` at the end if trainings stopped by themselves.
         """
         begun = time.monotonic()
         if jobs < 1 or (time_budget is not None and not time_budget > 0):
@@ -99,12 +106,16 @@ class Study(Shelf):
         return self.status()
 
     def publish(self, to: str | Path | None = None) -> list[str]:
-        """Copy the finished runs of the store into `records/` of the checkout (or `to`); returns the new ones.
+        """Copy the finished runs of the store into `records/` of the checkout (or `to`); returns
+        the new ones.
 
-        Runs listed under `weights:` keep theirs. Raises `InputError` for a study of mixed devices or precisions.
+        Runs listed under `weights:` keep theirs. Raises `InputError` for a study of mixed devices
+        or precisions.
         """
         if to is None and places.checkout() is None:
-            raise InputError("publish: there is no checkout to publish into; give the records folder as `to`.")
+            raise InputError(
+                "publish: there is no checkout to publish into; give the records folder as `to`."
+            )
         target = Path(to) if to is not None else places.checkout() / "records"
         finished = self.finished(afresh=True)
         self._refuse_mixed_records(finished)
@@ -113,11 +124,15 @@ class Study(Shelf):
             if records.publish(folder, target / self.name / run, weights=run in self.file.weights):
                 new.append(run)
             if (size := records.size(target / self.name / run)) > records.LIMIT:
-                log.warning("%s: %d bytes; a record should have at most %d", run, size, records.LIMIT)
+                log.warning(
+                    "%s: %d bytes; a record should have at most %d", run, size, records.LIMIT
+                )
         return new
 
     def _precision(self, machine: engine.Machine, *, afresh: bool) -> str:
-        """The precision of the runs that are there, finished or begun; else the fastest one on this machine."""
+        """The precision of the runs that are there, finished or begun; else the fastest one on this
+        machine.
+        """
         for folder in self.finished(afresh=afresh).values():
             return self.read(folder).provenance["precision"]
         for path in sorted(self.work_folder.glob(f"*/{training_files.CHECKPOINT}")):
@@ -135,9 +150,12 @@ class Study(Shelf):
             for key in ("device", "precision"):
                 if there.get(key) != here[key]:
                     raise InputError(
-                        f"{self.name}: {run} was computed with {key} {there.get(key)!r}, this would be {here[key]!r}. "
-                        "Numbers of one study should come from one kind of machine: choose the same; compute all of "
-                        "it afresh in another store (--afresh --store FOLDER); or allow the mixture (--mix)."
+                        f"{self.name}: {run} was computed with {key} {there.get(key)!r}, this "
+                        f"would be {here[key]!r}. "
+                        "Numbers of one study should come from one kind of machine: choose the "
+                        "same; compute all of "
+                        "it afresh in another store (--afresh --store FOLDER); or allow the "
+                        "mixture (--mix)."
                     )
 
     def _refuse_mixed_records(self, finished: dict[str, Path]) -> None:
@@ -146,7 +164,9 @@ class Study(Shelf):
             provenance = self.read(folder).provenance
             kinds.setdefault((provenance.get("device"), provenance.get("precision")), run)
         if len(kinds) > 1:
-            listed = "; ".join(f"{run} on {device} in {precision}" for (device, precision), run in kinds.items())
+            listed = "; ".join(
+                f"{run} on {device} in {precision}" for (device, precision), run in kinds.items()
+            )
             raise InputError(
                 f"{self.name} is a mixture: {listed}. "
                 "Publish runs of one device and precision; delete the others from the store."

@@ -1,6 +1,8 @@
-"""Small tables of text for the chapters: record tables in, a DataFrame of words and rounded numbers out.
+"""Small tables of text for the chapters: record tables in, a DataFrame of words and rounded numbers
+out.
 
-Of networks (`runs`), of their layers (`layers`), and of what the benchmarks measured (`benchmarks`).
+Of networks (`runs`), of their layers (`layers`), and of what the benchmarks measured
+(`benchmarks`).
 """
 
 from arlib.tables.layers import layer_rule, operators, scale_and_shape, unevenness

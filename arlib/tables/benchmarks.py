@@ -1,6 +1,8 @@
-"""What the benchmarks measured, read back: `records/benchmarks/NAME-DEVICE.json`, shipped with the package.
+"""What the benchmarks measured, read back: `records/benchmarks/NAME-DEVICE.json`, shipped with the
+package.
 
-Each file is the last run of one benchmark on one kind of device: `{machine, date, command, notes, tables}`.
+Each file is the last run of one benchmark on one kind of device: `{machine, date, command, notes,
+tables}`.
 """
 
 import re
@@ -21,7 +23,8 @@ KEYS = ("machine", "date", "command", "notes", "tables")
 def benchmark(name: str) -> dict | None:
     """The stored result of a benchmark ("spectra-cpu"), or None where it was never run.
 
-    `["tables"]` maps titles to DataFrames, `["machine"]`, `["notes"]` are dicts, `["date"]` and `["command"]` text.
+    `["tables"]` maps titles to DataFrames, `["machine"]`, `["notes"]` are dicts, `["date"]` and
+    `["command"]` text.
     Raises `InputError` for a name that is no benchmark's, `RecordError` naming a damaged file.
     """
     if not re.fullmatch(r"[a-z0-9_]+-[a-z0-9]+", name):
@@ -31,8 +34,12 @@ def benchmark(name: str) -> dict | None:
 
 
 def names(start: str, device: str) -> list[str]:
-    """Names ("equivalence_reduced_folded_float32-cpu") of the stored results of a device that begin so, in order."""
-    return sorted({path.stem for folder in folders() for path in folder.glob(f"{start}*-{device}.json")})
+    """Names ("equivalence_reduced_folded_float32-cpu") of the stored results of a device that begin
+    so, in order.
+    """
+    return sorted(
+        {path.stem for folder in folders() for path in folder.glob(f"{start}*-{device}.json")}
+    )
 
 
 def folders() -> list[Path]:
@@ -47,11 +54,15 @@ def read(path: Path) -> dict:
         tables = {title: _frame(table) for title, table in content["tables"].items()}
         return {key: content[key] for key in KEYS} | {"tables": tables}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RecordError(f"{path} is not what a benchmark writes ({error!r}). Run its benchmark again.") from error
+        raise RecordError(
+            f"{path} is not what a benchmark writes ({error!r}). Run its benchmark again."
+        ) from error
 
 
 def table(name: str, title: str) -> pd.DataFrame:
-    """One table of a benchmark; `NotMeasured` where it was never run, `InputError` for a title it does not have."""
+    """One table of a benchmark; `NotMeasured` where it was never run, `InputError` for a title it
+    does not have.
+    """
     found = benchmark(name)
     if found is None:
         raise NotMeasured(f"there is no result of the benchmark {name}.")
@@ -60,7 +71,8 @@ def table(name: str, title: str) -> pd.DataFrame:
 
 
 def text(name: str, *devices: str, without: Collection[str] = ()) -> str:
-    """The tables of a benchmark on some devices, with machine and date, as Markdown; "not measured" where it is not.
+    """The tables of a benchmark on some devices, with machine and date, as Markdown; "not measured"
+    where it is not.
 
     devices: by default "cpu" and "cuda". without: titles of tables that are left out.
     """
@@ -78,29 +90,41 @@ def text(name: str, *devices: str, without: Collection[str] = ()) -> str:
 
 
 def equivalences(device: str) -> pd.DataFrame:
-    """Fast ways to train against the plain one, a row each: data, network, pairs, how many quantities are equivalent.
+    """Fast ways to train against the plain one, a row each: data, network, pairs, how many
+    quantities are equivalent.
 
-    `otherwise` names the quantities that are not, with strength, interval of the difference, unit and verdict. Empty
-    where nothing was compared.
+    `otherwise` names the quantities that are not, with strength, interval of the difference, unit
+    and verdict. Empty where nothing was compared.
     """
     rows = []
     for name in names("equivalence", device):
         found = benchmark(name)
-        notes, compared = found["notes"], found["tables"].get(f"plain against {found['notes']['fast']}")
+        notes, compared = (
+            found["notes"],
+            found["tables"].get(f"plain against {found['notes']['fast']}"),
+        )
         if compared is None:  # time to equal accuracy of another batch size
             continue
         recipe = Recipe.from_dict(notes["recipe"])
         part = f", {recipe.train_images:,} images" if recipe.train_images else ""
         row = {"fast way": notes["fast"], "data": recipe.dataset + part, "network": recipe.model}
         others = compared[compared.verdict != "equivalent"]
-        counts = {"pairs": notes["pairs"], "equivalent": f"{len(compared) - len(others)} of {len(compared)}"}
-        rows.append(row | counts | {"otherwise": "; ".join(map(_otherwise, others.to_dict("records"))) or "none"})
+        counts = {
+            "pairs": notes["pairs"],
+            "equivalent": f"{len(compared) - len(others)} of {len(compared)}",
+        }
+        rows.append(
+            row
+            | counts
+            | {"otherwise": "; ".join(map(_otherwise, others.to_dict("records"))) or "none"}
+        )
     return pd.DataFrame(rows)
 
 
 def _otherwise(row: dict) -> str:
     return (
-        f"{row['quantity']} at strength {row['strength']:g}: {row['low']:+.2g} to {row['high']:+.2g} {row['unit']}, "
+        f"{row['quantity']} at strength {row['strength']:g}: {row['low']:+.2g} to "
+        f"{row['high']:+.2g} {row['unit']}, "
         f"{row['verdict']}"
     )
 
@@ -111,11 +135,18 @@ _WORDS = {"cpu": "a CPU", "cuda": "a GPU"}
 def _where(found: dict) -> str:
     """On what and when, in a sentence or two."""
     machine = found["machine"]
-    counts = (f"{machine[what]} {what if machine[what] != 1 else what[:-1]}" for what in ("cores", "threads"))
+    counts = (
+        f"{machine[what]} {what if machine[what] != 1 else what[:-1]}"
+        for what in ("cores", "threads")
+    )
     cores = ", ".join((machine["processor"], *counts))
     gpu = f"{machine['gpu']} with " if machine.get("gpu") else ""
     busy = machine["load"] > 0.5
-    load = f", while others used the machine (load {machine['load']:g} before it began)" if busy else ""
+    load = (
+        f", while others used the machine (load {machine['load']:g} before it began)"
+        if busy
+        else ""
+    )
     return f"{gpu}{cores}, torch {machine['torch']}, {found['date']}{load}."
 
 
@@ -124,6 +155,10 @@ def _frame(table: dict) -> pd.DataFrame:
     frame = pd.DataFrame(table["rows"], columns=table["columns"])
     for name in frame:
         values = frame[name]
-        if values.map(lambda v: v is None or isinstance(v, int | float) or v in ("inf", "-inf")).all():
-            frame[name] = values if values.map(lambda v: isinstance(v, bool)).all() else pd.to_numeric(values)
+        if values.map(
+            lambda v: v is None or isinstance(v, int | float) or v in ("inf", "-inf")
+        ).all():
+            frame[name] = (
+                values if values.map(lambda v: isinstance(v, bool)).all() else pd.to_numeric(values)
+            )
     return frame

@@ -1,4 +1,6 @@
-"""Small tables of text on layers, for the chapters: the rule of "most layers", operators, scale, directions."""
+"""Small tables of text on layers, for the chapters: the rule of "most layers", operators, scale,
+directions.
+"""
 
 import numpy as np
 import pandas as pd
@@ -11,9 +13,11 @@ from arlib.errors import NotMeasured, one_of
 
 
 def layer_rule(study, claim: str) -> pd.DataFrame:
-    """The conditions of "most layers" one by one, for both statistics of C5 or C6 on a study, as text.
+    """The conditions of "most layers" one by one, for both statistics of C5 or C6 on a study, as
+    text.
 
-    A row a condition, a column a statistic. Shares are of layers that move the way of the median, a number a seed.
+    A row a condition, a column a statistic. Shares are of layers that move the way of the median, a
+    number per seed.
     Raises `NotMeasured` if the deciding statistic is not measured at three seeds.
     """
     config, table = claims.config_of(study), clean(study.records())
@@ -30,7 +34,9 @@ def layer_rule(study, claim: str) -> pd.DataFrame:
     return pd.DataFrame(columns).fillna(NOT_MEASURED)
 
 
-def _conditions(found: claims.Evidence, statistic: claims.Statistic, expected: int, protocol: int) -> dict[str, str]:
+def _conditions(
+    found: claims.Evidence, statistic: claims.Statistic, expected: int, protocol: int
+) -> dict[str, str]:
     if found.problem:
         return {}
     rises = found.effect.mean > 0
@@ -38,40 +44,55 @@ def _conditions(found: claims.Evidence, statistic: claims.Statistic, expected: i
     said = {
         "ratio, median over layers [95 % interval]": effect_text(statistic, found.effect),
         "trend over strengths": p_text(found.trend_p),
-        f"share of layers that go {'up' if rises else 'down'}, by seed": ", ".join(f"{100 * s:.0f} %" for s in shares),
+        f"share of layers that go {'up' if rises else 'down'}, by seed": ", ".join(
+            f"{100 * s:.0f} %" for s in shares
+        ),
     }
     if protocol == 2:
         stands = min(shares) > 0.5 and abs(found.effect.mean) > found.noise
-        said["ratio between two seeds of one strength, 95th percentile"] = f"× {np.exp(found.noise):.3g}"
+        said["ratio between two seeds of one strength, 95th percentile"] = (
+            f"× {np.exp(found.noise):.3g}"
+        )
         said["stands out"] = "yes" if stands else "no"
     else:
         stands = min(shares) > max(0.5, found.floor)
         said["share between two seeds of one strength"] = f"up to {100 * found.floor:.0f} %"
-        said["stands out"] = "yes" if stands else "cannot: the floor is 100 %" if found.floor == 1 else "no"
+        said["stands out"] = (
+            "yes" if stands else "cannot: the floor is 100 %" if found.floor == 1 else "no"
+        )
     return said | {"verdict of this statistic alone": claims.judge(found, expected, protocol)}
 
 
 def operators(records: pd.DataFrame, *, strength: float) -> pd.DataFrame:
-    """Std and std/mean of singular values at AR strength 0 and at `strength`, a row an operator, as text.
+    """Std and std/mean of singular values at AR strength 0 and at `strength`, a row per operator,
+    as text.
 
-    Medians over the counted convolutions, their mean over seeds (as `claims.verdicts` takes levels), and the way
-    their log ratio goes, by seed. Last column: std at 0 over the circular operator's, median over layers.
+    Medians over the counted convolutions, their mean over seeds (as `claims.verdicts` takes
+    levels), and the way their log ratio goes, by seed. Last column: std at 0 over the circular
+    operator's, median over layers.
     """
     table, rows = clean(records), {}
-    read = lambda name, setting: values(table, claims.Statistic("", name, "", setting=setting, layers="convolutions"))
+    read = lambda name, setting: values(
+        table, claims.Statistic("", name, "", setting=setting, layers="convolutions")
+    )
     plain = read("sv_std", "circular")
     for operator, name in OPERATORS.items():
         found = {"std": read("sv_std", operator), "std/mean": read("sv_std_over_mean", operator)}
         if found["std"].empty:
             continue
-        levels = {title: wide.median(axis=1).groupby("strength").mean() for title, wide in found.items()}
+        levels = {
+            title: wide.median(axis=1).groupby("strength").mean() for title, wide in found.items()
+        }
         if not {0.0, strength} <= set(levels["std"].index):
             raise NotMeasured(f"no spectra at AR strengths 0 and {strength:g} are recorded.")
         row = {}
         for title, level in levels.items():
             row |= {f"{title} at {s:g}": f"{level[s]:.3g}" for s in (0.0, strength)}
             row[f"{title} goes"] = _way(_differences(np.log(found[title]), strength))
-        ratio = found["std"].groupby("strength").mean().loc[0.0] / plain.groupby("strength").mean().loc[0.0]
+        ratio = (
+            found["std"].groupby("strength").mean().loc[0.0]
+            / plain.groupby("strength").mean().loc[0.0]
+        )
         rows[name] = row | {"std / circular": f"{ratio.median():.2f}"}
     if not rows:
         raise NotMeasured("no spectra are recorded; run the study first.")
@@ -79,33 +100,47 @@ def operators(records: pd.DataFrame, *, strength: float) -> pd.DataFrame:
 
 
 def scale_and_shape(records: pd.DataFrame) -> pd.DataFrame:
-    """Std of circular singular values relative to AR strength 0, and its factors: root mean square, std over that.
+    """Std of circular singular values relative to AR strength 0, and its factors: root mean square,
+    std over that.
 
-    A row a strength, as text: median over the counted convolutions with a t interval over seeds. (Medians of
-    factors multiply to the median of the product only nearly.)
+    A row per strength, as text: median over the counted convolutions with a t interval over seeds.
+    (Medians of factors multiply to the median of the product only nearly.)
     """
-    of = lambda name: claims.Statistic("", name, split="", setting="circular", layers="convolutions")
+    of = lambda name: claims.Statistic(
+        "", name, split="", setting="circular", layers="convolutions"
+    )
     std, mean = (values(clean(records), of(name)) for name in ("sv_std", "sv_mean"))
     rms = np.sqrt(std**2 + mean**2)
-    columns = {"std": std, "scale: root mean square": rms, "shape: std / root mean square": std / rms}
+    columns = {
+        "std": std,
+        "scale: root mean square": rms,
+        "shape: std / root mean square": std / rms,
+    }
     rows = {}
     for strength in sorted(set(std.index.get_level_values("strength")) - {0.0}):
         row = {name: _factor(np.log(wide), strength) for name, wide in columns.items()}
         rows[f"{strength:g}"] = {name: text for name, text in row.items() if text}
     if not any(rows.values()):
         raise NotMeasured("spectra are not recorded for two seeds of AR strength 0 and of another.")
-    return pd.DataFrame.from_dict(rows, orient="index").fillna(NOT_MEASURED).rename_axis("AR strength")
+    return (
+        pd.DataFrame.from_dict(rows, orient="index").fillna(NOT_MEASURED).rename_axis("AR strength")
+    )
 
 
 def unevenness(study) -> pd.DataFrame:
-    """Whether directions become more alike, as text: adversarial over random feature change, and the Jacobian's u.
+    """Whether directions become more alike, as text: adversarial over random feature change, and
+    the Jacobian's u.
 
-    A row a measure, columns: median over blocks at AR strength 0 and at that of the verdicts (means over seeds),
-    the factor between them with a t interval over seeds, and the way it goes by seed.
+    A row a measure, columns: median over blocks at AR strength 0 and at that of the verdicts (means
+    over seeds), the factor between them with a t interval over seeds, and the way it goes by seed.
     """
     table, config = clean(study.records()), claims.config_of(study)
-    of = lambda name, setting="": values(table, claims.Statistic("", name, setting=setting, layers="blocks"))
-    worst, typical = (of("feature_change", f"{kind}@{config.feature:g}") for kind in ("adversarial", "random"))
+    of = lambda name, setting="": values(
+        table, claims.Statistic("", name, setting=setting, layers="blocks")
+    )
+    worst, typical = (
+        of("feature_change", f"{kind}@{config.feature:g}") for kind in ("adversarial", "random")
+    )
     measures = {
         f"adversarial / random change, radius {config.feature:g}/255": worst / typical,
         "σ_max / (‖J‖_F/√rank)": of("jacobian_uniformity"),
@@ -115,10 +150,15 @@ def unevenness(study) -> pd.DataFrame:
         levels = wide.median(axis=1).groupby("strength").mean()
         if {0.0, config.effect} <= set(levels.index):
             rows[name] = {f"at {s:g}": f"{levels[s]:.3g}" for s in (0.0, config.effect)}
-            rows[name]["factor [95 % interval]"] = _factor(np.log(wide), config.effect) or NOT_MEASURED
+            rows[name]["factor [95 % interval]"] = (
+                _factor(np.log(wide), config.effect) or NOT_MEASURED
+            )
             rows[name]["goes"] = _way(_differences(np.log(wide), config.effect))
     if not rows:
-        raise NotMeasured(f"feature changes and Jacobians at AR strengths 0 and {config.effect:g} are not recorded.")
+        raise NotMeasured(
+            f"feature changes and Jacobians at AR strengths 0 and {config.effect:g} are not "
+            "recorded."
+        )
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("unevenness")
 
 
@@ -129,9 +169,13 @@ def _factor(logs: pd.DataFrame, strength: float) -> str:
 
 
 def _differences(logs: pd.DataFrame, strength: float) -> pd.Series:
-    """Median over layers of the log ratio to AR strength 0, a number a seed."""
+    """Median over layers of the log ratio to AR strength 0, a number per seed."""
     levels = {s: group.droplevel("strength") for s, group in logs.groupby(level="strength")}
-    return (levels[strength] - levels[0.0]).median(axis=1).dropna() if 0.0 in levels else pd.Series(dtype=float)
+    return (
+        (levels[strength] - levels[0.0]).median(axis=1).dropna()
+        if 0.0 in levels
+        else pd.Series(dtype=float)
+    )
 
 
 def _way(differences: pd.Series) -> str:

@@ -1,4 +1,6 @@
-"""Small tables of text for the chapters: record tables in, a DataFrame of words and rounded numbers out."""
+"""Small tables of text for the chapters: record tables in, a DataFrame of words and rounded numbers
+out.
+"""
 
 import numpy as np
 import pandas as pd
@@ -21,11 +23,14 @@ def interval(accuracy: float, n: int) -> str:
 
 
 def accuracies(records: pd.DataFrame, *, checkpoint: str = "last") -> pd.DataFrame:
-    """Natural accuracy and accuracy under each recorded attack at the common radius, on test images.
+    """Natural accuracy and accuracy under each recorded attack at the common radius, on test
+    images.
 
-    One row a run (strength, seed; variants left out) and attack: attack, setting, n, accuracy, low, high.
-    attack: "natural", "pgd-10", "apgd-ce+t"; low and high: Wilson's 95 % interval over images. The attacks
-    that only check the strong one are in `cross_checks`. Raises `NotMeasured` if nothing is recorded.
+    One row per run (strength, seed; variants left out) and attack: attack, setting, n, accuracy,
+    low, high.
+    attack: "natural", "pgd-10", "apgd-ce+t"; low and high: Wilson's 95 % interval over images. The
+    attacks that only check the strong one are in `cross_checks`. Raises `NotMeasured` if nothing is
+    recorded.
     """
     rows = _rows(records, checkpoint, "test", ("error", "robust_error"))
     kinds = rows["setting"].str.partition("@")[0]
@@ -37,42 +42,62 @@ def accuracies(records: pd.DataFrame, *, checkpoint: str = "last") -> pd.DataFra
     ends = [wilson(round(row.accuracy * row.n), row.n) for row in found.itertuples()]
     found[["low", "high"]] = np.array(ends)
     order = found["attack"].map({"natural": 0, "pgd-10": 1}).fillna(2)
-    found = found.assign(order=order).sort_values(["strength", "seed", "order"]).drop(columns="order")
+    found = (
+        found.assign(order=order).sort_values(["strength", "seed", "order"]).drop(columns="order")
+    )
     return found.reset_index(drop=True)
 
 
 def under_attack(records: pd.DataFrame, *, checkpoint: str = "last") -> pd.DataFrame:
-    """`accuracies` as text: a row a run, a column an attack with its radius and n, intervals over images."""
+    """`accuracies` as text: a row per run, a column an attack with its radius and n, intervals over
+    images.
+    """
     found = accuracies(records, checkpoint=checkpoint)
     head = found.apply(lambda row: f"{row['setting'] or 'natural'} (n = {row['n']:,})", axis=1)
-    found = found.assign(head=head, text=[interval(row.accuracy, row.n) for row in found.itertuples()])
-    wide = found.pivot(index=["strength", "seed"], columns="head", values="text")[list(dict.fromkeys(head))]
+    found = found.assign(
+        head=head, text=[interval(row.accuracy, row.n) for row in found.itertuples()]
+    )
+    wide = found.pivot(index=["strength", "seed"], columns="head", values="text")[
+        list(dict.fromkeys(head))
+    ]
     return wide.fillna(NOT_MEASURED).rename_axis(columns=None).rename(index=lambda key: f"{key:g}")
 
 
 def cross_checks(records: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of the checked networks under the strong attack, under each other one alone, and under all together.
+    """Accuracy of the checked networks under the strong attack, under each other one alone, and
+    under all together.
 
-    As text, intervals over images: a row a network (strength, seed), a column an attack; the strong attack's
-    number may be of more images. `attrs["added"]`: the largest share, in points, that the others took from what
-    the strong attack left on the same images. Raises `NotMeasured` if no network was checked.
+    As text, intervals over images: a row per network (strength, seed), a column an attack; the
+    strong attack's number may be of more images. `attrs["added"]`: the largest share, in points,
+    that the others took from what the strong attack left on the same images. Raises `NotMeasured`
+    if no network was checked.
     """
     rows = _rows(records, "last", "test", ("robust_error",))
     kinds = rows["setting"].str.partition("@")[0]
     checked = rows[kinds.map(_crosses)][["strength", "seed"]].drop_duplicates()
     if checked.empty:
-        raise NotMeasured("no network was attacked by other means; see cross_images in the study's settings.")
-    rows = rows[kinds.map(lambda kind: kind == "apgd-ce+t" or _crosses(kind))].merge(checked, on=["strength", "seed"])
+        raise NotMeasured(
+            "no network was attacked by other means; see cross_images in the study's settings."
+        )
+    rows = rows[kinds.map(lambda kind: kind == "apgd-ce+t" or _crosses(kind))].merge(
+        checked, on=["strength", "seed"]
+    )
     rows = rows.sort_values(["strength", "seed"], kind="stable")
     heads = [f"{row.setting} (n = {row.n:,})" for row in rows.itertuples()]
     texts = [interval(1 - row.value, row.n) for row in rows.itertuples()]
-    wide = rows.assign(head=heads, text=texts).pivot(index=["strength", "seed"], columns="head", values="text")
+    wide = rows.assign(head=heads, text=texts).pivot(
+        index=["strength", "seed"], columns="head", values="text"
+    )
     wide = wide[list(dict.fromkeys(heads))].fillna(NOT_MEASURED).rename_axis(columns=None)
     wide = wide.rename(index=lambda key: f"{key:g}")
-    errors = rows.assign(kind=rows["setting"].str.partition("@")[0]).pivot_table("value", ["strength", "seed"], "kind")
+    errors = rows.assign(kind=rows["setting"].str.partition("@")[0]).pivot_table(
+        "value", ["strength", "seed"], "kind"
+    )
     together = "+".join(("apgd-ce+t", *CROSS))
     same_images = rows.groupby(["strength", "seed"])["n"].nunique().eq(1).all()
-    wide.attrs["added"] = 100 * float((errors[together] - errors["apgd-ce+t"]).max()) if same_images else float("nan")
+    wide.attrs["added"] = (
+        100 * float((errors[together] - errors["apgd-ce+t"]).max()) if same_images else float("nan")
+    )
     return wide
 
 
@@ -81,10 +106,11 @@ def _crosses(kind: str) -> bool:
 
 
 def robust_gap(records: pd.DataFrame) -> pd.DataFrame:
-    """Natural and robust error (PGD-10 at the common radius) on train and test images, last and best weights.
+    """Natural and robust error (PGD-10 at the common radius) on train and test images, last and
+    best weights.
 
-    A row a strength and checkpoint; means over seeds in percent, with the smallest and the largest gap. The gap
-    is test − train error, in points.
+    A row per strength and checkpoint; means over seeds in percent, with the smallest and the
+    largest gap. The gap is test − train error, in points.
     """
     last = _rows(records, "last", "test", ("robust_error",))["setting"]
     common = last[last.str.startswith("pgd-10@") & (last != "pgd-10@trained")].unique()
@@ -116,32 +142,50 @@ def cost(histories: pd.DataFrame) -> pd.DataFrame:
 
 
 def training_time(study, rates: pd.DataFrame) -> pd.DataFrame:
-    """How long the adversarial trainings of a study would take at measured speeds: a row a loop, as text.
+    """How long the adversarial trainings of a study would take at measured speeds: a row per loop,
+    as text.
 
-    rates: a table of the training benchmark, with columns loop and images/s, of the study's network and PGD steps.
+    rates: a table of the training benchmark, with columns loop and images/s, of the study's network
+    and PGD steps.
     """
     adversarial = [recipe for recipe in study.recipes if recipe.eps]
     images = sum(r.epochs * (r.train_images or source(r.dataset).train) for r in adversarial)
     hours = images / rates["images/s"].to_numpy() / 3600
     text = [
-        f"{h / 24:,.1f} days" if h >= 48 else f"{h:,.1f} hours" if h >= 2 else f"{60 * h:,.0f} minutes" for h in hours
+        f"{h / 24:,.1f} days"
+        if h >= 48
+        else f"{h:,.1f} hours"
+        if h >= 2
+        else f"{60 * h:,.0f} minutes"
+        for h in hours
     ]
-    named = {"images/s": [f"{rate:,.4g}" for rate in rates["images/s"]], f"{len(adversarial)} trainings": text}
+    named = {
+        "images/s": [f"{rate:,.4g}" for rate in rates["images/s"]],
+        f"{len(adversarial)} trainings": text,
+    }
     return pd.DataFrame(named, index=pd.Index(rates["loop"], name="loop"))
 
 
 def by_seed(records: pd.DataFrame, claim: str, *, twin: bool = False) -> pd.DataFrame:
-    """The statistic that decides a claim of one number a network ("C1" … "C4"): a row a seed, a column a strength.
+    """The statistic that decides a claim of one number per network ("C1" … "C4"): a row per seed, a
+    column per strength.
 
-    twin: its declared twin instead. As text: percent for rates, else 3 digits; `attrs["statistic"]` names it.
+    twin: its declared twin instead. As text: percent for rates, else 3 digits; `attrs["statistic"]`
+    names it.
     """
-    one_of("claim", claim, [c.id for c in claims.CLAIMS.values() if c.primary and not c.primary.layers])
+    one_of(
+        "claim", claim, [c.id for c in claims.CLAIMS.values() if c.primary and not c.primary.layers]
+    )
     statistic = claims.CLAIMS[claim].twin if twin else claims.CLAIMS[claim].primary
     found = values(clean(records), statistic)
     if found.empty:
         raise NotMeasured(f"no {statistic.label} is recorded; run the study first.")
     form = (lambda v: f"{100 * v:.1f} %") if statistic.percent else "{:.3g}".format
-    wide = found[""].unstack("strength").map(lambda v: form(v).replace("-", "−") if v == v else NOT_MEASURED)
+    wide = (
+        found[""]
+        .unstack("strength")
+        .map(lambda v: form(v).replace("-", "−") if v == v else NOT_MEASURED)
+    )
     wide = wide.rename(columns=lambda s: f"{s:g}").rename_axis(columns=None)
     wide.index = pd.Index([f"seed {seed}" for seed in wide.index], name="AR strength")
     wide.attrs["statistic"] = statistic.label
@@ -149,14 +193,19 @@ def by_seed(records: pd.DataFrame, claim: str, *, twin: bool = False) -> pd.Data
 
 
 def sensitivity(study, claim: str) -> pd.DataFrame:
-    """Every declared statistic of a claim with its effect on a study, as text: the deciding ones come first.
+    """Every declared statistic of a claim with its effect on a study, as text: the deciding ones
+    come first.
 
     Empty where fewer than three seeds can be compared.
     """
     found = claims.sensitivity(study.records(), claim, claims.config_of(study))
     twice = found["statistic"].duplicated(keep=False) & (found["setting"] != "")
     names = found["statistic"].where(~twice, found["statistic"] + ", " + found["setting"])
-    out = {"role": found["role"], "effect [95 % interval]": found["text"], "seeds": found["seeds"].astype(str)}
+    out = {
+        "role": found["role"],
+        "effect [95 % interval]": found["text"],
+        "seeds": found["seeds"].astype(str),
+    }
     out = pd.DataFrame(out | {"trend": found["trend_p"].map(p_text)})
     out.index = pd.Index(names, name="statistic")
     return out
@@ -165,10 +214,10 @@ def sensitivity(study, claim: str) -> pd.DataFrame:
 def matched(study, claim: str) -> pd.DataFrame:
     """The matched-fit control of one claim ("C2" … "C7") on a study, as text, a row an AR strength.
 
-    effect: adversarially trained net − finished standard net; at equal fit: − standard net of equal train
-    cross-entropy. Factors for log statistics, points for rates. Of a study of protocol 2: the share of the effect
-    that is left beside shorter trainings, at equal train cross-entropy and at equal train error; of C5 and C6 all
-    parts. Raises `NotMeasured` without checkpoints or controls.
+    effect: adversarially trained net − finished standard net; at equal fit: − standard net of equal
+    train cross-entropy. Factors for log statistics, points for rates. Of a study of protocol 2: the
+    share of the effect that is left beside shorter trainings, at equal train cross-entropy and at
+    equal train error; of C5 and C6 all parts. Raises `NotMeasured` without checkpoints or controls.
     """
     if study.protocol == 2:
         return _left(study, claim)
@@ -178,11 +227,15 @@ def matched(study, claim: str) -> pd.DataFrame:
         raise NotMeasured(f"{study.name} has no measurements along training for {claim}.")
     statistic, rows = claims.CLAIMS[claim].primary, {}
     for row in found.itertuples():
-        whole = effect_text(statistic, claims.Interval(row.effect, row.effect, row.effect)).split(" [")[0]
+        whole = effect_text(statistic, claims.Interval(row.effect, row.effect, row.effect)).split(
+            " ["
+        )[0]
         rows[f"{row.strength:g}"] = {
             "train CE": f"{row.train_ce:.3f}",
             "effect": whole,
-            "at equal fit [95 % interval]": effect_text(statistic, claims.Interval(row.difference, row.low, row.high)),
+            "at equal fit [95 % interval]": effect_text(
+                statistic, claims.Interval(row.difference, row.low, row.high)
+            ),
             "seeds that reach it": str(row.seeds),
             "reading": row.reading,
         }
@@ -195,10 +248,13 @@ def _left(study, claim: str) -> pd.DataFrame:
     found = found[found["claim"].isin(parts)]
     if found.empty:
         raise NotMeasured(f"{study.name} has no controls measured for {claim}.")
-    share = lambda row, axis: (
-        NOT_MEASURED if row[f"{axis}_seeds"] == 0
-        else f"{row[f'{axis}_left']:.2f} [{row[f'{axis}_low']:.2f}, {row[f'{axis}_high']:.2f}]".replace("-", "−")
-    )  # fmt: skip
+
+    def share(row: pd.Series, axis: str) -> str:
+        if row[f"{axis}_seeds"] == 0:
+            return NOT_MEASURED
+        left, low, high = (f"{row[f'{axis}_{end}']:.2f}" for end in ("left", "low", "high"))
+        return f"{left} [{low}, {high}]".replace("-", "−")
+
     rows = {
         (f"{row['claim']}, " if len(parts) > 1 else "") + f"{row['strength']:g}": {
             "left at equal train CE [95 % interval]": share(row, "ce"),
@@ -212,7 +268,9 @@ def _left(study, claim: str) -> pd.DataFrame:
 
 
 def gaps(records: pd.DataFrame) -> pd.DataFrame:
-    """Error gap and cross-entropy gap, before and after one temperature a network, by AR strength, as text."""
+    """Error gap and cross-entropy gap, before and after one temperature a network, by AR strength,
+    as text.
+    """
     columns = {
         "error gap (points)": (claims.Statistic("", "error", minus="train"), 100, "{:.1f}"),
         "CE gap, raw": (claims.Statistic("", "ce", minus="train"), 1, "{:.3f}"),
@@ -224,12 +282,23 @@ def gaps(records: pd.DataFrame) -> pd.DataFrame:
         found = factor * values(table, statistic)
         if found.empty:
             raise NotMeasured(f"no {statistic.name} is recorded; run the study first.")
-        out[name] = found[""].groupby("strength").apply(lambda part, form=form: _range(part, form).replace("-", "−"))
-    return pd.DataFrame(out).fillna(NOT_MEASURED).rename(index="{:g}".format).rename_axis("AR strength")
+        out[name] = (
+            found[""]
+            .groupby("strength")
+            .apply(lambda part, form=form: _range(part, form).replace("-", "−"))
+        )
+    return (
+        pd.DataFrame(out)
+        .fillna(NOT_MEASURED)
+        .rename(index="{:g}".format)
+        .rename_axis("AR strength")
+    )
 
 
 def instance_margins(records: pd.DataFrame) -> pd.DataFrame:
-    """Instance margins by AR strength: images, median over seeds (255·ε), and in how many seeds they were accepted."""
+    """Instance margins by AR strength: images, median over seeds (255·ε), and in how many seeds
+    they were accepted.
+    """
     last = _rows(records, "last", "test", ("instance_margin_median", "instance_margin_accepted"))
     rows = {}
     for strength, part in last.groupby("strength"):
@@ -244,36 +313,64 @@ def instance_margins(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def margin_factors(medians: pd.DataFrame) -> pd.DataFrame:
-    """Both margins and the slope between them relative to AR strength 0: factors with t intervals over seeds.
+    """Both margins and the slope between them relative to AR strength 0: factors with t intervals
+    over seeds.
 
-    medians: what `figures.shared_margins` returns second. Raises `NotMeasured` unless two seeds or more are
-    there at strength 0 and at another.
+    medians: what `figures.shared_margins` returns second. Raises `NotMeasured` unless two seeds or
+    more are there at strength 0 and at another.
     """
     logs, rows = np.log(medians).unstack("strength"), {}
     strengths = [s for s in logs.columns.get_level_values("strength").unique() if s > 0]
     for strength in strengths if 0.0 in logs.columns.get_level_values("strength") else ():
-        parts = {name: (logs[name][strength] - logs[name][0.0]).dropna() for name in medians.columns}
+        parts = {
+            name: (logs[name][strength] - logs[name][0.0]).dropna() for name in medians.columns
+        }
         if len(parts["output"]) > 1:
             ratio = claims.Statistic("", "", log=True)
-            rows[f"{strength:g}"] = {n: effect_text(ratio, claims.t_interval(part)) for n, part in parts.items()}
+            rows[f"{strength:g}"] = {
+                n: effect_text(ratio, claims.t_interval(part)) for n, part in parts.items()
+            }
     if not rows:
         raise NotMeasured("margins are not measured at two seeds of AR strength 0 and of another.")
     titles = {"output": "output margin m", "instance": "instance margin v", "slope": "slope m/v"}
-    return pd.DataFrame.from_dict(rows, orient="index").rename(columns=titles).rename_axis("AR strength")
+    return (
+        pd.DataFrame.from_dict(rows, orient="index")
+        .rename(columns=titles)
+        .rename_axis("AR strength")
+    )
 
 
-def _rows(records: pd.DataFrame, checkpoint: str, split: str, statistics: tuple[str, ...]) -> pd.DataFrame:
-    rows = records[(records["variant"] == "") & (records["checkpoint"] == checkpoint) & (records["split"] == split)]
+def _rows(
+    records: pd.DataFrame, checkpoint: str, split: str, statistics: tuple[str, ...]
+) -> pd.DataFrame:
+    rows = records[
+        (records["variant"] == "")
+        & (records["checkpoint"] == checkpoint)
+        & (records["split"] == split)
+    ]
     rows = rows[rows["statistic"].isin(statistics)]
     if rows.empty:
-        raise NotMeasured(f"no {' or '.join(statistics)} of {checkpoint} weights is recorded; run the study first.")
+        raise NotMeasured(
+            f"no {' or '.join(statistics)} of {checkpoint} weights is recorded; run the study "
+            "first."
+        )
     return rows
 
 
-def _gap(records: pd.DataFrame, strength: float, checkpoint: str, statistic: str, setting: str, name: str) -> dict:
-    chosen = (records["strength"] == strength) & (records["checkpoint"] == checkpoint) & (records["variant"] == "")
+def _gap(
+    records: pd.DataFrame, strength: float, checkpoint: str, statistic: str, setting: str, name: str
+) -> dict:
+    chosen = (
+        (records["strength"] == strength)
+        & (records["checkpoint"] == checkpoint)
+        & (records["variant"] == "")
+    )
     chosen &= (records["statistic"] == statistic) & (records["setting"] == setting)
-    wide = records[chosen].pivot(index="seed", columns="split", values="value").reindex(columns=["train", "test"])
+    wide = (
+        records[chosen]
+        .pivot(index="seed", columns="split", values="value")
+        .reindex(columns=["train", "test"])
+    )
     wide = 100 * wide.dropna()
     if wide.empty:
         return {f"{name}: {column}": NOT_MEASURED for column in ("train", "test", "gap")}
@@ -282,6 +379,8 @@ def _gap(records: pd.DataFrame, strength: float, checkpoint: str, statistic: str
 
 
 def _range(values: pd.Series, form: str) -> str:
-    """ "12.3 (11.8 to 12.9)": mean, smallest and largest; the number alone where all round to it."""
+    """ "12.3 (11.8 to 12.9)": mean, smallest and largest; the number alone where all round
+    to it.
+    """
     mean, low, high = (form.format(value) for value in (values.mean(), values.min(), values.max()))
     return mean if low == high else f"{mean} ({low} to {high})"

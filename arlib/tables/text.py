@@ -10,14 +10,23 @@ def markdown(frame: pd.DataFrame) -> str:
     frame = frame.reset_index()
     heads = [str(name) for name in frame.columns]
     lines = [heads, ["---"] * len(heads), *frame.astype(str).to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines
+    )
 
 
 def markdown_of_numbers(frame: pd.DataFrame) -> str:
-    """A frame of numbers and words, without its index: three significant digits, nothing cut off."""
+    """A frame of numbers and words, without its index: three significant digits, nothing
+    cut off.
+    """
     head = " | ".join(_escaped(name) for name in frame)
-    sides = " | ".join("---:" if pd.api.types.is_numeric_dtype(frame[name]) else "---" for name in frame)
-    rows = [" | ".join(_cell(value) for value in row) for row in frame.astype(object).itertuples(index=False)]
+    sides = " | ".join(
+        "---:" if pd.api.types.is_numeric_dtype(frame[name]) else "---" for name in frame
+    )
+    rows = [
+        " | ".join(_cell(value) for value in row)
+        for row in frame.astype(object).itertuples(index=False)
+    ]
     return "\n".join(f"| {line} |" for line in (head, sides, *rows))
 
 

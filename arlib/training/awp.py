@@ -1,14 +1,14 @@
 """Adversarial weight perturbation (Wu et al. 2020, section 3 and algorithm 1).
 
-The loss is minimised not at the weights but at the worst weights near them: each layer of more than one
-dimension moves by γ‖w‖ along its normalised gradient of the objective, the gradient for the optimiser is
-taken there, and the weights go back. Biases and batch norm's scales stay.
+The loss is minimised not at the weights but at the worst weights near them: each layer of more than
+one dimension moves by γ‖w‖ along its normalised gradient of the objective, the gradient for the
+optimiser is taken there, and the weights go back. Biases and batch norm's scales stay.
 
-The paper's code takes the direction from one SGD step of a copy of the network, w′ − w; its learning
-rate cancels in v = ‖w‖ (w′ − w) / ‖w′ − w‖, so v is the normalised gradient itself, here without the
-rounding of the subtraction and without a copy. There the optimiser steps at the moved weights and γv is
-subtracted afterwards, which leaves rounding behind and lets weight decay act on w + γv; here the very
-bits of w come back first, and the optimiser steps from them.
+The paper's code takes the direction from one SGD step of a copy of the network, w′ − w; its
+learning rate cancels in v = ‖w‖ (w′ − w) / ‖w′ − w‖, so v is the normalised gradient itself, here
+without the rounding of the subtraction and without a copy. There the optimiser steps at the moved
+weights and γv is subtracted afterwards, which leaves rounding behind and lets weight decay act on w
++ γv; here the very bits of w come back first, and the optimiser steps from them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,9 @@ TINY = 1e-20  # in place of a zero norm, as in the paper's code
 
 
 @contextmanager
-def perturbed(model: nn.Module, crafted: Tensor, y: Tensor, x: Tensor, recipe: Recipe) -> Iterator[None]:
+def perturbed(
+    model: nn.Module, crafted: Tensor, y: Tensor, x: Tensor, recipe: Recipe
+) -> Iterator[None]:
     """Inside the block the weights are the worst ones near; forward and backward belong there.
 
     The optimiser must step after the block, which puts the bits of the weights back. Costs one more
@@ -37,7 +39,9 @@ def perturbed(model: nn.Module, crafted: Tensor, y: Tensor, x: Tensor, recipe: R
         yield
 
 
-def ascent(model: nn.Module, crafted: Tensor, y: Tensor, x: Tensor, recipe: Recipe) -> tuple[Tensor, ...]:
+def ascent(
+    model: nn.Module, crafted: Tensor, y: Tensor, x: Tensor, recipe: Recipe
+) -> tuple[Tensor, ...]:
     """The objective's gradient to each of `layers(model)`, in the mode the network is in.
 
     Its buffers (batch norm's running statistics) end as they were. Of several parts of a batch, or
@@ -67,7 +71,11 @@ def moved(model: nn.Module, gradients: Sequence[Tensor], gamma: float) -> Iterat
 
 def layers(model: nn.Module) -> list[nn.Parameter]:
     """The trainable parameters that are perturbed: those of more than one dimension."""
-    return [parameter for parameter in model.parameters() if parameter.ndim > 1 and parameter.requires_grad]
+    return [
+        parameter
+        for parameter in model.parameters()
+        if parameter.ndim > 1 and parameter.requires_grad
+    ]
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
 """One training on several processes, started by `torchrun`: who we are, and what is shared.
 
-Every process holds the network and the data and draws the same random numbers; each works on its part
-of every batch. Gradients are averaged by DistributedDataParallel, batch norm's running statistics after
-each step by `World.average`, so all processes hold the same network at all times. The first one writes.
+Every process holds the network and the data and draws the same random numbers; each works on its
+part of every batch. Gradients are averaged by DistributedDataParallel, batch norm's running
+statistics after each step by `World.average`, so all processes hold the same network at all times.
+The first one writes.
 """
 
 import os
@@ -37,7 +38,8 @@ class World:
     def part(self, n: int) -> tuple[slice, float]:
         """Our part of a batch of n images, and its weight against the mean over processes.
 
-        A batch smaller than the world leaves some without images: they take its first one with weight 0.
+        A batch smaller than the world leaves some without images: they take its first one with
+        weight 0.
         """
         parts = [len(p) for p in torch.arange(n).tensor_split(self.size)]
         begin, mine = sum(parts[: self.rank]), parts[self.rank]
@@ -58,12 +60,16 @@ class World:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         dist.all_reduce(flat)
-        for tensor, value in zip(tensors, flat.div_(divisor).split([t.numel() for t in tensors]), strict=True):
+        for tensor, value in zip(
+            tensors, flat.div_(divisor).split([t.numel() for t in tensors]), strict=True
+        ):
             tensor.copy_(value.view_as(tensor))
 
 
 def own_device(device: str) -> str:
-    """Under torchrun each process of a machine takes a GPU of its own, where "auto" or "cuda" leaves the choice."""
+    """Under torchrun each process of a machine takes a GPU of its own, where "auto" or "cuda"
+    leaves the choice.
+    """
     count = torch.cuda.device_count()
     several = World.launched().size > 1 and device in ("auto", "cuda") and count
     return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % count}" if several else device
@@ -71,7 +77,9 @@ def own_device(device: str) -> str:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[World]:
-    """The world that torchrun describes, joined for the time of the block; without torchrun a world of one."""
+    """The world that torchrun describes, joined for the time of the block; without torchrun a world
+    of one.
+    """
     if World.launched().size == 1:
         yield World()
         return
@@ -94,11 +102,22 @@ def explained(world: World, what: str) -> Iterator[None]:
         if world.size == 1 or not _is_loss_of_partner(error):
             raise
         raise TrainingStopped(
-            f"{what}: process {world.rank} of {world.size} lost touch with another one, which has died or was "
+            f"{what}: process {world.rank} of {world.size} lost touch with another one, which has "
+            "died or was "
             "stopped. The last whole epoch is kept; the same command goes on from it."
         ) from error
 
 
 def _is_loss_of_partner(error: Exception) -> bool:
-    words = ("connection closed", "connection reset", "broken pipe", "gloo", "nccl", "peer", "timed out")
-    return isinstance(error, dist.DistBackendError) or any(word in str(error).lower() for word in words)
+    words = (
+        "connection closed",
+        "connection reset",
+        "broken pipe",
+        "gloo",
+        "nccl",
+        "peer",
+        "timed out",
+    )
+    return isinstance(error, dist.DistBackendError) or any(
+        word in str(error).lower() for word in words
+    )

@@ -1,6 +1,7 @@
 """Which precision is fastest on this machine: measured, since no list of processors knows.
 
-bfloat16 was 2 × as fast as float32 on one processor and 0.7 × on another that also has instructions for it.
+bfloat16 was 2 × as fast as float32 on one processor and 0.7 × on another that also has instructions
+for it.
 """
 
 import logging
@@ -15,16 +16,19 @@ from arlib.training.recipe import Recipe
 from arlib.training.step import Step
 
 log = logging.getLogger(__name__)
-# What may be chosen: what gave results equivalent to float32's in the comparisons of the page Benchmarks.
+# What may be chosen: what gave results equivalent to float32's in the comparisons of the page
+# Benchmarks.
 CANDIDATES = ("float32", "bfloat16-attack")
 SECONDS = 3.0  # that each is timed for, at least three steps
 WORTH = 1.05  # a precision other than float32 has to be so many times as fast
 
 
 def fastest_precision(recipe: Recipe, dataset: data.Dataset, machine: engine.Machine) -> str:
-    """The precision in which a step of this recipe is fastest here, of those that give equivalent results.
+    """The precision in which a step of this recipe is fastest here, of those that give equivalent
+    results.
 
-    Each is timed for a few seconds on batches of the training images; the network trained is thrown away.
+    Each is timed for a few seconds on batches of the training images; the network trained is thrown
+    away.
     """
     times = {}
     for precision in CANDIDATES:
@@ -34,7 +38,9 @@ def fastest_precision(recipe: Recipe, dataset: data.Dataset, machine: engine.Mac
     best = min(times, key=times.get)
     if times["float32"] < WORTH * times[best]:
         best = "float32"
-    speeds = ", ".join(f"{name} {recipe.batch_size / seconds:.0f} images/s" for name, seconds in times.items())
+    speeds = ", ".join(
+        f"{name} {recipe.batch_size / seconds:.0f} images/s" for name, seconds in times.items()
+    )
     log.info("precision auto: %s; %s is used", speeds, best)
     return best
 

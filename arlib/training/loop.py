@@ -31,7 +31,9 @@ from arlib.training.step import Step
 
 BEST_STEPS = 10  # PGD steps of the validation attack that chooses the best weights
 EVAL_BATCH = 500
-FEW = 8  # training images on which the copy that is attacked is compared with the network, before the first step
+# training images on which the copy that is attacked is compared with the network, before the first
+# step
+FEW = 8
 Attack = Callable[[torch.Tensor, torch.Tensor, torch.Generator], torch.Tensor]
 ORDER, NOISE, STARTS, MONITOR = range(4)  # purposes of random numbers
 
@@ -72,12 +74,15 @@ def train(
     folder: where checkpoints, history and weights go; training goes on from what is there.
     keep_epochs: epochs whose weights are kept as epoch-N.safetensors. time_budget: seconds after
     which no further epoch is begun; the run then comes back with finished=False.
-    mode, precision, strict: how fast, see `engine.Machine`; provenance, not part of the recipe. precision
-    "auto" times on this machine those that were shown to give equivalent results, and takes the fastest.
-    micro_batches: parts in which a batch is worked on, to save memory; batch norm sees each by itself.
+    mode, precision, strict: how fast, see `engine.Machine`; provenance, not part of the recipe.
+    precision "auto" times on this machine those that were shown to give equivalent results, and
+    takes the fastest.
+    micro_batches: parts in which a batch is worked on, to save memory; batch norm sees each by
+    itself.
 
-    Raises `InputError` for a folder of another recipe or precision, `RecordError` for a damaged checkpoint,
-    `TrainingStopped` when the loss is no longer finite, memory does not suffice or a process is lost.
+    Raises `InputError` for a folder of another recipe or precision, `RecordError` for a damaged
+    checkpoint, `TrainingStopped` when the loss is no longer finite, memory does not suffice or a
+    process is lost.
     """
     where = engine.device(distributed.own_device(device))
     if precision == "auto":
@@ -108,22 +113,32 @@ def train_on(
 
 
 def _precision_here(machine: Machine, recipe: Recipe, folder, data_root) -> str:
-    """The one that a training was begun in, else the fastest here of those that give equivalent results."""
+    """The one that a training was begun in, else the fastest here of those that give equivalent
+    results.
+    """
     from arlib.training.fastest import fastest_precision  # it needs this module
 
     if (processes := World.launched().size) > 1:
-        raise InputError(f"precision is 'auto', which times one process; {processes} work together here. Name one.")
+        raise InputError(
+            f"precision is 'auto', which times one process; {processes} work together here. Name "
+            "one."
+        )
     begun = None if folder is None else store.read_checkpoint(Path(folder), recipe)
     if begun is not None and begun.precision:
         return begun.precision
-    return fastest_precision(recipe, data.load(recipe.dataset, data_root, device=machine.device), machine)
+    return fastest_precision(
+        recipe, data.load(recipe.dataset, data_root, device=machine.device), machine
+    )
 
 
 def _run(state: "_State", progress: bool, time_budget: float | None) -> None:
     """Epochs until the end, a collapse, or too little time for another one."""
     start, epochs = time.monotonic(), state.recipe.epochs
     bar = tqdm(
-        total=epochs * state.steps, initial=state.epoch * state.steps, disable=not progress, desc=state.recipe.id
+        total=epochs * state.steps,
+        initial=state.epoch * state.steps,
+        disable=not progress,
+        desc=state.recipe.id,
     )
     with bar:
         while state.epoch < epochs and not state.collapsed:
@@ -138,7 +153,8 @@ def trained_split(recipe: Recipe, dataset: data.Dataset) -> data.Split:
     """The images a recipe trains on: all of the training part, or its first `train_images`."""
     if (recipe.train_images or 0) > len(dataset.train):
         raise InputError(
-            f"train_images is {recipe.train_images}; {recipe.dataset} has {len(dataset.train)} training images."
+            f"train_images is {recipe.train_images}; {recipe.dataset} has {len(dataset.train)} "
+            "training images."
         )
     return dataset.train[: recipe.train_images]
 
@@ -168,8 +184,10 @@ class _State:
         self.model = initial_model(recipe).to(self.device, memory_format=machine.layout)
         self.step = Step(recipe, self.model, machine, world)
         self.average = Average(self.model, recipe.ema) if recipe.ema else None
-        self.judged = self.model if self.average is None else self.average.module  # what is evaluated and kept
-        attacked = self.average is None and machine.precision == "float32"  # what is told of an epoch is always float32
+        # what is evaluated and kept
+        self.judged = self.model if self.average is None else self.average.module
+        # what is told of an epoch is always float32
+        attacked = self.average is None and machine.precision == "float32"
         self.step.prepared.compare(self.train[:FEW].x)
         self.prepared = self.step.prepared if attacked else engine.prepare(self.judged)
         self.best = {name: value.clone() for name, value in self.judged.state_dict().items()}
@@ -214,50 +232,82 @@ class _State:
     def _refuse_infinite(self, loss: float, rate: float) -> None:
         if not math.isfinite(loss):
             raise TrainingStopped(
-                f"{self.recipe.id}: the loss became {loss} in epoch {self.epoch + 1} at learning rate {rate:.3g}; "
-                f"the epochs before had validation errors {[round(r['val_error'], 3) for r in self.history]}. "
+                f"{self.recipe.id}: the loss became {loss} in epoch {self.epoch + 1} at learning "
+                f"rate {rate:.3g}; "
+                "the epochs before had validation errors "
+                f"{[round(r['val_error'], 3) for r in self.history]}. "
                 "Try a smaller lr."
             )
 
-    def _finish_epoch(self, robust_loss: float, robust_error: float, training_seconds: float, begun: float) -> None:
+    def _finish_epoch(
+        self, robust_loss: float, robust_error: float, training_seconds: float, begun: float
+    ) -> None:
         self.prepared.copy_weights()
         monitored = self.recipe.monitor_images
         train_loss, train_error, _ = self._evaluate(self.train[:monitored])
         val_loss, val_error, largest = self._evaluate(self.data.val)
         pgd = partial(self._pgd, eps=self.recipe.eps)
-        robust = self._evaluate(self.data.val[:monitored], pgd) if self.recipe.eps else (val_loss, val_error)
-        row = {"epoch": self.epoch, "lr": learning_rate(self.recipe, (self.epoch - 0.5) / self.recipe.epochs)}
+        robust = (
+            self._evaluate(self.data.val[:monitored], pgd)
+            if self.recipe.eps
+            else (val_loss, val_error)
+        )
+        row = {
+            "epoch": self.epoch,
+            "lr": learning_rate(self.recipe, (self.epoch - 0.5) / self.recipe.epochs),
+        }
         row |= {"train_loss": train_loss, "train_error": train_error}
         row |= {"train_robust_loss": robust_loss, "train_robust_error": robust_error}
         row |= {"val_loss": val_loss, "val_error": val_error}
         row |= {"val_robust_loss": robust[0], "val_robust_error": robust[1]}
         if self.recipe.attack == "n-fgsm" and self.recipe.eps:
             row |= self._watch_single_steps(self.train[:monitored])
-        row |= {"seconds": time.monotonic() - begun, "images_per_second": len(self.train) / training_seconds}
-        if row["val_robust_error"] < min((r["val_robust_error"] for r in self.history), default=2.0):
+        row |= {
+            "seconds": time.monotonic() - begun,
+            "images_per_second": len(self.train) / training_seconds,
+        }
+        if row["val_robust_error"] < min(
+            (r["val_robust_error"] for r in self.history), default=2.0
+        ):
             self.best = {name: value.clone() for name, value in self.judged.state_dict().items()}
         self.history.append(row)
         if self.epoch > self.recipe.epochs / 2 and largest > 0.9:
-            self.collapsed = f"epoch {self.epoch}: {largest:.0%} of the validation images get one class"
-            warnings.warn(f"{self.recipe.id} collapsed and was stopped: {self.collapsed}.", stacklevel=4)
+            self.collapsed = (
+                f"epoch {self.epoch}: {largest:.0%} of the validation images get one class"
+            )
+            warnings.warn(
+                f"{self.recipe.id} collapsed and was stopped: {self.collapsed}.", stacklevel=4
+            )
 
     def _watch_single_steps(self, split: data.Split) -> dict[str, float]:
-        """Errors on training images under the step trained with and under PGD; warns of catastrophic overfitting."""
+        """Errors on training images under the step trained with and under PGD; warns of
+        catastrophic overfitting.
+        """
         eps = radius(self.recipe, self.epoch)
         step = lambda x, y, starts: examples(self.prepared, x, y, self.recipe, eps, starts)
-        single, many = (self._evaluate(split, attack)[1] for attack in (step, partial(self._pgd, eps=eps)))
+        single, many = (
+            self._evaluate(split, attack)[1] for attack in (step, partial(self._pgd, eps=eps))
+        )
         if catastrophic(single, many):
             warnings.warn(
-                f"{self.recipe.id}: catastrophic overfitting in epoch {self.epoch}: error {single:.0%} "
-                f"under the single step it trains with, {many:.0%} under PGD-{BEST_STEPS}.", stacklevel=5,
-            )  # fmt: skip
+                f"{self.recipe.id}: catastrophic overfitting in epoch {self.epoch}: error "
+                f"{single:.0%} "
+                f"under the single step it trains with, {many:.0%} under PGD-{BEST_STEPS}.",
+                stacklevel=5,
+            )
         return {"train_step_error": single, "train_pgd_error": many}
 
-    def _pgd(self, x: torch.Tensor, y: torch.Tensor, starts: torch.Generator, *, eps: float) -> torch.Tensor:
+    def _pgd(
+        self, x: torch.Tensor, y: torch.Tensor, starts: torch.Generator, *, eps: float
+    ) -> torch.Tensor:
         return attacks.pgd(self.prepared, x, y, eps=eps, steps=BEST_STEPS, generator=starts)
 
-    def _evaluate(self, split: data.Split, attack: Attack | None = None) -> tuple[float, float, float]:
-        """Mean loss, error and share of the most frequent prediction, in eval mode, under an attack or none."""
+    def _evaluate(
+        self, split: data.Split, attack: Attack | None = None
+    ) -> tuple[float, float, float]:
+        """Mean loss, error and share of the most frequent prediction, in eval mode, under an attack
+        or none.
+        """
         total, wrong, counts = 0.0, 0, torch.zeros(len(self.data.classes), device=self.device)
         starts = self._generator(MONITOR)
         for begin in range(0, len(split), EVAL_BATCH):
@@ -280,8 +330,10 @@ class _State:
             return
         if found.precision not in ("", self.machine.precision):
             raise InputError(
-                f"{self.recipe.id}: its {found.epoch} epochs so far were trained in {found.precision}, this would "
-                f"go on in {self.machine.precision}. One training stays one precision: give precision "
+                f"{self.recipe.id}: its {found.epoch} epochs so far were trained in "
+                f"{found.precision}, this would "
+                f"go on in {self.machine.precision}. One training stays one precision: give "
+                "precision "
                 f"{found.precision!r}, or another folder to begin anew."
             )
         self.epoch, self.history, self.collapsed = found.epoch, found.history, found.collapsed
@@ -289,7 +341,8 @@ class _State:
         self.best = {name: value.to(self.device) for name, value in found.best.items()}
         for name, parameter in self.model.named_parameters():
             if name in found.momentum:
-                buffer = torch.empty_like(parameter).copy_(found.momentum[name])  # keeps channels_last strides
+                # keeps channels_last strides
+                buffer = torch.empty_like(parameter).copy_(found.momentum[name])
                 self.step.optimizer.state[parameter]["momentum_buffer"] = buffer
         if self.average is not None:
             self.average.load_state_dict(found.average)
@@ -298,13 +351,24 @@ class _State:
         if self.folder is None or not self.world.first:
             return
         if self.epoch in self.keep_epochs:
-            store.write_weights(self.folder, f"epoch-{self.epoch}", self.recipe, self.judged.state_dict())
+            store.write_weights(
+                self.folder, f"epoch-{self.epoch}", self.recipe, self.judged.state_dict()
+            )
         state = self.step.optimizer.state
-        momentum = {n: state[p]["momentum_buffer"] for n, p in self.model.named_parameters() if p in state}
+        momentum = {
+            n: state[p]["momentum_buffer"] for n, p in self.model.named_parameters() if p in state
+        }
         average = {} if self.average is None else self.average.state_dict()
         weights = self.model.state_dict()
         found = store.Checkpoint(
-            self.epoch, self.history, self.collapsed, weights, self.best, momentum, average, self.machine.precision
+            self.epoch,
+            self.history,
+            self.collapsed,
+            weights,
+            self.best,
+            momentum,
+            average,
+            self.machine.precision,
         )
         store.write_checkpoint(self.folder, self.recipe, found)
 
@@ -314,11 +378,22 @@ class _State:
         best.load_state_dict(self.best)
         provenance = store.provenance(self.machine) | {"mode": self.machine.mode}
         provenance |= {"processes": self.world.size} if self.world.size > 1 else {}
-        provenance |= {"micro_batches": self.machine.micro_batches} if self.machine.micro_batches > 1 else {}
+        provenance |= (
+            {"micro_batches": self.machine.micro_batches} if self.machine.micro_batches > 1 else {}
+        )
         provenance |= {"collapsed": self.collapsed} if self.collapsed else {}
-        run = Run(self.recipe, self.judged.eval(), best.eval(), pd.DataFrame(self.history), provenance, finished)
+        run = Run(
+            self.recipe,
+            self.judged.eval(),
+            best.eval(),
+            pd.DataFrame(self.history),
+            provenance,
+            finished,
+        )
         if self.folder is not None and finished and self.world.first:
-            store.write_finished(self.folder, self.recipe, run.model, run.best, self.history, provenance)
+            store.write_finished(
+                self.folder, self.recipe, run.model, run.best, self.history, provenance
+            )
         return run
 
 

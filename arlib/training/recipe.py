@@ -35,7 +35,9 @@ class Recipe:
     """resnet8, 20, 32, 44, 56 or 110."""
     width: Annotated[int, COUNT] = 16
     """Channels of the first stage."""
-    eps: Annotated[float, Range(0, 1, below=True, note="in [0, 1] pixel units; strength 8 is 8/255")] = 0.0
+    eps: Annotated[
+        float, Range(0, 1, below=True, note="in [0, 1] pixel units; strength 8 is 8/255")
+    ] = 0.0
     """ℓ∞ radius of the training attack, in [0, 1] pixel units; 0 trains on natural examples."""
     steps: Annotated[int, COUNT] = 10
     """PGD steps of the training attack."""
@@ -62,7 +64,9 @@ class Recipe:
     seed: Annotated[int, SEED] = 0
     """Initialisation, data order, augmentation and random starts; never the split."""
     objective: Annotated[str, Choice(OBJECTIVES)] = "adversarial"
-    """adversarial (Madry et al. 2018), trades (Zhang et al. 2019), or mixed: natural and adversarial loss."""
+    """adversarial (Madry et al. 2018), trades (Zhang et al. 2019), or mixed: natural and
+    adversarial loss.
+    """
     beta: Annotated[float, FROM_0] = 6.0
     """TRADES: weight of the divergence between the answers to natural and adversarial images."""
     mix: Annotated[float, Range(0, 1)] = 0.5
@@ -72,7 +76,9 @@ class Recipe:
     noise: Annotated[float, FROM_0] = 2.0
     """n-fgsm: half-width of the uniform noise, in units of eps."""
     awp: Annotated[float, Range(0, 1, below=True, note="5e-3 is usual")] = 0.0
-    """Adversarial weight perturbation: its size relative to each layer's norm (5e-3 in Wu et al. 2020); 0 is off."""
+    """Adversarial weight perturbation: its size relative to each layer's norm (5e-3 in Wu et al.
+    2020); 0 is off.
+    """
     eps_warmup: Annotated[float, FROM_0] = 0.0
     """Epochs over which eps (and the attack's step) grows linearly from 0; 0 is off."""
     ema: Annotated[float, Range(0, 1, below=True, note="0.999 is usual")] = 0.0
@@ -82,7 +88,8 @@ class Recipe:
         check_all(self)
         if self.eps_warmup > self.epochs:
             raise InputError(
-                f"eps_warmup is {self.eps_warmup:g}; allowed: 0 to the {self.epochs} epochs of the training.",
+                f"eps_warmup is {self.eps_warmup:g}; allowed: 0 to the {self.epochs} epochs of the "
+                "training.",
                 field="eps_warmup",
             )
         self._refuse_idle()
@@ -91,7 +98,8 @@ class Recipe:
         """`InputError` for a field that has no effect with the others."""
         if self.objective == "trades" and self.attack != "pgd":
             raise InputError(
-                f"attack is {self.attack!r}, but trades crafts by PGD on its own loss. Leave attack out.",
+                f"attack is {self.attack!r}, but trades crafts by PGD on its own loss. Leave "
+                "attack out.",
                 field="attack",
             )
         for name, (choice, wanted) in _ONLY_FOR.items():
@@ -118,12 +126,16 @@ class Recipe:
     @property
     def id(self) -> str:
         """Readable slug and 8 hexadecimal digits of the SHA-256 of the non-default fields."""
-        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        canonical = json.dumps(
+            self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False
+        )
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
         return f"{self.dataset}-{self.model}-ar{self.strength:g}-s{self.seed}-{digest}"
 
     def to_dict(self) -> dict:
-        """The data set and every field that is not at its default, so later fields rename no old run."""
+        """The data set and every field that is not at its default, so later fields rename no old
+        run.
+        """
         return {
             f.name: getattr(self, f.name)
             for f in fields(self)
@@ -144,7 +156,8 @@ def learning_rate(recipe: Recipe, done: float) -> float:
     """Learning rate when the share `done` of all steps is over.
 
     one-cycle: linear from 0 to lr over the first quarter, then linear to 0 (Smith & Topin 2019).
-    piecewise: lr, a tenth after half, a hundredth after three quarters (He et al. 2016, section 4.2).
+    piecewise: lr, a tenth after half, a hundredth after three quarters (He et al. 2016, section
+    4.2).
     """
     if recipe.schedule == "one-cycle":
         return recipe.lr * min(done / 0.25, (1 - done) / 0.75)

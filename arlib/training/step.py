@@ -1,4 +1,5 @@
-"""One optimiser step of a recipe: craft, differentiate, update. Fast variants are layers on this one path.
+"""One optimiser step of a recipe: craft, differentiate, update. Fast variants are layers on this
+one path.
 
 What the layers are, by mode and precision, is in `engine.Machine`. A batch may be worked on in
 micro-batches and on several processes; its gradient is that of the whole batch, except that batch
@@ -21,12 +22,15 @@ from arlib.training.recipe import Recipe
 
 
 class Step:
-    """Crafts and differentiates batches of a recipe; calling it is one step, which never waits for a GPU.
+    """Crafts and differentiates batches of a recipe; calling it is one step, which never waits for
+    a GPU.
 
     prepared: the network as attacks see it; `refresh()` it before using it outside of a step.
     """
 
-    def __init__(self, recipe: Recipe, model: nn.Module, machine: Machine, world: World | None = None):
+    def __init__(
+        self, recipe: Recipe, model: nn.Module, machine: Machine, world: World | None = None
+    ):
         self.recipe, self.model, self.machine = recipe, model, machine
         self.world = world or World()
         self.device = next(model.parameters()).device
@@ -39,11 +43,15 @@ class Step:
             fused=self.device.type == "cuda" or None,
         )
         together = self.world.size > 1
-        self.network = DistributedDataParallel(model, broadcast_buffers=False) if together else model
+        self.network = (
+            DistributedDataParallel(model, broadcast_buffers=False) if together else model
+        )
         self._capture()
 
     def _capture(self) -> None:
-        """Where graphs are asked for: one of the whole attack, one of the gradient (several processes: not)."""
+        """Where graphs are asked for: one of the whole attack, one of the gradient (several
+        processes: not).
+        """
         self.craft, self.differentiate = self._craft, self._differentiate
         if self.machine.graphed and self.machine.micro_batches == 1:
             self.craft = engine.Captured(self._craft)
@@ -53,30 +61,40 @@ class Step:
     def __call__(
         self, x: Tensor, y: Tensor, generator: torch.Generator, lr: float, epochs_done: float
     ) -> tuple[Tensor, Tensor]:
-        """One step on a batch x (n, c, h, w), y (n,); returns our part's summed loss and number of mistakes."""
+        """One step on a batch x (n, c, h, w), y (n,): our part's summed loss and number of errors.
+
+        A process without images of the batch returns zeros: what it worked on is another's.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         eps = objectives.radius(self.recipe, epochs_done)
         start = objectives.draws(x, self.recipe, eps, generator)
         mine, weight = self.world.part(len(x))
+        counted = weight > 0
         x, y, start = x[mine], y[mine], None if start is None else start[mine]
-        if self.machine.graphed:  # captured work reads them from the device, so that they may change
+        # captured work reads them from the device, so that they may change
+        if self.machine.graphed:
             eps, weight = (torch.full((), value, device=self.device) for value in (eps, weight))
-        loss_and_mistakes = self._gradients_in_memory(x, y, start, eps, weight)
-        if loss_and_mistakes is None:
+        outcome = self._gradients_in_memory(x, y, start, eps, weight)
+        if outcome is None:
             self._stop_for_memory(x, y)
         self.optimizer.step()
         self.world.average(self.model.buffers())
-        return loss_and_mistakes
+        loss, mistakes = outcome
+        return (loss, mistakes) if counted else (torch.zeros_like(loss), torch.zeros_like(mistakes))
 
     def _gradients_in_memory(self, *batch) -> tuple[Tensor, Tensor] | None:
-        """`_gradients`, or None out of memory; the error is gone then, and the tensors its traceback held."""
+        """`_gradients`, or None out of memory; the error is gone then, and the tensors its
+        traceback held.
+        """
         try:
             return self._gradients(*batch)
         except torch.OutOfMemoryError:
             return None
 
-    def _gradients(self, x: Tensor, y: Tensor, start: Tensor | None, eps, weight) -> tuple[Tensor, Tensor]:
+    def _gradients(
+        self, x: Tensor, y: Tensor, start: Tensor | None, eps, weight
+    ) -> tuple[Tensor, Tensor]:
         """Leave the batch's gradient in the weights' .grad."""
         if self.machine.micro_batches > 1:
             return self._in_parts(x, y, start, eps, weight)
@@ -98,23 +116,30 @@ class Step:
             total, wrong = self._backward(x, crafted, y, weight)
         return total, wrong, [parameter.grad for parameter in self.model.parameters()]
 
-    def _in_parts(self, x: Tensor, y: Tensor, start: Tensor | None, eps, weight) -> tuple[Tensor, Tensor]:
+    def _in_parts(
+        self, x: Tensor, y: Tensor, start: Tensor | None, eps, weight
+    ) -> tuple[Tensor, Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
         parts = min(self.machine.micro_batches, len(x))
         starts = [None] * parts if start is None else start.tensor_split(parts)
         batches = []
-        for px, py, pstart in zip(x.tensor_split(parts), y.tensor_split(parts), starts, strict=True):
+        for px, py, pstart in zip(
+            x.tensor_split(parts), y.tensor_split(parts), starts, strict=True
+        ):
             crafted = px if pstart is None else self._craft(px, py, pstart, eps)
             batches.append((px, crafted.contiguous(memory_format=self.machine.layout), py))
         found = []
         with self._worst_weights(batches, weight):
             for i, (px, crafted, py) in enumerate(batches):
-                share = self.world.size > 1 and i < parts - 1  # processes exchange gradients once, at the last part
+                # processes exchange gradients once, at the last part
+                share = self.world.size > 1 and i < parts - 1
                 with self.network.no_sync() if share else nullcontext():
                     found.append(self._backward(px, crafted, py, weight * len(px) / len(x)))
         return sum(total for total, _ in found), sum(wrong for _, wrong in found)
 
-    def _backward(self, x: Tensor, crafted: Tensor, y: Tensor, weight: float | Tensor) -> tuple[Tensor, Tensor]:
+    def _backward(
+        self, x: Tensor, crafted: Tensor, y: Tensor, weight: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
         with self.machine.autocast():
             value, logits = objectives.loss(self.network, x, crafted, y, self.recipe)
         (value * weight).backward()
@@ -129,13 +154,18 @@ class Step:
         total, images = None, sum(len(y) for _, _, y in batches)
         for x, crafted, y in batches:
             with self.machine.autocast():
-                part = [g * (weight * len(y) / images) for g in awp.ascent(self.model, crafted, y, x, self.recipe)]
+                part = [
+                    g * (weight * len(y) / images)
+                    for g in awp.ascent(self.model, crafted, y, x, self.recipe)
+                ]
             total = part if total is None else [a + b for a, b in zip(total, part, strict=True)]
         self.world.average(total)
         return awp.moved(self.model, total, self.recipe.awp)
 
     def _stop_for_memory(self, x: Tensor, y: Tensor) -> NoReturn:
-        """Stop and say what would fit. Smaller parts are not taken in mid-run: batch norm would see other batches."""
+        """Stop and say what would fit. Smaller parts are not taken in mid-run: batch norm would see
+        other batches.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         size = -(-len(x) // self.machine.micro_batches)
         _free()
@@ -145,14 +175,19 @@ class Step:
         else:
             advice = "not even one does"
         raise TrainingStopped(
-            f"{self.recipe.id}: {size} images at a time do not fit into the memory of {self.device}; {advice}."
+            f"{self.recipe.id}: {size} images at a time do not fit into the memory of "
+            f"{self.device}; {advice}."
         )
 
     def _what_fits(self, x: Tensor, y: Tensor, size: int) -> int:
-        """The largest half, quarter, … of `size` images whose gradient can be computed; 0 if none can."""
+        """The largest half, quarter, … of `size` images whose gradient can be computed; 0 if none
+        can.
+        """
         while size := size // 2:
             try:
-                self._backward(x[:size], x[:size].contiguous(memory_format=self.machine.layout), y[:size], 1.0)
+                self._backward(
+                    x[:size], x[:size].contiguous(memory_format=self.machine.layout), y[:size], 1.0
+                )
                 return size
             except torch.OutOfMemoryError:
                 _free()

@@ -1,4 +1,6 @@
-"""The files of one training: a checkpoint that is whole or not there, weights, history, provenance."""
+"""The files of one training: a checkpoint that is whole or not there, weights, history,
+provenance.
+"""
 
 import json
 import platform
@@ -34,38 +36,68 @@ class Checkpoint:
 
 def write_checkpoint(folder: Path, recipe: Recipe, found: Checkpoint) -> None:
     """One file, so that weights, momentum and history can never be of different epochs."""
-    groups = {"model": found.model, "best": found.best, "momentum": found.momentum, "average": found.average}
-    tensors = {f"{group}|{name}": value for group, part in groups.items() for name, value in part.items()}
-    said = {"epoch": found.epoch, "history": found.history, "collapsed": found.collapsed, "recipe": recipe.to_dict()}
+    groups = {
+        "model": found.model,
+        "best": found.best,
+        "momentum": found.momentum,
+        "average": found.average,
+    }
+    tensors = {
+        f"{group}|{name}": value for group, part in groups.items() for name, value in part.items()
+    }
+    said = {
+        "epoch": found.epoch,
+        "history": found.history,
+        "collapsed": found.collapsed,
+        "recipe": recipe.to_dict(),
+    }
     said["precision"] = found.precision
     files.write_tensors(folder / CHECKPOINT, tensors, {"arlib": json.dumps(said)})
 
 
 def read_checkpoint(folder: Path, recipe: Recipe) -> Checkpoint | None:
-    """The checkpoint in the folder, None if there is none; `InputError` if it is of another recipe."""
+    """The checkpoint in the folder, None if there is none; `InputError` if it is of another
+    recipe.
+    """
     path = folder / CHECKPOINT
     if not path.exists():
         return None
     tensors, said = files.read_tensors(path), files.read_described(path, "arlib")
     if said["recipe"] != recipe.to_dict():
         raise InputError(
-            f"{folder} holds the training of {said['recipe']}, not of {recipe.to_dict()}. Give another folder."
+            f"{folder} holds the training of {said['recipe']}, not of {recipe.to_dict()}. Give "
+            "another folder."
         )
     groups = {"model": {}, "best": {}, "momentum": {}, "average": {}}
     for key, value in tensors.items():
         group, _, name = key.partition("|")
         groups[group][name] = value
-    return Checkpoint(said["epoch"], said["history"], said["collapsed"], **groups, precision=said.get("precision", ""))
+    return Checkpoint(
+        said["epoch"],
+        said["history"],
+        said["collapsed"],
+        **groups,
+        precision=said.get("precision", ""),
+    )
 
 
 def write_weights(folder: Path, which: str, recipe: Recipe, state: dict[str, torch.Tensor]) -> None:
-    files.write_tensors(folder / f"{which}.safetensors", state, {"recipe": json.dumps(recipe.to_dict())})
+    files.write_tensors(
+        folder / f"{which}.safetensors", state, {"recipe": json.dumps(recipe.to_dict())}
+    )
 
 
 def write_finished(
-    folder: Path, recipe: Recipe, last: nn.Module, best: nn.Module, history: list[dict], provenance: dict
+    folder: Path,
+    recipe: Recipe,
+    last: nn.Module,
+    best: nn.Module,
+    history: list[dict],
+    provenance: dict,
 ) -> None:
-    """Weights, history and provenance of a finished training; `recipe.json` last, as the sign of the end."""
+    """Weights, history and provenance of a finished training; `recipe.json` last, as the sign of
+    the end.
+    """
     write_weights(folder, "last", recipe, last.state_dict())
     write_weights(folder, "best", recipe, best.state_dict())
     files.write_text(folder / "history.csv", pd.DataFrame(history).to_csv(index=False))
@@ -73,7 +105,9 @@ def write_finished(
     files.write_json(folder / "recipe.json", recipe.to_dict())
 
 
-def load_model(folder: str | Path, which: str = "last", device: str | torch.device = "cpu") -> nn.Module:
+def load_model(
+    folder: str | Path, which: str = "last", device: str | torch.device = "cpu"
+) -> nn.Module:
     """A trained network in eval mode: its last, best or epoch-N weights.
 
     Raises `RecordError` for weights that are missing, damaged or of another network.
@@ -83,10 +117,13 @@ def load_model(folder: str | Path, which: str = "last", device: str | torch.devi
     return model_from(Recipe.from_dict(files.read_described(path, "recipe")), state, device, path)
 
 
-def model_from(recipe: Recipe, state: dict, device: str | torch.device = "cpu", path: object = "weights") -> nn.Module:
+def model_from(
+    recipe: Recipe, state: dict, device: str | torch.device = "cpu", path: object = "weights"
+) -> nn.Module:
     """The recipe's network with these weights (half precision is widened), in eval mode.
 
-    Raises `RecordError`, naming `path`, for weights of another network and for such as no training ends with.
+    Raises `RecordError`, naming `path`, for weights of another network and for such as no training
+    ends with.
     """
     model = models.build(recipe.model, recipe.dataset, recipe.width)
     try:
@@ -95,9 +132,13 @@ def model_from(recipe: Recipe, state: dict, device: str | torch.device = "cpu", 
         raise RecordError(f"{path} does not hold the weights of {recipe.id}: {error}") from error
     for name, value in model.state_dict().items():
         if value.is_floating_point() != state[name].is_floating_point():
-            raise RecordError(f"{path} holds {name} as {state[name].dtype}; weights are floating-point numbers.")
+            raise RecordError(
+                f"{path} holds {name} as {state[name].dtype}; weights are floating-point numbers."
+            )
         if value.is_floating_point() and not value.isfinite().all():
-            raise RecordError(f"{path} is damaged: {name} has values that are not finite. Compute the run again.")
+            raise RecordError(
+                f"{path} is damaged: {name} has values that are not finite. Compute the run again."
+            )
     return model.to(device).eval()
 
 
@@ -105,7 +146,11 @@ def provenance(machine: Machine) -> dict:
     """Where and with what a training ran."""
     device = machine.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    versions = {"arlib": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    versions = {
+        "arlib": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
     return versions | {
         "device": device.type,
         "device_name": name,

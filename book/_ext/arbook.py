@@ -1,4 +1,6 @@
-"""What this book needs beyond Jupyter Book 1: a sound execution cache, clean pages, readable API docstrings."""
+"""What this book needs beyond Jupyter Book 1: a sound execution cache, clean pages, readable API
+docstrings.
+"""
 
 import hashlib
 import os
@@ -13,7 +15,9 @@ CODE = ("arlib", "records", "studies", "requirements.txt", "pyproject.toml")
 
 
 def fingerprint(root: Path, extra: tuple[str, ...] = ()) -> str:
-    """SHA-256 over the names and contents of everything a chapter's result depends on, but the chapter itself."""
+    """SHA-256 over the names and contents of everything a chapter's result depends on, but the
+    chapter itself.
+    """
     digest = hashlib.sha256(f"{sys.version} {os.environ.get('ARLIB_STORE')}".encode())
     for path in sorted(p for name in (*CODE, *extra) for p in _files(root / name)):
         digest.update(f"{path.relative_to(root)}\0{path.stat().st_size}\0".encode())
@@ -35,7 +39,9 @@ def repository(root: Path) -> str:
 
 
 def configure(app, config) -> None:
-    """The book is executed from published records, with a cache that notices a change of arlib or of a record."""
+    """The book is executed from published records, with a cache that notices a change of arlib or
+    of a record.
+    """
     root = Path(app.srcdir)
     caches = Path(app.outdir).parent / ".jupyter_cache"
     os.environ.setdefault("ARLIB_STORE", str(caches.parent / "store"))
@@ -47,17 +53,26 @@ def configure(app, config) -> None:
     options = config.html_theme_options
     options.pop("repository_url", None)
     if address := repository(root):
-        options |= {"repository_url": address, "repository_branch": "main", "use_repository_button": True}
+        options |= {
+            "repository_url": address,
+            "repository_branch": "main",
+            "use_repository_button": True,
+        }
         options["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
     else:
         options["launch_buttons"] = {}
 
 
 def drop_thebe(app) -> None:
-    """sphinx_thebe is always loaded and declares its constants twice on every page; nothing here uses it."""
+    """sphinx_thebe is always loaded and declares its constants twice on every page; nothing here
+    uses it.
+    """
     for listeners in app.events.listeners.values():
         for listener in list(listeners):
-            if listener.handler.__module__ == "sphinx_thebe" and listener.handler.__name__ != "st_static_path":
+            if (
+                listener.handler.__module__ == "sphinx_thebe"
+                and listener.handler.__name__ != "st_static_path"
+            ):
                 app.disconnect(listener.id)
 
 
@@ -76,20 +91,28 @@ def clean_page(app, pagename, templatename, context, doctree) -> None:
 
 
 def readable_docstring(app, what, name, obj, options, lines) -> None:
-    """arlib's docstrings are plain prose with `code`: keep their paragraphs, escape what reST would interpret."""
+    """arlib's docstrings are plain prose with `code`: keep their paragraphs, escape what reST would
+    interpret.
+    """
     paragraphs = re.split(r"\n\s*\n", "\n".join(lines).strip("\n"))
     lines[:] = [line for paragraph in paragraphs for line in (*_paragraph(paragraph), "")]
 
 
 def _paragraph(text: str) -> list[str]:
-    """Prose stays prose; lines with hanging indents ("eps: …", also below "Args:") become a list; the rest is code."""
+    """Prose stays prose; lines with hanging indents ("eps: …", also below "Args:") become a list;
+    the rest is code.
+    """
     lines = text.splitlines()
     bullets = lines[0].startswith(("- ", "* "))
     if not any(line.startswith(" ") for line in lines) and not bullets:
         return [_inline(line) for line in lines]
     if lines[0].startswith(" "):
         return ["::", "", *(f"    {line}" for line in lines)]
-    head = lines[:1] if lines[0].endswith(":") and lines[1:] and all(line.startswith(" ") for line in lines[1:]) else []
+    head = (
+        lines[:1]
+        if lines[0].endswith(":") and lines[1:] and all(line.startswith(" ") for line in lines[1:])
+        else []
+    )
     items = re.split(r"\n(?! )", textwrap.dedent("\n".join(lines[len(head) :])))
     flat = [" ".join(item.split()) for item in items]
     return [*map(_inline, head), "", *(_inline(item if bullets else f"- {item}") for item in flat)]
@@ -98,7 +121,10 @@ def _paragraph(text: str) -> list[str]:
 def _inline(text: str) -> str:
     bullet, body = (text[:2], text[2:]) if text.startswith(("- ", "* ")) else ("", text)
     parts = re.split(r"(`+[^`]+`+)", body)
-    escaped = [f"``{p.strip('`')}``" if p.startswith("`") else re.sub(r"([*|\\_])", r"\\\1", p) for p in parts]
+    escaped = [
+        f"``{p.strip('`')}``" if p.startswith("`") else re.sub(r"([*|\\_])", r"\\\1", p)
+        for p in parts
+    ]
     return bullet + "".join(escaped)
 
 

@@ -1,4 +1,6 @@
-"""A notebook client on loopback, driven by a browser as a reader would: open, run all, drag, press, look."""
+"""A notebook client on loopback, driven by a browser as a reader would: open, run all, drag, press,
+look.
+"""
 
 import json
 import os
@@ -35,8 +37,12 @@ def kernelspec(folder: Path, interpreter: Path | str, **environment: str) -> Non
 class Server:
     """A client's server: its own folders, a token, no network but loopback."""
 
-    def __init__(self, environment: str, application: str, home: Path, interpreter: Path | str, **kernel: str):
-        """environment: whose client; application: a module of it (`jupyterlab`); interpreter: the kernel's."""
+    def __init__(
+        self, environment: str, application: str, home: Path, interpreter: Path | str, **kernel: str
+    ):
+        """environment: whose client; application: a module of it (`jupyterlab`); interpreter: the
+        kernel's.
+        """
         self.home, self.work = home, home / "work"
         self.work.mkdir(parents=True)
         kernelspec(home / "path", interpreter, **kernel)
@@ -46,22 +52,39 @@ class Server:
             (settings / "notification.jupyterlab-settings").write_text(json.dumps(QUIET))
         self.token, port = secrets.token_hex(16), free_port()
         self.url = f"http://127.0.0.1:{port}"
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "JUPYTER", "IPYTHON"))}
+        kept = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("PYTHON", "JUPYTER", "IPYTHON"))
+        }
         own = {
-            "JUPYTER_PATH": home / "path", "JUPYTER_CONFIG_DIR": home / "config", "JUPYTER_DATA_DIR": home / "data",
-            "JUPYTER_RUNTIME_DIR": home / "runtime", "IPYTHONDIR": home / "ipython",
-            "JUPYTERLAB_SETTINGS_DIR": home / "settings", "JUPYTERLAB_WORKSPACES_DIR": home / "workspaces",
-        }  # fmt: skip
+            "JUPYTER_PATH": home / "path",
+            "JUPYTER_CONFIG_DIR": home / "config",
+            "JUPYTER_DATA_DIR": home / "data",
+            "JUPYTER_RUNTIME_DIR": home / "runtime",
+            "IPYTHONDIR": home / "ipython",
+            "JUPYTERLAB_SETTINGS_DIR": home / "settings",
+            "JUPYTERLAB_WORKSPACES_DIR": home / "workspaces",
+        }
         classic = environment == "notebook-6"
         app, root = ("NotebookApp", "notebook_dir") if classic else ("ServerApp", "root_dir")
         command = [python(environment), "-m", application, "--no-browser", "--allow-root"]
-        command += ["--ip=127.0.0.1", f"--port={port}", f"--{app}.token={self.token}", f"--{app}.{root}={self.work}"]
+        command += [
+            "--ip=127.0.0.1",
+            f"--port={port}",
+            f"--{app}.token={self.token}",
+            f"--{app}.{root}={self.work}",
+        ]
         self.log = home / "server.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                list(map(str, command)), cwd=self.work, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                list(map(str, command)),
+                cwd=self.work,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
                 env=kept | {name: str(folder) for name, folder in own.items()},
-            )  # fmt: skip
+            )
         self._wait()
 
     def _wait(self) -> None:
@@ -101,7 +124,8 @@ class Lab:
     scrolled = ".jp-WindowedPanel-outer"
     # What a client logs as an error whatever is opened in it, and where that comes from.
     allowed: tuple[str, ...] = (
-        "reading 'Queue'",  # ipywidgets 7 asks for MathJax 2 to set its labels; JupyterLab 4 has another
+        # ipywidgets 7 asks for MathJax 2 to set its labels; JupyterLab 4 has another
+        "reading 'Queue'",
     )
 
     def __init__(self, server: Server, browser, notebook: Path):
@@ -112,7 +136,9 @@ class Lab:
         self.page.set_default_timeout(60_000)  # ms: a machine that also trains is slow
         self.page.on("console", self._logged)
         self.page.on("pageerror", lambda error: self._said(f"error: {error.stack or error}"))
-        self.page.goto(f"{server.url}{self.path}{self.name}?token={server.token}", wait_until="load")
+        self.page.goto(
+            f"{server.url}{self.path}{self.name}?token={server.token}", wait_until="load"
+        )
         self.page.wait_for_selector(self.cell)
         self._until(lambda: self.states() == ["idle"], 120)
 
@@ -141,7 +167,9 @@ class Lab:
         end = time.monotonic() + seconds
         while not reached():
             if time.monotonic() > end:
-                raise TimeoutError(message or f"after {seconds} s: kernels {self.states()}, {self.complaints}")
+                raise TimeoutError(
+                    message or f"after {seconds} s: kernels {self.states()}, {self.complaints}"
+                )
             self.page.wait_for_timeout(250)
 
     def run_all(self, seconds: float = 600) -> dict:
@@ -155,7 +183,9 @@ class Lab:
         self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
 
     def finish(self, seconds: float = 120) -> None:
-        """Wait until the kernel was idle for two seconds: between two cells it is for a moment only."""
+        """Wait until the kernel was idle for two seconds: between two cells it is for a moment
+        only.
+        """
         self.page.wait_for_timeout(1000)
         idle = [time.monotonic()]
 
@@ -167,15 +197,22 @@ class Lab:
         self._until(rests, seconds)
 
     def saved(self) -> dict:
-        file, before = self.server.work / self.name, (self.server.work / self.name).stat().st_mtime_ns
+        file, before = (
+            self.server.work / self.name,
+            (self.server.work / self.name).stat().st_mtime_ns,
+        )
         self.page.keyboard.press("Escape")
         self.page.keyboard.press("Control+s")
-        self._until(lambda: file.stat().st_mtime_ns != before, 30, "the client did not save the notebook")
+        self._until(
+            lambda: file.stat().st_mtime_ns != before, 30, "the client did not save the notebook"
+        )
         self.page.wait_for_timeout(500)
         return json.loads(file.read_text(encoding="utf-8"))
 
     def find(self, selector: str, index: int = 0):
-        """Scroll down through the notebook until the thing is there, and into view; clients draw what is near only."""
+        """Scroll down through the notebook until the thing is there, and into view; clients draw
+        what is near only.
+        """
         found = self.page.locator(selector)
         self._top()
         for _ in range(400):
@@ -188,7 +225,9 @@ class Lab:
         raise LookupError(f"{self.name} shows no {selector}")
 
     def _top(self) -> None:
-        self.page.evaluate("s => document.querySelectorAll(s).forEach(e => {e.scrollTop = 0})", self.scrolled)
+        self.page.evaluate(
+            "s => document.querySelectorAll(s).forEach(e => {e.scrollTop = 0})", self.scrolled
+        )
         self.page.mouse.move(700, 600)
         self.page.wait_for_timeout(500)
 
@@ -212,12 +251,14 @@ class Lab:
 
 class Notebook7(Lab):
     path = "/notebooks/"
-    allowed = ("reading 'schema'",)  # in notebook_core.js, when a settings plugin of JupyterLab is not in Notebook
+    # in notebook_core.js, when a settings plugin of JupyterLab is not in Notebook
+    allowed = ("reading 'schema'",)
 
 
 class Notebook6(Lab):
     path, cell, scrolled = "/notebooks/", "#notebook .cell", "#site"
-    allowed = ("/MathJax/fonts/", "about:blank")  # fonts that its MathJax looks for before it has loaded its own
+    # fonts that its MathJax looks for before it has loaded its own
+    allowed = ("/MathJax/fonts/", "about:blank")
 
     def _press_run_all(self) -> None:
         self.page.locator("#celllink").click()

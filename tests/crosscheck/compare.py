@@ -1,4 +1,5 @@
-"""Our attacks and those of torchattacks and foolbox on one trained network, at equal settings; prints JSON.
+"""Our attacks and those of torchattacks and foolbox on one trained network, at equal settings;
+prints JSON.
 
 Run by the interpreter that environment.py makes. For each pair: which images stand (1) or fall (0),
 the seconds it took, and for minimum-norm attacks the distances.
@@ -34,7 +35,9 @@ def seeded():
 
 
 def standing(model, x, y, ours, theirs, seeds=(0,)):
-    """seeds: both sides are repeated with each (torchattacks draws its PGD start from the global generator)."""
+    """seeds: both sides are repeated with each (torchattacks draws its PGD start from the global
+    generator).
+    """
     sides = {}
     for name, attack in (("ours", ours), ("theirs", theirs)):
         side = {"standing": [], "seconds": 0.0, "linf": 0.0, "l2": 0.0}
@@ -79,7 +82,9 @@ def compare():
             x,
             y,
             lambda: attacks.perturb(model, x, y, eps=LINF, **pgd),
-            lambda: fooled(foolbox.attacks.LinfPGD(rel_stepsize=0.25, steps=20, random_start=False), LINF),
+            lambda: fooled(
+                foolbox.attacks.LinfPGD(rel_stepsize=0.25, steps=20, random_start=False), LINF
+            ),
         ),
         "pgd": standing(
             model,
@@ -94,7 +99,9 @@ def compare():
             x,
             y,
             lambda: attacks.perturb(model, x, y, eps=L2, steps=20, norm="l2"),
-            lambda: torchattacks.PGDL2(model, eps=L2, alpha=L2 / 4, steps=20, random_start=False)(x, y),
+            lambda: torchattacks.PGDL2(model, eps=L2, alpha=L2 / 4, steps=20, random_start=False)(
+                x, y
+            ),
         ),
         "apgd-ce": standing(
             model,
@@ -107,7 +114,9 @@ def compare():
             model,
             x,
             y,
-            lambda: attacks.apgd(model, x, y, eps=LINF, steps=STEPS, loss="dlr", generator=seeded()),
+            lambda: attacks.apgd(
+                model, x, y, eps=LINF, steps=STEPS, loss="dlr", generator=seeded()
+            ),
             lambda: torchattacks.APGD(
                 model, norm="Linf", eps=LINF, loss="dlr", **auto | {"seed": torch.initial_seed()}
             )(x, y),
@@ -124,7 +133,9 @@ def compare():
             model,
             x,
             y,
-            lambda: attacks.apgd(model, x, y, eps=LINF, steps=STEPS, loss="dlr-targeted", early_stop=True),
+            lambda: attacks.apgd(
+                model, x, y, eps=LINF, steps=STEPS, loss="dlr-targeted", early_stop=True
+            ),
             lambda: torchattacks.APGDT(model, norm="Linf", eps=LINF, n_classes=10, **auto)(x, y),
         ),
         "minimum norm linf": distances(
