@@ -213,11 +213,12 @@ def test_eight_bit_rounding_is_evaluated_beside():
 
 @pytest.mark.parametrize("clip", [(0.0, 1.0), (-1.0, 1.0)])
 def test_eight_bit_rounding_goes_towards_the_image_and_so_stays_in_an_l2_ball(clip):
-    """To the nearest level, perturbations of more than half a level in every pixel would leave the ball."""
+    """To the nearest level, these perturbations would leave the ball."""
     unit, generator = (clip[1] - clip[0]) / 255, torch.Generator().manual_seed(0)
     levels = torch.randint(40, 216, (8, 3, 6, 6), generator=generator).double()
     x = clip[0] + levels * unit
-    moves = 1.6 + 0.3 * torch.rand(x.shape, generator=generator, dtype=x.dtype)  # nearest: 2, towards the image: 1
+    # The nearest level is 2, the next one towards the image 1.
+    moves = 1.6 + 0.3 * torch.rand(x.shape, generator=generator, dtype=x.dtype)
     signs = torch.randint(0, 2, x.shape, generator=generator) * 2 - 1
     delta = signs * moves * unit
     eps = float(delta.flatten(1).norm(dim=1).min())
@@ -225,7 +226,8 @@ def test_eight_bit_rounding_goes_towards_the_image_and_so_stays_in_an_l2_ball(cl
     steps = (rounded - x) / unit
     assert torch.allclose(steps, signs.double(), atol=1e-6)  # whole levels, in the same direction
     assert (rounded - x).flatten(1).norm(dim=1).max() <= eps
-    assert (delta.sign() * 2 * unit).flatten(1).norm(dim=1).min() > eps  # what the nearest level would have done
+    nearest = 2 * unit * signs.double()
+    assert nearest.flatten(1).norm(dim=1).min() > eps
 
 
 @pytest.mark.parametrize(("levels", "accuracy"), [(1.5, 1), (2.2, 0)])

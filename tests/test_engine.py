@@ -222,10 +222,11 @@ def test_a_residual_networks_sums_and_relus_are_overwritten():
 
 @pytest.mark.parametrize("add", [folding.add_into, folding.add_into_second])
 def test_a_sum_is_written_only_over_what_has_its_shape_and_type(add):
-    """What a sum would broadcast, or widen, has no room in either operand; a number and a list have none at all."""
+    """What is broadcast or widened has no room in either operand, and a number or a list has none."""
     wide, thin = torch.rand(2, 3, 4), torch.rand(2, 3, 1)
     whole, half = torch.rand(2, 3), torch.rand(2, 3).bfloat16()
-    for a, b in ((wide, thin), (thin, wide), (whole, half), (half, whole), (whole, 2.0), (2.0, whole), ([1], [2])):
+    tensors = ((wide, thin), (thin, wide), (whole, half), (half, whole))
+    for a, b in (*tensors, (whole, 2.0), (2.0, whole), ([1], [2])):
         before = copy.deepcopy((a, b))
         expected = before[0] + before[1]
         found = add(a, b)
@@ -239,5 +240,6 @@ def test_a_sum_is_written_only_over_what_has_its_shape_and_type(add):
 def test_a_sum_that_fits_is_written_over_one_operand():
     a, b = torch.rand(2, 3), torch.rand(2, 3)
     expected = a + b
-    assert folding.add_into_second(a.clone(), kept := b.clone()) is kept and torch.equal(kept, expected)
+    first, second = a.clone(), b.clone()
+    assert folding.add_into_second(first, second) is second and torch.equal(second, expected)
     assert folding.add_into(a, b) is a and torch.equal(a, expected)
