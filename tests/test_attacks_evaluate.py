@@ -22,6 +22,7 @@ from torch import nn
 
 from arlib import attacks, files
 from arlib.attacks import sanity
+from arlib.attacks.evaluate import _rounded
 from arlib.attacks.named import Named
 from arlib.attacks.steps import Best
 from arlib.errors import InputError
@@ -208,6 +209,35 @@ def test_eight_bit_rounding_is_evaluated_beside():
         0,
         0,
     ]
+
+
+@pytest.mark.parametrize("clip", [(0.0, 1.0), (-1.0, 1.0)])
+def test_eight_bit_rounding_goes_towards_the_image_and_so_stays_in_an_l2_ball(clip):
+    """To the nearest level, these perturbations would leave the ball."""
+    unit, generator = (clip[1] - clip[0]) / 255, torch.Generator().manual_seed(0)
+    levels = torch.randint(40, 216, (8, 3, 6, 6), generator=generator).double()
+    x = clip[0] + levels * unit
+    # The nearest level is 2, the next one towards the image 1.
+    moves = 1.6 + 0.3 * torch.rand(x.shape, generator=generator, dtype=x.dtype)
+    signs = torch.randint(0, 2, x.shape, generator=generator) * 2 - 1
+    delta = signs * moves * unit
+    eps = float(delta.flatten(1).norm(dim=1).min())
+    rounded = _rounded(x, x + delta, eps, "l2", clip)
+    steps = (rounded - x) / unit
+    assert torch.allclose(steps, signs.double(), atol=1e-6)  # whole levels, in the same direction
+    assert (rounded - x).flatten(1).norm(dim=1).max() <= eps
+    nearest = 2 * unit * signs.double()
+    assert nearest.flatten(1).norm(dim=1).min() > eps
+
+
+@pytest.mark.parametrize(("levels", "accuracy"), [(1.5, 1), (2.2, 0)])
+def test_accuracy_at_eight_bits_is_that_of_whole_levels_under_l2_too(levels, accuracy):
+    """The boundary lies 1.4 levels away: of a step of 1.5 levels one is left, of 2.2 two are."""
+    margin = lambda x: 101.4 / 255 - x.sum((1, 2, 3))
+    model = Function(lambda x: torch.stack([margin(x), 0 * margin(x)], 1))
+    x, y = torch.full((6, 1, 1, 1), 100 / 255), torch.zeros(6, dtype=torch.int64)
+    found = row(quiet(model, x, y, eps=levels / 255, attacks="fgsm", norm="l2"), levels / 255)
+    assert (found["accuracy"], found["accuracy_8bit"]) == (0, accuracy)
 
 
 # Resuming

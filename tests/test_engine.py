@@ -218,3 +218,28 @@ def test_overwriting_changes_no_bit_of_logits_or_gradients(make, monkeypatch):
 def test_a_residual_networks_sums_and_relus_are_overwritten():
     targets = [node.target for node in engine.prepare(models.resnet(8, width=4)).module.graph.nodes]
     assert targets.count(torch.relu_) == 7 and targets.count(folding.add_into) == 3
+
+
+@pytest.mark.parametrize("add", [folding.add_into, folding.add_into_second])
+def test_a_sum_is_written_only_over_what_has_its_shape_and_type(add):
+    """What is broadcast or widened has no room in either operand, and a number or a list has none."""
+    wide, thin = torch.rand(2, 3, 4), torch.rand(2, 3, 1)
+    whole, half = torch.rand(2, 3), torch.rand(2, 3).bfloat16()
+    tensors = ((wide, thin), (thin, wide), (whole, half), (half, whole))
+    for a, b in (*tensors, (whole, 2.0), (2.0, whole), ([1], [2])):
+        before = copy.deepcopy((a, b))
+        expected = before[0] + before[1]
+        found = add(a, b)
+        assert type(found) is type(expected)
+        if isinstance(expected, torch.Tensor):
+            assert found.dtype == expected.dtype and torch.equal(found, expected)
+        for now, then in zip((a, b), before, strict=True):
+            assert torch.equal(now, then) if isinstance(now, torch.Tensor) else now == then
+
+
+def test_a_sum_that_fits_is_written_over_one_operand():
+    a, b = torch.rand(2, 3), torch.rand(2, 3)
+    expected = a + b
+    first, second = a.clone(), b.clone()
+    assert folding.add_into_second(first, second) is second and torch.equal(second, expected)
+    assert folding.add_into(a, b) is a and torch.equal(a, expected)

@@ -343,6 +343,20 @@ def test_every_setting_decides_some_part():
         assert describe(changed) != describe(base), name
 
 
+def test_more_draws_measure_every_flip_rate_again_and_nothing_else():
+    """The rates at uniform and at sign-like perturbations are means over that many draws."""
+    more = replace(SMALL, flip_draws=SMALL.flip_draws + 1)
+
+    def again(which, control=False):
+        parts = plan(which, RECIPE, SMALL, control)
+        return [part.name for part in parts if part.uses(SMALL) != part.uses(more)]
+
+    assert again("last") == [SMALL.name("flips", radius) for radius in SMALL.flip_radii]
+    assert again("last", control=True) == ["flips"]
+    assert again("epoch-1") == ["along"]
+    assert again("best") == []
+
+
 def test_more_attacks_check_the_strong_one_on_seed_0(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "arlib.measure.run.plan",
