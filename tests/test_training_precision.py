@@ -56,8 +56,8 @@ def test_the_fastest_precision_is_taken_if_it_is_worth_it(monkeypatch, caplog, s
     taken = dict(zip(("float32", "bfloat16-attack"), seconds, strict=True))
     monkeypatch.setattr(
         fastest,
-        "_seconds_a_step",
-        lambda recipe, dataset, mode, precision, device: taken[precision],
+        "_seconds_per_step",
+        lambda recipe, dataset, machine: taken[machine.precision],
     )
     dataset = data.load("digits", device="cpu")
     with caplog.at_level(logging.INFO):
@@ -68,19 +68,15 @@ def test_the_fastest_precision_is_taken_if_it_is_worth_it(monkeypatch, caplog, s
 def test_a_step_is_really_timed(monkeypatch):
     monkeypatch.setattr(fastest, "SECONDS", 0.01)
     dataset = data.load("digits", device="cpu")
-    assert (
-        0
-        < fastest._seconds_a_step(RECIPE, dataset, "folded", "float32", dataset.test.y.device)
-        < 60
-    )
+    assert 0 < fastest._seconds_per_step(RECIPE, dataset, engine.settle("cpu", "folded")) < 60
 
 
 def test_a_study_stays_in_the_precision_of_its_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "fastest_precision", lambda *_: "bfloat16")
     (tmp_path / "tiny.yml").write_text(STUDY)
     study = studies.load(tmp_path / "tiny.yml", tmp_path / "store")
-    cpu = data.load("digits", device="cpu").test.y.device
-    assert study._precision("auto", cpu, afresh=False) == "bfloat16"
+    machine = engine.settle("cpu")
+    assert study._precision(machine, afresh=False) == "bfloat16"
     folder = study.work_folder / f"{study.entries[0].run}@1234"
     training.train(
         study.entries[0].recipe,
@@ -89,7 +85,7 @@ def test_a_study_stays_in_the_precision_of_its_runs(tmp_path, monkeypatch):
         progress=False,
         precision="bfloat16-attack",
     )
-    assert study._precision("auto", cpu, afresh=False) == "bfloat16-attack"
+    assert study._precision(machine, afresh=False) == "bfloat16-attack"
 
 
 def test_auto_is_refused_where_several_processes_work_together(monkeypatch):
