@@ -5,7 +5,6 @@ one.
 import logging
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
