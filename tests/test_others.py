@@ -201,7 +201,7 @@ def test_a_changed_number_is_noticed(tmp_path):
 
 def test_without_a_file_nothing_is_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(
-        others.records, "places", lambda: others.records.Places(tmp_path, (tmp_path,), ())
+        others.places, "places", lambda: others.places.Places(tmp_path, (tmp_path,), ())
     )
     with pytest.raises(NotMeasured, match=r"python -m tools\.others"):
         others.read()

@@ -261,8 +261,8 @@ def _distances(study) -> pd.DataFrame:
     """The median instance margin of every run over the images that all runs of the study
     get right.
     """
-    from arlib.figures.distances import shared_margins
-    from arlib.figures.images import collect
+    from arlib.figures.margins import shared_margins
+    from arlib.figures.shared import collect
 
     try:
         _, found = shared_margins(collect(study))

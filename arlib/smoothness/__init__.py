@@ -5,8 +5,8 @@ for random and adversarial δ alike. Which layers are looked at, and as what kin
 `layers`.
 """
 
-from arlib.smoothness.change import feature_change, normalisers
+from arlib.smoothness.change import DIRECTIONS, feature_change, normalisers
 from arlib.smoothness.flips import FLIP_ATTACKS, flip_rate
 from arlib.smoothness.jacobian import jacobian
 
-__all__ = ["FLIP_ATTACKS", "feature_change", "flip_rate", "jacobian", "normalisers"]
+__all__ = ["DIRECTIONS", "FLIP_ATTACKS", "feature_change", "flip_rate", "jacobian", "normalisers"]
