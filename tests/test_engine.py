@@ -222,7 +222,7 @@ def test_a_residual_networks_sums_and_relus_are_overwritten():
 
 @pytest.mark.parametrize("add", [folding.add_into, folding.add_into_second])
 def test_a_sum_is_written_only_over_what_has_its_shape_and_type(add):
-    """Broadcast or widened values have no room in either operand; numbers and lists have none."""
+    """What is broadcast or widened has no room in either operand; a number or a list has none."""
     wide, thin = torch.rand(2, 3, 4), torch.rand(2, 3, 1)
     whole, half = torch.rand(2, 3), torch.rand(2, 3).bfloat16()
     tensors = ((wide, thin), (thin, wide), (whole, half), (half, whole))

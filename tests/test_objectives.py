@@ -354,6 +354,11 @@ def test_a_recipe_without_attack_trains_on_the_images_themselves(fields):
     assert torch.equal(objectives.loss(model, x, x, y, r)[0], F.cross_entropy(model(x), y))
 
 
+def worst(model, crafted, y, x, r):
+    """The network at its worst weights for one batch, on one process."""
+    return awp.perturbed(model, [(x, crafted, y)], r, engine.Machine(torch.device("cpu")))
+
+
 @each_kind
 def test_a_step_never_waits_for_the_device(fields):
     model = small_net(torch.float32).train()
@@ -368,7 +373,7 @@ def test_a_step_never_waits_for_the_device(fields):
     prepared.compare(x)
     with NoHostRead():
         crafted = objectives.examples(prepared, x, y, r, eps, seeded())
-        with awp.perturbed(model, crafted, y, x, r):
+        with worst(model, crafted, y, x, r):
             objectives.loss(model, x, crafted, y, r)[0].backward()
         average.update(model)
     with pytest.raises(AssertionError, match="waits"), NoHostRead():
@@ -449,7 +454,7 @@ def awp_case(fields=None):
 def test_awp_moves_each_layer_by_gamma_uphill_and_puts_the_bits_back(fields):
     model, crafted, y, x, r = awp_case(fields)
     before, value = state_bits(model), objectives.loss(copy.deepcopy(model), x, crafted, y, r)[0]
-    with awp.perturbed(model, crafted, y, x, r):
+    with worst(model, crafted, y, x, r):
         inside = state_bits(model)
         worse = objectives.loss(copy.deepcopy(model), x, crafted, y, r)[0]
     assert same(before, state_bits(model))
@@ -468,7 +473,7 @@ def test_awp_direction_by_hand():
     weight = model[1].weight.detach().clone()
     with torch.no_grad():
         gradient = (model(crafted).softmax(1) - F.one_hot(y, 3)).T @ crafted.flatten(1) / len(x)
-    with awp.perturbed(model, crafted, y, x, recipe(awp=0.02)):
+    with worst(model, crafted, y, x, recipe(awp=0.02)):
         expected = weight + 0.02 * weight.norm() * gradient / gradient.norm()
         assert torch.allclose(model[1].weight, expected, atol=1e-14)
 
@@ -482,7 +487,7 @@ def test_awp_is_one_sgd_step_of_a_copy_rescaled_to_the_layers_norm():
     objectives.loss(proxy, x, crafted, y, r)[0].backward()
     optimizer.step()
     before = state_bits(model)
-    with awp.perturbed(model, crafted, y, x, r):
+    with worst(model, crafted, y, x, r):
         for name, weight in model.named_parameters():
             old, new = before[name], proxy.get_parameter(name).detach()
             expected = (
@@ -503,12 +508,26 @@ def test_awp_of_parts_of_a_batch_adds_up():
         assert torch.allclose(total, sum(found) / 2, atol=1e-13)
 
 
+def test_worst_weights_of_a_batch_in_unequal_parts_are_those_of_the_whole():
+    model = small_net().eval()
+    x, y = images(12, (1, 8, 8), 0, 1)
+    r, machine = recipe(awp=0.01), engine.Machine(torch.device("cpu"))
+    parts = [(x[part], x[part], y[part]) for part in (slice(0, 2), slice(2, 12))]
+    with worst(model, x, y, x, r):
+        whole = {name: value.clone() for name, value in model.named_parameters()}
+    with awp.perturbed(model, parts, r, machine):
+        for name, value in model.named_parameters():
+            assert torch.allclose(value, whole[name], atol=1e-13), name
+    moved = [not torch.equal(whole[name], value) for name, value in model.named_parameters()]
+    assert any(moved)
+
+
 def test_awp_off_does_nothing_and_an_error_inside_still_restores():
     model, crafted, y, x, r = awp_case()
     before = state_bits(model)
-    with awp.perturbed(model, crafted, y, x, recipe()):
+    with worst(model, crafted, y, x, recipe()):
         assert same(before, state_bits(model))
-    with pytest.raises(KeyboardInterrupt), awp.perturbed(model, crafted, y, x, r):
+    with pytest.raises(KeyboardInterrupt), worst(model, crafted, y, x, r):
         raise KeyboardInterrupt
     assert same(before, state_bits(model))
 

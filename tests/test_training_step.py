@@ -5,7 +5,6 @@ one.
 import logging
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from arlib import data, engine, files, training
 from arlib.errors import InputError, TrainingStopped
-from arlib.training import objectives
+from arlib.training import awp, objectives
 from arlib.training.distributed import World
 from arlib.training.step import Step
 
@@ -309,9 +308,8 @@ def test_on_a_gpu_every_mode_takes_the_plain_step(mode, name):
     assert (weights(mode) - plain).norm() < 1e-3 * plain.norm()
 
 
-def test_nothing_is_wrapped_around_a_recipe_without_weight_perturbation():
-    recipe = training.Recipe(**BASE)
-    model = training.initial_model(recipe)
-    assert isinstance(
-        Step(recipe, model, engine.Machine(CPU, "folded"))._worst_weights([], 1.0), nullcontext
-    )
+def test_a_recipe_without_weight_perturbation_does_not_pay_for_one(monkeypatch):
+    monkeypatch.setattr(awp, "ascent", lambda *_: pytest.fail("an extra pass"))
+    gradients("pgd")
+    with pytest.raises(pytest.fail.Exception, match="an extra pass"):
+        gradients("awp")

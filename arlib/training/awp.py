@@ -17,6 +17,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from arlib.engine import Machine
+from arlib.training.distributed import World
 from arlib.training.objectives import loss
 from arlib.training.recipe import Recipe
 
@@ -25,17 +27,33 @@ TINY = 1e-20  # in place of a zero norm, as in the paper's code
 
 @contextmanager
 def perturbed(
-    model: nn.Module, crafted: Tensor, y: Tensor, x: Tensor, recipe: Recipe
+    model: nn.Module,
+    batches: Sequence[tuple[Tensor, Tensor, Tensor]],
+    recipe: Recipe,
+    machine: Machine,
+    *,
+    world: World | None = None,
+    weight: float | Tensor = 1.0,
 ) -> Iterator[None]:
     """Inside the block the weights are the worst ones near; forward and backward belong there.
 
     The optimiser must step after the block, which puts the bits of the weights back. Costs one more
-    forward and backward pass; does nothing at `recipe.awp` = 0. crafted, x: (n, c, h, w); y: (n,).
+    forward and backward pass; does nothing at `recipe.awp` = 0.
+
+    batches: one batch in parts (x, crafted, y), x and crafted (n, c, h, w), y (n,).
+    world, weight: the processes that work on the batch, and how much of it these images stand for.
     """
     if not recipe.awp:
         yield
         return
-    with moved(model, ascent(model, crafted, y, x, recipe), recipe.awp):
+    total, images = None, sum(len(y) for _, _, y in batches)
+    for x, crafted, y in batches:
+        with machine.autocast():
+            gradients = ascent(model, crafted, y, x, recipe)
+        part = [gradient * (weight * len(y) / images) for gradient in gradients]
+        total = part if total is None else [a + b for a, b in zip(total, part, strict=True)]
+    (world or World()).average(total)
+    with moved(model, total, recipe.awp):
         yield
 
 
@@ -44,8 +62,7 @@ def ascent(
 ) -> tuple[Tensor, ...]:
     """The objective's gradient to each of `layers(model)`, in the mode the network is in.
 
-    Its buffers (batch norm's running statistics) end as they were. Of several parts of a batch, or
-    several processes, add the gradients up before `moved`: their mean is the gradient of the whole.
+    Its buffers (batch norm's running statistics) end as they were.
     """
     buffers = [buffer.detach().clone() for buffer in model.buffers()]
     try:

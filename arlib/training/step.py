@@ -149,18 +149,9 @@ class Step:
         self, batches: list[tuple[Tensor, Tensor, Tensor]], weight: float | Tensor
     ) -> AbstractContextManager:
         """Around the backward passes: adversarially perturbed weights, if the recipe has them."""
-        if not self.recipe.awp:
-            return nullcontext()
-        total, images = None, sum(len(y) for _, _, y in batches)
-        for x, crafted, y in batches:
-            with self.machine.autocast():
-                part = [
-                    g * (weight * len(y) / images)
-                    for g in awp.ascent(self.model, crafted, y, x, self.recipe)
-                ]
-            total = part if total is None else [a + b for a, b in zip(total, part, strict=True)]
-        self.world.average(total)
-        return awp.moved(self.model, total, self.recipe.awp)
+        return awp.perturbed(
+            self.model, batches, self.recipe, self.machine, world=self.world, weight=weight
+        )
 
     def _stop_for_memory(self, x: Tensor, y: Tensor) -> NoReturn:
         """Stop and say what would fit. Smaller parts are not taken in mid-run: batch norm would see
