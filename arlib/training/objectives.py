@@ -3,8 +3,8 @@
 - adversarial: cross-entropy at the worst point found in the ε-ball (Madry et al. 2018, section 2).
 - trades: cross-entropy on the image, plus β times how far the answer can be moved within the
   ball, as a Kullback–Leibler divergence (Zhang et al. 2019, equation 5).
-- mixed: a weighted mean of natural and adversarial cross-entropy (Goodfellow et al. 2015, section
-6).
+- mixed: a weighted mean of natural and adversarial cross-entropy (Goodfellow et al. 2015,
+  section 6).
 
 An attack step is PGD's, or N-FGSM's single one (de Jorge et al. 2022, section 4). All of them see
 the network in eval mode, so crafting neither uses nor moves the batch statistics (TRADES' own code
