@@ -5,6 +5,7 @@ All functions take logits of shape (n, classes) and compute in float64.
 """
 
 import warnings
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +66,7 @@ def temperature(logits: torch.Tensor, y: torch.Tensor) -> float:
     """
     logits = _checked(logits, y)
     logits = logits - logits.amax(1, keepdim=True)
-    slope = lambda inverse: _slope(logits, y, inverse)
+    slope = partial(_slope, logits, y)
     low, high = _INVERSE_RANGE
     if slope(low) >= 0 or slope(high) <= 0:
         end = low if slope(low) >= 0 else high

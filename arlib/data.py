@@ -5,6 +5,7 @@ classes, whose files are checked by md5, and are downloaded only when asked to.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -83,9 +84,10 @@ def load(
 def augment(x: torch.Tensor, generator: torch.Generator, padding: int = 4) -> torch.Tensor:
     """Random crop after zero padding, and horizontal flip, each image its own. x: (n, c, h, w)."""
     n, _, height, width = x.shape
-    draw = lambda high: torch.randint(high, (n,), generator=generator, device=generator.device).to(
-        x.device
-    )
+
+    def draw(high: int) -> torch.Tensor:
+        return torch.randint(high, (n,), generator=generator, device=generator.device).to(x.device)
+
     top, left, flip = draw(2 * padding + 1), draw(2 * padding + 1), draw(2).bool()
     rows = top[:, None] + torch.arange(height, device=x.device)  # (n, h)
     columns = torch.arange(width, device=x.device).expand(n, width)
@@ -105,11 +107,9 @@ def _digits():
     pixels, labels = load_digits(return_X_y=True)
     pixels = pixels.reshape(-1, 1, 8, 8).astype(np.uint8)
     labels = labels.astype(np.int64)
-    split = lambda share, *parts: train_test_split(
-        *parts, test_size=share, stratify=parts[1], random_state=DIGITS_SPLIT_SEED
-    )
-    x_rest, x_test, y_rest, y_test = split(0.2, pixels, labels)
-    x_train, x_val, y_train, y_val = split(0.2, x_rest, y_rest)
+    split = partial(train_test_split, test_size=0.2, random_state=DIGITS_SPLIT_SEED)
+    x_rest, x_test, y_rest, y_test = split(pixels, labels, stratify=labels)
+    x_train, x_val, y_train, y_val = split(x_rest, y_rest, stratify=y_rest)
     return (x_train, x_val, x_test), (y_train, y_val, y_test), [str(d) for d in range(10)], 16
 
 

@@ -166,5 +166,8 @@ def accepted(
             "robust_errors is empty; give the robust error of a strong attack at one radius at "
             "least."
         )
-    share = lambda radius: float((values <= radius + 1e-6).double().mean())  # 1e-6: fp32 pixels
+
+    def share(radius: float) -> float:
+        return float((values <= radius + 1e-6).double().mean())  # 1e-6: fp32 pixels
+
     return all(share(radius) >= error - tolerance for radius, error in robust_errors.items())

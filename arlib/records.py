@@ -14,6 +14,7 @@ import os
 import shutil
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -220,7 +221,7 @@ def _text(content: dict) -> str:
     # plain types, so that the checksum is of what is read
     content = json.loads(json.dumps(content, allow_nan=False))
     content["checksum"] = _checksum(content)
-    dump = lambda value: json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    dump = partial(json.dumps, separators=(",", ":"), ensure_ascii=False)
     fields = []
     for key, value in content.items():
         if value and key in ("rows", "layers"):

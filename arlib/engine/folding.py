@@ -91,9 +91,10 @@ def foldable_pairs(graph: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
     modules = dict(graph.named_modules())
     calls = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
     shared = _read_elsewhere(graph)
-    alone = lambda module: (
-        not any(id(parameter) in shared for parameter in module.parameters(recurse=False))
-    )
+
+    def alone(module: nn.Module) -> bool:
+        return not any(id(parameter) in shared for parameter in module.parameters(recurse=False))
+
     pairs = []
     for bn in graph.graph.nodes:
         conv = bn.args[0] if bn.op == "call_module" and bn.args else None
@@ -133,15 +134,14 @@ def in_place(graph: fx.GraphModule) -> None:
     the backward pass.
     """
     modules = dict(graph.named_modules())
-    fresh = lambda node: (
-        isinstance(node, fx.Node)
-        and len(node.users) == 1
-        and (
-            isinstance(modules.get(node.target), CONVOLUTIONS)
-            if node.op == "call_module"
-            else node.target in _SUMS
-        )
-    )
+
+    def fresh(node: object) -> bool:
+        if not isinstance(node, fx.Node) or len(node.users) != 1:
+            return False
+        if node.op == "call_module":
+            return isinstance(modules.get(node.target), CONVOLUTIONS)
+        return node.target in _SUMS
+
     for node in graph.graph.nodes:
         if node.op != "call_function":
             continue

@@ -92,16 +92,18 @@ def graphed_module(
     """
     graphs: dict[tuple, Callable] = {}
 
+    def function(x: torch.Tensor) -> torch.Tensor:
+        """`run` as no module: of a module torch would replace the forward, for all shapes."""
+        return run(x)
+
     def forward(x: torch.Tensor) -> torch.Tensor:
         key = (x.shape, x.dtype)
         if not x.requires_grad or not has_graphs(x):
             return run(x)
         if key not in graphs and len(graphs) < SHAPES:
             sample = torch.rand_like(x, requires_grad=True)
-            # of a module torch would replace the forward, for all shapes
-            one = lambda images: run(images)
             graphs[key] = torch.cuda.make_graphed_callables(
-                one, (sample,), num_warmup_iters=WARM_UP
+                function, (sample,), num_warmup_iters=WARM_UP
             )
         return graphs[key](_OwnGradient.apply(x)).clone() if key in graphs else run(x)
 

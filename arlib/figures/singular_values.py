@@ -38,10 +38,10 @@ def spread_per_layer(records: pd.DataFrame, *, operator: str = "circular"):
     differ (the largest ratio of each layer, both ways), which is the noise floor.
     """
     table, titles = clean(records), {"sv_std": "std", "sv_std_over_mean": "std / mean"}
-    of = lambda name: Statistic("", name, split="", setting=operator, layers=CONVOLUTIONS)
-    shown = {
-        f"{title} of singular values": by_depth(table, of(name)) for name, title in titles.items()
-    }
+    shown = {}
+    for name, title in titles.items():
+        statistic = Statistic("", name, split="", setting=operator, layers=CONVOLUTIONS)
+        shown[f"{title} of singular values"] = by_depth(table, statistic)
     return relative(
         shown,
         f"spread of singular values ({OPERATORS.get(operator, operator)})",

@@ -54,10 +54,12 @@ def _per_block(
 def _changes(records: pd.DataFrame, radius: float) -> dict[str, pd.DataFrame]:
     """{title: (seed, strength) × block} under random and adversarial δ."""
     table, titles = clean(records), {"random": "Random signs", "adversarial": "Adversarial"}
-    wide = lambda kind: by_depth(
-        table, Statistic("", "feature_change", setting=f"{kind}@{radius:g}", layers=BLOCKS)
-    )
-    return {f"{title}, radius {radius:g}/255": wide(kind) for kind, title in titles.items()}
+    shown = {}
+    for kind, title in titles.items():
+        setting = f"{kind}@{radius:g}"
+        statistic = Statistic("", "feature_change", setting=setting, layers=BLOCKS)
+        shown[f"{title}, radius {radius:g}/255"] = by_depth(table, statistic)
+    return shown
 
 
 @picture

@@ -160,7 +160,11 @@ def _largest_distances(
     """Largest distance (n,) that PGD on the distance itself meets."""
     f = inner.prepare(model, [layer])
     check(f, x, radius)
-    forward, found = (lambda z: f(z)[0]), []
+    found = []
+
+    def forward(z: Tensor) -> Tensor:
+        return f(z)[0]
+
     for part in x.split(batch_size):
         ball = parts.LinfBall(parts.nhwc(part), radius)
         with torch.no_grad():

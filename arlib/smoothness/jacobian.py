@@ -56,7 +56,10 @@ def jacobian(
             normalisers(model, x, layers=layers) if of == "image" else dict.fromkeys(layers, 1.0)
         )
     generator, rows = parts.default_generator(generator, x), []
-    draw = lambda: int(torch.randint(2**31, (), generator=generator, device=generator.device))
+
+    def draw() -> int:
+        return int(torch.randint(2**31, (), generator=generator, device=generator.device))
+
     for name in layers:
         f, start = _function_of(model, name, of)
         check(start, x)

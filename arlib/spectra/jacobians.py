@@ -268,9 +268,11 @@ def _extremes(
 ) -> list[dict]:
     small = operator if operator.columns <= operator.rows else operator.transposed
     generator = torch.Generator().manual_seed(seed)
-    signs = lambda: (2 * torch.randint(0, 2, (len(x), small.columns), generator=generator) - 1).to(
-        x
-    )
+
+    def signs() -> torch.Tensor:
+        bits = torch.randint(0, 2, (len(x), small.columns), generator=generator)
+        return (2 * bits - 1).to(x)
+
     squares = (
         torch.stack([small.apply(signs()).double().square().sum(1) for _ in range(probes)], 1)
         .cpu()

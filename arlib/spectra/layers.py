@@ -211,9 +211,10 @@ def _of_call(name: str, call: Call, pad: Call | None = None) -> Layer | None:
     if dims is None:
         return None
     kernel = tuple(call.weight.shape[2:])
-    each = lambda value: (
-        tuple(value) if isinstance(value, tuple | list | torch.Size) else (value,) * dims
-    )
+
+    def each(value) -> tuple:
+        return tuple(value) if isinstance(value, tuple | list | torch.Size) else (value,) * dims
+
     stride, dilation = each(options.get("stride", 1)), each(options.get("dilation", 1))
     padding, size = options.get("padding", 0), call.given[2:]
     if isinstance(padding, str):

@@ -101,7 +101,10 @@ class Spread:
         """mean, std and std/mean; the interval holds the t interval and the bracket."""
         q, half = self.centre, self.monte_carlo + self.bracket
         low, high = max(q - half, 0.0), q + half
-        ratio = lambda x: self.std_at(x) / self.mean_at(x)
+
+        def ratio(x: float) -> float:
+            return self.std_at(x) / self.mean_at(x)
+
         return {
             "mean": (self.mean_at(q), self.mean_at(high), self.mean_at(low)),
             "std": (self.std_at(q), self.std_at(low), self.std_at(high)),

@@ -119,7 +119,10 @@ def estimate_map(
         raise InputError(f"Σσ² is {sum_of_squares}; an estimate needs a finite one > 0.")
     signs = torch.randint(0, 2, (PILOTS + probes, n), generator=torch.Generator().manual_seed(seed))
     start = (2 * signs - 1).to(operator.device, operator.dtype)
-    spread_of = lambda rules: Spread.of(rules, sum_of_squares / n, confidence, probes)
+
+    def spread_of(rules: Rules) -> Spread:
+        return Spread.of(rules, sum_of_squares / n, confidence, probes)
+
     rules = _run(operator, start, max_steps, tolerance, spread_of)
     return _summary(rules, spread_of(rules), n, largest_bound)
 

@@ -2,6 +2,8 @@
 directions.
 """
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 
@@ -72,9 +74,11 @@ def operators(records: pd.DataFrame, *, strength: float) -> pd.DataFrame:
     operator's, median over layers.
     """
     table, rows = clean(records), {}
-    read = lambda name, setting: values(
-        table, claims.Statistic("", name, "", setting=setting, layers="convolutions")
-    )
+
+    def read(name: str, setting: str) -> pd.DataFrame:
+        statistic = claims.Statistic("", name, "", setting=setting, layers="convolutions")
+        return values(table, statistic)
+
     plain = read("sv_std", "circular")
     for operator, name in OPERATORS.items():
         found = {"std": read("sv_std", operator), "std/mean": read("sv_std_over_mean", operator)}
@@ -106,9 +110,7 @@ def scale_and_shape(records: pd.DataFrame) -> pd.DataFrame:
     A row per strength, as text: median over the counted convolutions with a t interval over seeds.
     (Medians of factors multiply to the median of the product only nearly.)
     """
-    of = lambda name: claims.Statistic(
-        "", name, split="", setting="circular", layers="convolutions"
-    )
+    of = partial(claims.Statistic, "", split="", setting="circular", layers="convolutions")
     std, mean = (values(clean(records), of(name)) for name in ("sv_std", "sv_mean"))
     rms = np.sqrt(std**2 + mean**2)
     columns = {
@@ -135,9 +137,10 @@ def unevenness(study) -> pd.DataFrame:
     over seeds), the factor between them with a t interval over seeds, and the way it goes by seed.
     """
     table, config = clean(study.records()), claims.config_of(study)
-    of = lambda name, setting="": values(
-        table, claims.Statistic("", name, setting=setting, layers="blocks")
-    )
+
+    def of(name: str, setting: str = "") -> pd.DataFrame:
+        return values(table, claims.Statistic("", name, setting=setting, layers="blocks"))
+
     worst, typical = (
         of("feature_change", f"{kind}@{config.feature:g}") for kind in ("adversarial", "random")
     )

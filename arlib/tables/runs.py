@@ -180,12 +180,14 @@ def by_seed(records: pd.DataFrame, claim: str, *, twin: bool = False) -> pd.Data
     found = values(clean(records), statistic)
     if found.empty:
         raise NotMeasured(f"no {statistic.label} is recorded; run the study first.")
-    form = (lambda v: f"{100 * v:.1f} %") if statistic.percent else "{:.3g}".format
-    wide = (
-        found[""]
-        .unstack("strength")
-        .map(lambda v: form(v).replace("-", "−") if v == v else NOT_MEASURED)
-    )
+
+    def text(value: float) -> str:
+        if np.isnan(value):
+            return NOT_MEASURED
+        said = f"{100 * value:.1f} %" if statistic.percent else f"{value:.3g}"
+        return said.replace("-", "−")
+
+    wide = found[""].unstack("strength").map(text)
     wide = wide.rename(columns=lambda s: f"{s:g}").rename_axis(columns=None)
     wide.index = pd.Index([f"seed {seed}" for seed in wide.index], name="AR strength")
     wide.attrs["statistic"] = statistic.label

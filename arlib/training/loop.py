@@ -284,7 +284,10 @@ class _State:
         catastrophic overfitting.
         """
         eps = radius(self.recipe, self.epoch)
-        step = lambda x, y, starts: examples(self.prepared, x, y, self.recipe, eps, starts)
+
+        def step(x: torch.Tensor, y: torch.Tensor, starts) -> torch.Tensor:
+            return examples(self.prepared, x, y, self.recipe, eps, starts)
+
         single, many = (
             self._evaluate(split, attack)[1] for attack in (step, partial(self._pgd, eps=eps))
         )
