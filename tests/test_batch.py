@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from arlib import batch, chapters, files, processes
 from arlib.errors import InputError
@@ -133,8 +134,7 @@ def test_killing_reaches_processes_in_groups_of_their_own():
     assert child in processes.descendants(os.getpid()) and processes.started(child)
     processes.kill(parent)
     parent.stdout.close()
-    time.sleep(0.2)
-    assert processes.started(child) is None and processes.started(parent.pid) is None
+    until(lambda: processes.started(child) is None and processes.started(parent.pid) is None)
 
 
 def notebook(study_line: str, **dump) -> str:
@@ -188,8 +188,7 @@ def test_the_time_limit_kills_everything_a_chapter_started(chapter, tmp_path):
     row = batch.run_task(task, timeout=15, retries=0)
     assert row["status"] == "failed" and row["reason"] == "attempt 1: timed out after 15 s"
     child = int((task.output.parent / "child").read_text())
-    time.sleep(0.2)
-    assert processes.started(child) is None
+    until(lambda: processes.started(child) is None)
     assert not processes.descendants(os.getpid())
 
 

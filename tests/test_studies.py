@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from waiting import until
 
 from arlib import data, engine, files, margins, places, records, spectra, studies, training
 from arlib.errors import InputError, RecordError, TrainingStopped
@@ -549,7 +550,8 @@ def test_a_claim_is_exclusive_and_let_go(tmp_path):
 def test_a_claim_is_void_when_its_process_is_dead_here_or_its_heart_has_stopped(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     begun = str(lease.processes.started(dead.pid))
-    time.sleep(0.3)  # it ends, but nobody has waited for it: still in the process table
+    # It ends, but nobody has waited for it: still in the process table.
+    until(lambda: lease.processes.started(dead.pid) is None)
     assert "is dead" in lease.void(a_claim(tmp_path, pid=dead.pid, started=begun))
     dead.wait()
     assert "is dead" in lease.void(a_claim(tmp_path, pid=dead.pid, started=begun))
@@ -569,10 +571,10 @@ def test_the_heart_beats_and_a_lost_claim_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "interrupt_main_thread", lambda: interrupted.append(True))
     with lease.take(tmp_path, "r") as claim:
         os.utime(claim.path, (0, 0))
-        time.sleep(0.5)
-        assert claim.path.stat().st_mtime > 1e9 and not claim.lost
+        until(lambda: claim.path.stat().st_mtime > 1e9)
+        assert not claim.lost
         files.write_json(claim.path, lease.read(claim.path) | {"token": "another"})
-        time.sleep(0.5)
+        until(lambda: interrupted)
         assert claim.lost and interrupted == [True]
     assert claim.path.exists()  # the other's claim stays
 

@@ -2,12 +2,12 @@ import base64
 import io
 import re
 import sys
-import time
 
 import matplotlib
 import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
+from waiting import until
 
 from arlib import widgets
 from arlib.errors import InputError
@@ -212,6 +212,5 @@ def test_the_bar_moves_and_disappears():
     bar, seen = FloatProgress(min=0, max=1, layout={"visibility": "hidden"}), []
     bar.observe(lambda change: seen.append(change["new"]), "value")
     with widgets._running(bar, 0.5):
-        time.sleep(0.7)
+        until(lambda: seen and max(seen) > 0.3)
     assert bar.layout.visibility == "hidden" and bar.value == 0
-    assert max(seen) > 0.3

@@ -8,7 +8,7 @@ its own: `CLAIMS` are the first's, `claims_of(2)` the second's. `verdicts(study)
 """
 
 from arlib.claims.controls import shares_left
-from arlib.claims.decide import NOT_MEASURED, SCALE_ONLY, VERDICTS, decide, judge, verdict
+from arlib.claims.decide import NOT_MEASURED, decide, judge, verdict
 from arlib.claims.declared import CLAIMS, Claim, Config, Statistic
 from arlib.claims.evidence import Evidence, gather, noise_floor
 from arlib.claims.matched import EXPLAINED, matched_fit
@@ -31,8 +31,6 @@ __all__ = [
     "EXPLAINED",
     "NOT_MEASURED",
     "PARTS",
-    "SCALE_ONLY",
-    "VERDICTS",
     "Claim",
     "Config",
     "Evidence",

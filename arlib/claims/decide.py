@@ -19,17 +19,6 @@ FEATURES_ONLY = "features only"  # C5 by protocol 2: C5a without C5b
 WEIGHTS_ONLY = "raw weights only"  # C6 by protocol 2: C6a without C6b
 NO_GAP = "no gap to regularise"  # C2 by protocol 2
 LEAST_GAP = 0.05  # between test and train error of the strength-0 nets, for C2 to count
-VERDICTS = (
-    "supported",
-    SCALE_ONLY,
-    FEATURES_ONLY,
-    WEIGHTS_ONLY,
-    "contradicted",
-    "undecided",
-    "mixed",
-    NO_GAP,
-    NOT_MEASURED,
-)
 
 
 def decide(records: pd.DataFrame, config: Config | dict | None = None) -> pd.DataFrame:

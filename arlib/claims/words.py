@@ -8,10 +8,6 @@ from arlib.claims.declared import Claim, Config, Statistic
 from arlib.claims.evidence import LEVEL, Evidence
 from arlib.claims.statistics import Interval
 
-_BESIDE = {
-    1: "Against a standard net at equal train cross-entropy",
-    2: "Beside standard nets of shorter trainings",
-}
 _INSIDE_NOISE = "Two seeds of one strength differ by as much."
 
 # What a spectrum is of, as figures and tables call it.

@@ -3,6 +3,6 @@
 """
 
 from arlib.cli.options import seconds
-from arlib.cli.program import app, main
+from arlib.cli.program import main
 
-__all__ = ["app", "main", "seconds"]
+__all__ = ["main", "seconds"]

@@ -11,12 +11,11 @@ from arlib.engine.folding import folded_weight
 from arlib.engine.found import left_as_found
 from arlib.engine.given import device_of, digest, dtype_of, images_and_labels, logits_of
 from arlib.engine.graphs import Captured
-from arlib.engine.machine import AUTO, MODES, PRECISIONS, Machine, settle
+from arlib.engine.machine import MODES, PRECISIONS, Machine, settle
 from arlib.engine.memory import keep_memory
 from arlib.engine.prepared import Prepared, batchnorm_of, frozen, prepare, unwrapped
 
 __all__ = [
-    "AUTO",
     "MODES",
     "PRECISIONS",
     "Captured",

@@ -3,6 +3,13 @@ written.
 
 A ResNet-56 of 16 to 64 channels leaves a large GPU waiting for the CPU that launches its hundreds
 of small kernels; replaying a graph launches them all at once.
+
+No number of the book rests on this file: the modes "graphed" and "compiled+graphed" are used only
+where they are asked for by name, and nothing recorded was computed in them. Shown, with imitated
+graphs on a CPU (tests/test_engine_graphs.py): a step and an attack read nothing that a later replay
+overwrites, and rely on no Python that a replay does not run. Not shown by any record: that a graph
+is faster, or that it trains equal networks. The tests marked `gpu` ask a real device for the same
+logits, gradients and attacks as without graphs; they skip themselves where there is none.
 """
 
 import logging

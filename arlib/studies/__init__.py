@@ -4,8 +4,8 @@ A study is a file `studies/NAME.yml`. `load(name)` gives its runs and their reco
 `study.run()` computes what is missing, shared by as many processes as are started on it.
 """
 
-from arlib.studies.file import Entry, StudyFile, parse
+from arlib.studies.file import Entry, StudyFile
 from arlib.studies.shelf import KEYS, Shelf
 from arlib.studies.study import Study, load, names
 
-__all__ = ["KEYS", "Entry", "Shelf", "Study", "StudyFile", "load", "names", "parse"]
+__all__ = ["KEYS", "Entry", "Shelf", "Study", "StudyFile", "load", "names"]
