@@ -1,7 +1,9 @@
 """What the parts of a comparison take: seconds, and the most memory held."""
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -18,6 +20,13 @@ def peak(device: torch.device) -> float | None:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MEGABYTE
+    # Linux: the resource count would begin with the peak of whoever started this process.
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        status = ""
+    if own := re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE):
+        return int(own[1]) * 1024 / MEGABYTE
     try:
         import resource
     except ModuleNotFoundError:  # Windows
