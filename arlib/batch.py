@@ -43,8 +43,8 @@ class Task:
 
     @property
     def key(self) -> str:
-        """SHA-256 over the chapter's file and the parameters: what a finished run is
-        recognised by.
+        """SHA-256 over the chapter's file and the parameters:
+        what a finished run is recognised by.
         """
         said = json.dumps(self.parameters, sort_keys=True)
         return hashlib.sha256(self.chapter.read_bytes() + said.encode()).hexdigest()
@@ -63,8 +63,8 @@ class Task:
 
 
 def parameter_sets(fixed: list[str], grids: list[str]) -> list[dict]:
-    """Parameter sets from `name=value` and `name=value,value` texts; grids multiply. Values are
-    read as YAML.
+    """Parameter sets from `name=value` and `name=value,value` texts; grids multiply.
+    Values are read as YAML.
     """
     named = [_split(text) for text in fixed] + [_split(text) for text in grids]
     names = [name for name, _ in named]
@@ -101,8 +101,8 @@ def run(
     retries: int = 2,
     executor: str = "local",
 ) -> pd.DataFrame:
-    """Run the tasks that are not finished; one row each: status (done, skipped, failed), attempts,
-    seconds, reason.
+    """Run the tasks that are not finished; one row each:
+    status (done, skipped, failed), attempts, seconds, reason.
 
     timeout: seconds of one attempt, after which all its processes are killed. executor: "local"
     (jobs processes at a time) or "submitit". `summary.csv` beside the outputs always holds the rows
@@ -111,8 +111,8 @@ def run(
     one_of("executor", executor, EXECUTORS)
     if jobs < 1 or not timeout > 0 or not 0 <= retries <= 2:
         raise InputError(
-            f"jobs {jobs}, timeout {timeout}, retries {retries}; allowed: at least 1, above 0 s, 0 "
-            "to 2."
+            f"jobs {jobs}, timeout {timeout}, retries {retries}; allowed: at least 1, above 0 s, "
+            "0 to 2."
         )
     if importlib.util.find_spec("papermill") is None:
         raise InputError("papermill is not installed; it comes with the book's requirements.txt.")
@@ -129,8 +129,8 @@ def run(
 
 
 def run_task(task: Task, timeout: float, retries: int, stop: threading.Event | None = None) -> dict:
-    """Run one task, trying again when it fails for a reason that may pass; returns its row of the
-    summary.
+    """Run one task, trying again when it fails for a reason that may pass;
+    returns its row of the summary.
     """
     task.output.parent.mkdir(parents=True, exist_ok=True)
     reasons, begun = [], time.monotonic()
@@ -154,8 +154,8 @@ def _split(text: str) -> tuple[str, str]:
 
 
 class _Values(yaml.SafeLoader):
-    """YAML as people type it on a command line: `no` is a word, 010 is ten, 1:30 and 2020-01-01 are
-    texts.
+    """YAML as people type it on a command line:
+    `no` is a word, 010 is ten, 1:30 and 2020-01-01 are texts.
     """
 
 
@@ -299,8 +299,8 @@ def _local(tasks: list[Task], jobs: int, timeout: float, retries: int) -> Iterat
 
 
 def _submitit(tasks: list[Task], jobs: int, timeout: float, retries: int) -> Iterator[dict]:
-    """A Slurm array of at most `jobs` at a time; without Slurm, submitit's local processes, `jobs`
-    at a time.
+    """A Slurm array of at most `jobs` at a time;
+    without Slurm, submitit's local processes, `jobs` at a time.
     """
     try:
         import submitit

@@ -1,5 +1,5 @@
-"""What a chapter shows in a notebook client beside its cells: its result, where its page is,
-captions.
+"""What a chapter shows in a notebook client beside its cells:
+its result, where its page is, captions.
 
 The rendered page has all of this from the chapter's Markdown and metadata, which a client shows as
 they are typed or not at all. Nothing of it is stored: it appears only where somebody sits before
@@ -40,8 +40,8 @@ class Client:
         self._captions: dict | None = None
 
     def introduce(self, page: str) -> None:
-        """Show the line, which `glue` completes, and from now on captions; page: the address of the
-        rendered one.
+        """Show the line, which `glue` completes, and from now on captions; page:
+        the address of the rendered one.
         """
         from IPython import get_ipython
         from IPython.display import display
@@ -55,8 +55,8 @@ class Client:
         self._line = display(self._shown(), display_id=True)
 
     def glue(self, name: str, text: str) -> None:
-        """Keep what the chapter found; the line shows it if it is a sentence (a bare number belongs
-        to the prose).
+        """Keep what the chapter found; the line shows it if it
+        is a sentence (a bare number belongs to the prose).
         """
         self.glued[name] = text
         if self._line is not None:
@@ -71,8 +71,8 @@ class Client:
         return Markdown(said + where)
 
     def _caption(self, result) -> None:
-        """After each cell: if it is a figure of the chapter and has drawn one, what the page says
-        below it.
+        """After each cell: if it is a figure of the chapter and has drawn one,
+        what the page says below it.
         """
         known = self._captions.get(key(result.info.raw_cell or ""))
         if known and hasattr(result.result, "_repr_png_"):
@@ -92,8 +92,8 @@ def caption(known: dict, glued: dict) -> str:
 
 
 def captions(chapter: dict) -> dict[str, dict]:
-    """The captions of a chapter's figures, by the source of their cell: an edited cell has lost its
-    caption.
+    """The captions of a chapter's figures, by the source of their cell:
+    an edited cell has lost its caption.
     """
     found = {}
     for cell in chapter["cells"]:

@@ -1,5 +1,5 @@
-"""How sure a network is, and whether it is right to be: softmax confidence, calibration,
-temperature.
+"""How sure a network is, and whether it is right to be:
+softmax confidence, calibration, temperature.
 
 All functions take logits of shape (n, classes) and compute in float64.
 """
@@ -86,8 +86,8 @@ def _slope(logits: torch.Tensor, y: torch.Tensor, inverse: float) -> float:
 
 
 def check_logits(logits: torch.Tensor, y: torch.Tensor | None = None) -> None:
-    """Raise `InputError` unless logits are finite and (n ≥ 1, classes ≥ 2), and y one label in
-    range for each.
+    """Raise `InputError` unless logits are finite and (n ≥ 1, classes ≥ 2),
+    and y one label in range for each.
     """
     if logits.ndim != 2 or not len(logits) or logits.shape[1] < 2:
         raise InputError(

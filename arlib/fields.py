@@ -85,8 +85,8 @@ SEED = Range(0, 2**31, below=True)
 
 
 def check(name: str, value: object, kind: object, *rules: Range | Choice) -> object:
-    """`value` as its kind, within its rules; one message with name, value and what is allowed
-    otherwise.
+    """`value` as its kind, within its rules;
+    one message with name, value and what is allowed otherwise.
 
     kind: str, int, float, bool, X | None, tuple[X, ...] or list[X], any of them `Annotated` with
     rules. Whole numbers pass as floats, lists as tuples; truth values are no numbers, and
@@ -111,8 +111,8 @@ def check(name: str, value: object, kind: object, *rules: Range | Choice) -> obj
 
 
 def check_all(instance: object) -> None:
-    """Check every field of a frozen dataclass against its annotation, and keep it in its
-    own type.
+    """Check every field of a frozen dataclass against its annotation,
+    and keep it in its own type.
     """
     for name, kind in _kinds(type(instance)).items():
         object.__setattr__(instance, name, check(name, getattr(instance, name), kind))

@@ -15,8 +15,8 @@ from arlib.errors import RecordError
 
 
 def _atomically(path: Path, write: Callable[[str], object]) -> None:
-    """Write to a neighbour, flush it to disk, then rename: readers see the old file or the
-    new one.
+    """Write to a neighbour, flush it to disk, then rename:
+    readers see the old file or the new one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,8 +121,8 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def read_described(path: Path, key: str) -> dict:
-    """The JSON object that a safetensors file carries under `key`; `RecordError` where it is
-    missing or junk.
+    """The JSON object that a safetensors file carries under `key`;
+    `RecordError` where it is missing or junk.
     """
     text = read_metadata(path).get(key)
     try:

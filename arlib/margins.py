@@ -1,5 +1,5 @@
-"""Distances to the decision boundary: in the output (margins of logits) and in the image (by
-attack).
+"""Distances to the decision boundary:
+in the output (margins of logits) and in the image (by attack).
 """
 
 import math
@@ -18,8 +18,8 @@ from arlib.errors import InputError
 
 
 def output(logits: Tensor, y: Tensor) -> Tensor:
-    """Output margin m(x) = logit of the true class − largest other logit. (n, classes), (n,) ->
-    (n,).
+    """Output margin m(x) = logit of the true class − largest other logit.
+    (n, classes), (n,) -> (n,).
 
     Positive exactly where the prediction is right; invariant to a shift of an image's logits.
     Raises `InputError` for shapes or labels that do not fit.
@@ -29,8 +29,8 @@ def output(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def logit_scale(logits: Tensor) -> float:
-    """R, one number a net: the root of the mean over images and classes of the squared centred
-    logits.
+    """R, one number a net: the root of the mean over images and classes
+    of the squared centred logits.
 
     Centred: minus each image's mean over classes, so R is invariant to per-image shifts. Take it on
     the test images.
@@ -41,8 +41,8 @@ def logit_scale(logits: Tensor) -> float:
 
 
 def scale_free(margins: Tensor, scale: float) -> Tensor:
-    """m/R: margins (n,) in units of the net's logit scale, which multiplying all logits leaves
-    alone.
+    """m/R: margins (n,) in units of the net's logit scale,
+    which multiplying all logits leaves alone.
     """
     if not (math.isfinite(scale) and scale > 0):
         raise InputError(
@@ -66,8 +66,8 @@ def instance(
     batch_size: int = 250,
     progress: bool = False,
 ) -> Tensor:
-    """Instance margin: an upper bound of the distance from each image to the nearest misclassified
-    one.
+    """Instance margin: an upper bound of the distance from each image
+    to the nearest misclassified one.
 
     Per image the smallest perturbation that two attacks find: a minimum-norm attack, and from there
     a bisection of the radius: `halvings` times Auto-PGD on the margin loss (`steps` steps, random
@@ -154,8 +154,8 @@ def _distance(forward, x: Tensor, x_adv: Tensor, y: Tensor, norm: str, otherwise
 def accepted(
     values: Tensor, robust_errors: Mapping[float, float], tolerance: float = 0.005
 ) -> bool:
-    """Whether instance margins `values` (n,) may be used: they must not miss what a strong attack
-    finds.
+    """Whether instance margins `values` (n,) may be used:
+    they must not miss what a strong attack finds.
 
     robust_errors: per radius in the units of `values`, the share of the *same* images misclassified
     under APGD-CE + targeted APGD. For each radius the share of values ≤ radius has to reach that

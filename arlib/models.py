@@ -27,8 +27,8 @@ class Normalize(nn.Module):
 
 
 def with_normalization(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
-    """A network on pixels in [0, 1] from one on normalised images: (x − mean) / std a channel comes
-    first.
+    """A network on pixels in [0, 1] from one on normalised images:
+    (x − mean) / std a channel comes first.
 
     The model itself is inside, not a copy. Every radius is then in pixel units, the same for all
     channels.
@@ -127,8 +127,8 @@ def resnet(
 
 
 def build(name: str, dataset: str, width: int = 16) -> ResNet:
-    """The network `name` ("resnet20", …) for a data set ("cifar10", …), with its normalisation and
-    classes.
+    """The network `name` ("resnet20", …) for a data set ("cifar10", …),
+    with its normalisation and classes.
     """
     one_of("model", name, NETWORKS)
     of = source(dataset)

@@ -29,8 +29,8 @@ def checkout() -> Path | None:
 
 
 def places(store: str | Path | None = None) -> Places:
-    """Look-up order: the argument, `ARLIB_STORE`, the checkout's folders, the copy shipped in the
-    package.
+    """Look-up order: the argument, `ARLIB_STORE`, the checkout's folders,
+    the copy shipped in the package.
 
     A store may hold study files of its own (`<store>/NAME.yml`); they come before the checkout's.
     Raises `InputError` for a relative store.
@@ -47,8 +47,8 @@ def places(store: str | Path | None = None) -> Places:
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """Where downloaded data sets lie: argument, `ARLIB_DATA`, the checkout's `data/`, else
-    ~/.cache/arlib.
+    """Where downloaded data sets lie:
+    argument, `ARLIB_DATA`, the checkout's `data/`, else ~/.cache/arlib.
     """
     if root is not None:
         return Path(root)

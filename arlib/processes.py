@@ -8,8 +8,8 @@ from pathlib import Path
 
 
 def started(pid: int) -> str | None:
-    """When a process started, in the system's own words; None if it is not there or only waits to
-    be buried.
+    """When a process started, in the system's own words;
+    None if it is not there or only waits to be buried.
     """
     if not _has_proc():
         found = subprocess.run(
@@ -26,8 +26,8 @@ def started(pid: int) -> str | None:
 
 
 def kill(process: subprocess.Popen) -> None:
-    """Kill a process, its group, and all it started: Jupyter kernels sit in process groups of their
-    own.
+    """Kill a process, its group, and all it started:
+    Jupyter kernels sit in process groups of their own.
     """
     if process.poll() is not None:
         return
@@ -68,8 +68,8 @@ def _all() -> Iterator[tuple[int, int]]:
 
 
 def _after_name(stat: Path) -> list[str]:
-    """Fields of /proc/PID/stat from the third on; the second, the name, may hold anything but is in
-    brackets.
+    """Fields of /proc/PID/stat from the third on;
+    the second, the name, may hold anything but is in brackets.
     """
     return stat.read_text().rpartition(")")[2].split()
 

@@ -52,8 +52,8 @@ class Record:
     quantile_layers: dict[str, list[str]]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Per-image arrays and, as `quantiles|<operator>|<layer>`, 201 quantiles of each
-        spectrum.
+        """Per-image arrays and, as `quantiles|<operator>|<layer>`,
+        201 quantiles of each spectrum.
         """
         arrays = files.read_arrays(self.folder / "arrays.npz")
         for operator, layers in self.quantile_layers.items():
@@ -64,8 +64,8 @@ class Record:
         return arrays
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Weights of the last checkpoint, float32; from a finished run exact, from a record half
-        precision.
+        """Weights of the last checkpoint, float32;
+        from a finished run exact, from a record half precision.
         """
         for name in ("last.safetensors", "weights.safetensors"):
             if (self.folder / name).is_file():
@@ -73,9 +73,8 @@ class Record:
                 return {key: t.float() if t.is_floating_point() else t for key, t in stored.items()}
         raise InputError(
             f"{self.folder} holds no weights: a study publishes those of some runs only. Compute "
-            "the run yourself with "
-            f"`arlib study run {self.folder.parent.name} --afresh --store FOLDER`, and read it "
-            "from that store."
+            f"the run yourself with `arlib study run {self.folder.parent.name} --afresh --store "
+            "FOLDER`, and read it from that store."
         )
 
 
@@ -83,8 +82,8 @@ def write(
     folder: Path, *, run: str, recipe: dict, variant: str, provenance: dict, settings: dict,
     history: pd.DataFrame, rows: pd.DataFrame, arrays: dict[str, np.ndarray],
 ) -> None:  # fmt: skip
-    """Write `arrays.npz`, then `record.json`, into the folder of a run, which has its weights
-    already.
+    """Write `arrays.npz`, then `record.json`, into the folder of a run,
+    which has its weights already.
 
     rows: a table with `COLUMNS`; arrays: name → array. A record that would pass 150 kB keeps a
     thinned `margin|train` and fewer quantiles, and says so in `left_out`; rows are always complete.
@@ -117,8 +116,8 @@ def write(
 
 
 def read(folder: Path) -> Record:
-    """Read a record; `RecordError` names the file that is missing, altered or of another
-    version.
+    """Read a record; `RecordError` names the file that is missing,
+    altered or of another version.
     """
     folder = Path(folder)
     content = _content(folder)
@@ -135,8 +134,8 @@ def is_finished(folder: Path) -> bool:
 
 
 def publish(folder: Path, target: Path, *, weights: bool) -> bool:
-    """Copy the finished run in `folder` to the record folder `target`; False if it is there
-    already, unchanged.
+    """Copy the finished run in `folder` to the record folder `target`;
+    False if it is there already, unchanged.
 
     weights: also keep the last checkpoint (convolutions float16, the rest float32) unless it is
     larger than 5 MB. The record appears whole or not at all.
@@ -185,8 +184,8 @@ def _write_weights(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def _content(folder: Path) -> dict:
-    """`record.json` after every check that needs no recipe: syntax, checksum, version, the files
-    beside it.
+    """`record.json` after every check that needs no recipe:
+    syntax, checksum, version, the files beside it.
     """
     path = folder / "record.json"
     content = files.read_json(path)
@@ -215,8 +214,8 @@ def _checksum(content: dict) -> str:
 
 
 def _text(content: dict) -> str:
-    """JSON that diffs well: one line per field, one line a group of rows or a column of the
-    history.
+    """JSON that diffs well: one line per field,
+    one line a group of rows or a column of the history.
     """
     # plain types, so that the checksum is of what is read
     content = json.loads(json.dumps(content, allow_nan=False))
@@ -255,8 +254,8 @@ def _value(stored: object) -> object:
 
 
 def _pack_rows(rows: pd.DataFrame) -> tuple[list[list[str]], list[list]]:
-    """Rows that differ only in the layer become one group; equal lists of layers are stored
-    once.
+    """Rows that differ only in the layer become one group;
+    equal lists of layers are stored once.
     """
     if missing := set(COLUMNS) - set(rows.columns):
         raise ValueError(f"the table of rows lacks the columns {sorted(missing)}")
@@ -290,8 +289,8 @@ def _unpack_rows(layers: list[list[str]], groups: list[list]) -> pd.DataFrame:
 def _stack_quantiles(
     arrays: dict[str, np.ndarray],
 ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
-    """One float16 array (layers, 201) an operator: a zip entry per layer would cost more than its
-    numbers.
+    """One float16 array (layers, 201) an operator:
+    a zip entry per layer would cost more than its numbers.
     """
     plain, stacks, layers = {}, {}, {}
     for key, value in arrays.items():

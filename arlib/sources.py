@@ -1,5 +1,5 @@
-"""What a recipe can name, without reading or building it: data sets, one `Source` each, and our
-networks.
+"""What a recipe can name, without reading or building it:
+data sets, one `Source` each, and our networks.
 
 To add a data set that torchvision has, add its row here; for one of another shape of files, also a
 reader in `data`.
@@ -19,8 +19,8 @@ class Source:
     shape: tuple[int, int, int]
     """Channels, height, width."""
     mean: tuple[float, ...]
-    """Of the training images (of the digits: of all), per channel; with `std` our networks' first
-    layer.
+    """Of the training images (of the digits: of all), per channel;
+    with `std` our networks' first layer.
     """
     std: tuple[float, ...]
     train: int

@@ -1,5 +1,5 @@
-"""Figures a reader can move through: a slider that needs no kernel, and controls that recompute
-with one.
+"""Figures a reader can move through:
+a slider that needs no kernel, and controls that recompute with one.
 """
 
 import base64
@@ -34,8 +34,8 @@ _STYLE = """
   .ar-slider figure {break-inside: avoid}
 }
 """
-# In the element's own attribute: it works wherever the markup does, from file:// and in each
-# notebook front end.
+# In the element's own attribute: it works wherever the markup does,
+# from file:// and in each notebook front end.
 _MOVE = """
 const box = this.closest('.ar-slider'), frames = box.querySelectorAll('figure');
 box.classList.add('ar-moves');
@@ -64,8 +64,8 @@ def figure_slider(
     start: int = 0,
     dpi: int = 100,
 ):
-    """A range input over ready figures, as static HTML: it moves in a rendered page, without kernel
-    or network.
+    """A range input over ready figures, as static HTML:
+    it moves in a rendered page, without kernel or network.
 
     figures: matplotlib figures of one size (they are closed), or PNG images as bytes; values: what
     each shows, in order ("0", "4", "8"); label: what the values are ("AR strength"); alt: what the
@@ -98,8 +98,8 @@ def figure_slider(
 
 
 def live(compute: Callable, *, static=None, **controls):
-    """Controls and a Compute button for a running kernel (ipywidgets 7.7 and 8); nothing is
-    computed before.
+    """Controls and a Compute button for a running kernel (ipywidgets 7.7 and 8);
+    nothing is computed before.
 
     What `compute` returns is shown below, with what it prints; a bar runs while it works. If it
     fails, one line says why, and the last result stays.
@@ -120,8 +120,8 @@ NO_WIDGETS = (
 
 
 def other_major_version() -> str:
-    """A sentence if the front end that is installed beside ipywidgets belongs to another major
-    version; "" if not.
+    """A sentence if the front end that is installed beside ipywidgets belongs
+    to another major version; "" if not.
     """
     if "google.colab" in sys.modules:  # it has a front end of its own
         return ""
@@ -134,8 +134,8 @@ def other_major_version() -> str:
         if theirs != ours:
             return (
                 f"If no controls appear below: ipywidgets is {ours}, but {package} is of "
-                f"ipywidgets {theirs}. "
-                f"`pip install --upgrade ipywidgets` brings what belongs together."
+                f"ipywidgets {theirs}. `pip install --upgrade ipywidgets` brings what belongs "
+                "together."
             )
     return ""
 
@@ -143,9 +143,8 @@ def other_major_version() -> str:
 def _refused() -> str:
     return (
         "The client could not show the controls of ipywidgets "
-        f"{importlib.metadata.version('ipywidgets')}: "
-        "its own part of ipywidgets is missing or of another major version. Install the two "
-        "together."
+        f"{importlib.metadata.version('ipywidgets')}: its own part of ipywidgets is missing or of "
+        "another major version. Install the two together."
     )
 
 
@@ -165,8 +164,8 @@ def _live_class() -> type:
     from ipywidgets import HTML, FloatProgress, interactive
 
     class Live(interactive):
-        """`interactive` that shows what it computes: on its own it gives the result back to
-        nobody.
+        """`interactive` that shows what it computes:
+        on its own it gives the result back to nobody.
         """
 
         def __init__(self, *args, **options):
@@ -179,8 +178,8 @@ def _live_class() -> type:
             self.children = [*self.children[:-1], self.progress, self.children[-1], self.said]
 
         def _ipython_display_(self, **_):
-            """The view, or for a client that has none the static figure; ipywidgets 7 and 8 both
-            ask here first.
+            """The view, or for a client that has none the static figure;
+            ipywidgets 7 and 8 both ask here first.
             """
             if said := other_major_version():
                 print(said)
@@ -189,8 +188,8 @@ def _live_class() -> type:
             self.comm.on_close(lambda _: shown.update(Page(self.instead(_refused()))))
 
         def bundle(self) -> dict[str, object]:
-            """The view and what stands for it, by media type; the client shows the richest it
-            knows.
+            """The view and what stands for it, by media type;
+            the client shows the richest it knows.
             """
             view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
             about = f" Without them: {self.static.alt}" if self.static is not None else ""
@@ -245,8 +244,8 @@ def _live_class() -> type:
 
 @contextlib.contextmanager
 def _running(bar, seconds: float) -> Iterator[None]:
-    """Inside it the bar moves, by the time that the last computation took; it shows only if this
-    takes a moment.
+    """Inside it the bar moves, by the time that the last computation took;
+    it shows only if this takes a moment.
     """
     over, begun = threading.Event(), time.monotonic()
 
@@ -270,8 +269,8 @@ def _running(bar, seconds: float) -> Iterator[None]:
 
 
 def _bar(said: list[str], label: str, alt: str, start: int) -> str:
-    """The head of the slider. Its id depends on the words alone, so stored outputs stay the
-    same.
+    """The head of the slider. Its id depends on the words alone,
+    so stored outputs stay the same.
     """
     name = "ar-" + hashlib.sha256("\0".join([*said, alt]).encode()).hexdigest()[:10]
     move = " ".join(_MOVE.split())
@@ -296,8 +295,8 @@ def _address(png: bytes) -> str:
 
 
 def _png(figure, dpi: int) -> bytes:
-    """A matplotlib figure as a PNG of 128 colours, a third of the size; white behind, so dark pages
-    keep it legible.
+    """A matplotlib figure as a PNG of 128 colours, a third of the size;
+    white behind, so dark pages keep it legible.
     """
     from matplotlib import pyplot
     from PIL import Image

@@ -36,8 +36,8 @@ def without_tf32() -> Iterator[None]:
 
 
 def plain_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The input gradient of the summed cross-entropy as most codes compute it, weight gradients and
-    all. (n, …).
+    """The input gradient of the summed cross-entropy as most codes compute it,
+    weight gradients and all. (n, …).
     """
     x = x.detach().clone().requires_grad_()
     F.cross_entropy(model(x), y, reduction="sum").backward()
@@ -51,8 +51,8 @@ def fast_gradient(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 class InDouble(nn.Module):
-    """The network as it is, computing in float64: how far the plain loop's own float32 gradients
-    are off.
+    """The network as it is, computing in float64:
+    how far the plain loop's own float32 gradients are off.
     """
 
     def __init__(self, model: nn.Module):
@@ -76,8 +76,8 @@ def iterates(subject: Subject, steps: int, seed: int = 0) -> list[Tensor]:
 
 
 def compare_gradients(plain: Tensor, fast: Tensor) -> dict[str, float]:
-    """Relative error (of the batch; of the median image), images past the target, differing signs,
-    exact zeros.
+    """Relative error (of the batch; of the median image), images past the target,
+    differing signs, exact zeros.
 
     Where rounding moves one activation across the kink of its ReLU, that image's gradient changes
     by more
@@ -95,8 +95,8 @@ def compare_gradients(plain: Tensor, fast: Tensor) -> dict[str, float]:
 
 
 def gradients(subject: Subject, networks: dict[str, nn.Module], steps: int = 10) -> pd.DataFrame:
-    """One row per network, and one of the plain loop in float64: the worst over the iterates of
-    `compare_gradients`.
+    """One row per network, and one of the plain loop in float64:
+    the worst over the iterates of `compare_gradients`.
     """
     networks = {"plain float64": InDouble(subject.model)} | networks
     rows = {name: [] for name in networks}
@@ -134,8 +134,8 @@ def pgd_masks(subject: Subject, networks: dict[str, nn.Module], steps: int = 20)
 def evaluation_masks(
     subject: Subject, networks: dict[str, nn.Module], names: tuple[str, ...]
 ) -> pd.DataFrame:
-    """`attacks.evaluate` on the network as it is (not folded, eager, float32) against prepared
-    ones.
+    """`attacks.evaluate` on the network as it is (not folded, eager, float32)
+    against prepared ones.
     """
 
     def fallen(network: nn.Module) -> Tensor:

@@ -76,8 +76,8 @@ def ours(
 
 
 def plain(kind: str, subject: Subject, budget: Budget) -> Attack | None:
-    """PGD as the public codes write it, restarted as they do: all images again, misclassified ones
-    kept.
+    """PGD as the public codes write it, restarted as they do:
+    all images again, misclassified ones kept.
     """
     if kind != "pgd":
         return None
@@ -123,8 +123,8 @@ def foolbox(kind: str, subject: Subject, budget: Budget) -> Attack | None:
 
 
 def art(kind: str, subject: Subject, budget: Budget) -> Attack | None:
-    """adversarial-robustness-toolbox takes and gives numpy arrays; it has no targeted APGD of that
-    kind.
+    """adversarial-robustness-toolbox takes and gives numpy arrays;
+    it has no targeted APGD of that kind.
     """
     if kind == "apgd-t":
         return None

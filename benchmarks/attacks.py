@@ -62,8 +62,8 @@ def _wanted(pair: tuple[str, str], options: argparse.Namespace) -> bool:
 
 
 def speed(subject: Subject, options: argparse.Namespace) -> pd.DataFrame:
-    """PGD on one batch: image-steps a second, median and spread over rounds, first call (with
-    compilation) apart.
+    """PGD on one batch: image-steps a second, median and spread over rounds,
+    first call (with compilation) apart.
     """
     budget, batch = Budget(steps=options.steps), subject.first(options.batch)
     contenders: dict[str, Attack] = attackers.others("pgd", batch, budget, options.with_peers)
@@ -97,8 +97,8 @@ def speed(subject: Subject, options: argparse.Namespace) -> pd.DataFrame:
 def speed_table(
     subject: Subject, budget: Budget, times: dict, first: dict, accuracy: dict
 ) -> pd.DataFrame:
-    """One row a contender. × peer: over the fastest that is not ours, by wall and by processor
-    time.
+    """One row a contender. × peer: over the fastest that is not ours,
+    by wall and by processor time.
     """
     done = len(subject.x) * budget.steps
     peers = [name for name in times if not name.startswith("ours")]
@@ -126,8 +126,8 @@ def speed_table(
 
 
 def evaluation(subject: Subject, options: argparse.Namespace) -> pd.DataFrame:
-    """Every kind of attack by everybody who has it, batch by batch until the images or the seconds
-    are used up.
+    """Every kind of attack by everybody who has it,
+    batch by batch until the images or the seconds are used up.
     """
     tables = []
     budget = Budget(steps=50, restarts=10)
@@ -151,8 +151,8 @@ def _contenders(
     """Ours first: the others are compared with the first."""
     made = {"ours bare": subject.model}
     for name, make in networks(subject, options).items():
-        # On a CPU one alone, for time: a compiled one would compile anew for every number of images
-        # that is left.
+        # On a CPU one alone, for time: a compiled one would compile anew for every number
+        # of images that is left.
         if subject.x.is_cuda or name == "ours folded":
             made[name] = make()
     if kind == "evaluate":
@@ -169,8 +169,8 @@ def _contenders(
 
 
 def whole(network: nn.Module, eps: float) -> Callable[[Tensor, Tensor], np.ndarray]:
-    """`attacks.evaluate`, with its checks of trustworthiness; gives the standing images
-    themselves.
+    """`attacks.evaluate`, with its checks of trustworthiness;
+    gives the standing images themselves.
     """
 
     def attack(x: Tensor, y: Tensor) -> np.ndarray:
@@ -194,8 +194,8 @@ def whole_of_peers(subject: Subject, budget: Budget) -> dict[str, Attack]:
 
 
 def run(attack: Attack, subject: Subject, batch: int, seconds: float) -> tuple[np.ndarray, float]:
-    """Which images stand (n,) bool, as many as could be tried in time (at least one batch), and the
-    seconds.
+    """Which images stand (n,) bool, as many as could be tried
+    in time (at least one batch), and the seconds.
     """
     standing, begun = [], time.perf_counter()
     for x, y in zip(subject.x.split(batch), subject.y.split(batch), strict=True):
@@ -211,8 +211,8 @@ def run(attack: Attack, subject: Subject, batch: int, seconds: float) -> tuple[n
 def evaluation_table(
     subject: Subject, kind: str, runs: dict[str, tuple[np.ndarray, float]]
 ) -> pd.DataFrame:
-    """One row a contender; accuracies that are compared are of the same images: those that this
-    contender reached.
+    """One row a contender; accuracies that are compared are of the same images:
+    those that this contender reached.
     """
     rows, (ours, ours_seconds) = [], next(iter(runs.values()))
     for name, (standing, seconds) in runs.items():

@@ -16,8 +16,8 @@ from benchmarks.loops import Missing, Setting
 
 
 class DeviceBatches:
-    """Batches without end from pictures that lie on the device as bytes, cropped and
-    flipped there.
+    """Batches without end from pictures that lie on the device as bytes,
+    cropped and flipped there.
     """
 
     def __init__(self, setting: Setting):
@@ -41,8 +41,8 @@ class DeviceBatches:
 
 
 class Ours:
-    """This project's own training step (`arlib.training.step`) on the benchmark's pictures, which
-    lie on the device.
+    """This project's own training step (`arlib.training.step`) on the benchmark's pictures,
+    which lie on the device.
     """
 
     def __init__(self, setting: Setting, mode: str, precision: str):

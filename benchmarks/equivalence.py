@@ -113,14 +113,14 @@ def paired(recipe: Recipe, eps: float, pairs: int) -> list[Recipe]:
 
 
 def of_study(options: argparse.Namespace) -> tuple[list[Recipe], float]:
-    """A study's trainings at strength 0 and at the one its claims compare with, and that one's
-    radius.
+    """A study's trainings at strength 0 and at the one its claims compare with,
+    and that one's radius.
     """
     study = studies.load(options.study)
     if not study.claims:
         raise InputError(
-            f"the study {options.study} says under claims: at no strength what is compared with 0. "
-            "Add it."
+            f"the study {options.study} says under claims: at no strength what is compared with "
+            "0. Add it."
         )
     effect = study.claims["effect"]
     recipes = [
@@ -142,8 +142,8 @@ def trained(plan: Plan, recipe: Recipe, side: Side) -> training.Run:
 
 
 def measured(plan: Plan, recipe: Recipe, side: Side) -> dict:
-    """What is compared of one trained network; kept beside it as `measured-N.json` (N test
-    images).
+    """What is compared of one trained network;
+    kept beside it as `measured-N.json` (N test images).
     """
     path = plan.folder / side.name / recipe.id / f"measured-{plan.images}.json"
     if path.exists():
@@ -269,8 +269,8 @@ def time_to_accuracy(plan: Plan, batch: int, side: Side) -> pd.DataFrame:
 
 
 def seconds_to(history: pd.DataFrame, target: float, images: int) -> float:
-    """Seconds of training proper up to the end of the first epoch at or below the target; NaN if
-    none is.
+    """Seconds of training proper up to the end of the first epoch at
+    or below the target; NaN if none is.
     """
     reached = np.flatnonzero(history.val_robust_error.to_numpy() <= target)
     seconds = images / history.images_per_second
@@ -292,8 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
     recipe = plan.recipes[0]
     print(
         f"{recipe.id}: {plan.pairs} pairs, strengths 0 and {255 * plan.eps:g}, {recipe.epochs} "
-        "epochs, "
-        f"up to {plan.images} test images; plain against {fast.name}; kept in {folder}",
+        f"epochs, up to {plan.images} test images; plain against {fast.name}; kept in {folder}",
         flush=True,
     )
     if options.batch:

@@ -24,8 +24,8 @@ from benchmarks.loops import Setting
 
 @dataclass(frozen=True)
 class Work:
-    """Of one training step, an image: useful floating-point operations, bytes read and written
-    unfused.
+    """Of one training step, an image:
+    useful floating-point operations, bytes read and written unfused.
     """
 
     flops: float
@@ -33,8 +33,8 @@ class Work:
 
 
 class Traffic(TorchDispatchMode):
-    """Counts operations by torch's own formulas, and the bytes that operators read and write; views
-    move nothing.
+    """Counts operations by torch's own formulas,
+    and the bytes that operators read and write; views move nothing.
 
     (torch's FlopCounterMode follows modules by hooks that refuse `autograd.grad` to an input.)
     """
@@ -59,8 +59,8 @@ class Traffic(TorchDispatchMode):
 
 
 def work(setting: Setting) -> Work:
-    """Work of our step (input-only gradients while crafting, batch norm folded) on an image of a
-    full batch.
+    """Work of our step (input-only gradients while crafting, batch norm folded)
+    on an image of a full batch.
     """
     setting = replace(setting, device="cpu")
     model = loops.network(setting).train()
@@ -74,8 +74,8 @@ def work(setting: Setting) -> Work:
 
 
 def _counted(prepared, model, n: int, setting: Setting) -> tuple[float, float]:
-    """Operations and bytes of a step on n images: steps × one attack step + one weight update's
-    passes.
+    """Operations and bytes of a step on n images:
+    steps × one attack step + one weight update's passes.
     """
     x, y = torch.rand(n, 3, setting.size, setting.size), torch.zeros(n, dtype=torch.long)
     crafted = counts(lambda: attacks.perturb(prepared, x, y, eps=setting.eps, steps=1))
@@ -91,14 +91,14 @@ def counts(function: Callable[[], object]) -> tuple[float, float]:
     return float(traffic.flops), float(traffic.bytes)
 
 
-# Convolutions tried for the ceiling: channels, side of the map. On a CPU those win that stay in its
-# cache.
+# Convolutions tried for the ceiling: channels, side of the map.
+# On a CPU those win that stay in its cache.
 SHAPES = {"cuda": ((256, 32), (512, 16), (64, 32)), "cpu": ((128, 32), (64, 16), (64, 8), (32, 16))}
 
 
 def ceilings(device: str, precisions: list[str], quick: bool = False) -> pd.DataFrame:
-    """Measured limits: precision, of what, and the best of 5 rounds (and of `SHAPES`) in TFLOP/s or
-    GB/s.
+    """Measured limits: precision, of what,
+    and the best of 5 rounds (and of `SHAPES`) in TFLOP/s or GB/s.
     """
     gpu, rows = device != "cpu", []
     side, batch = (8192, 512) if gpu else (512, 16) if quick else (2048, 128)

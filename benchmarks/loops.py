@@ -1,5 +1,5 @@
-"""The training loops that are compared: one batch a step, the same network, pictures and radius in
-each.
+"""The training loops that are compared:
+one batch a step, the same network, pictures and radius in each.
 
     public         adversarial training as most public codes have it: torch autograd to weights and
                    input inside the attack, a DataLoader that crops and flips image by image on the
@@ -61,8 +61,8 @@ class Setting:
 
 
 def resnet18(classes: int = 10) -> nn.Module:
-    """ResNet-18 for 32-pixel images: torchvision's, with a 3×3 stem of stride 1 and no pooling
-    after it.
+    """ResNet-18 for 32-pixel images: torchvision's,
+    with a 3×3 stem of stride 1 and no pooling after it.
     """
     net = imagenet(num_classes=classes)
     net.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
@@ -89,8 +89,8 @@ def pictures(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Pictures(Dataset):
-    """Pictures as torchvision's CIFAR classes hand them out: through PIL, transformed one
-    by one.
+    """Pictures as torchvision's CIFAR classes hand them out:
+    through PIL, transformed one by one.
     """
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray, transform: Callable):
@@ -104,8 +104,8 @@ class Pictures(Dataset):
 
 
 def public_batches(setting: Setting) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches without end from a DataLoader; two workers on a GPU, none on a CPU that is busy
-    anyway.
+    """Batches without end from a DataLoader;
+    two workers on a GPU, none on a CPU that is busy anyway.
     """
     crop = transforms.RandomCrop(setting.size, padding=4)
     transform = transforms.Compose([crop, transforms.RandomHorizontalFlip(), transforms.ToTensor()])
@@ -132,8 +132,8 @@ def public_pgd(
     step_size: float,
     start: Tensor | None = None,
 ) -> Tensor:
-    """PGD on a perturbation through `loss.backward()`, which computes every weight's gradient as
-    well.
+    """PGD on a perturbation through `loss.backward()`,
+    which computes every weight's gradient as well.
     """
     delta = torch.empty_like(x).uniform_(-eps, eps) if start is None else start - x
     delta = torch.max(torch.min(delta, 1 - x), -x).requires_grad_()
@@ -189,8 +189,8 @@ def show_peers(folder: str | Path | None = None) -> Path:
     )
     if not found or not (found[0] / "torchattacks").is_dir():
         raise Missing(
-            f"the peers are not in {folder or ROOT / '.venv-peers'}; install them by "
-            "`python tests/crosscheck/environment.py`, or leave them out by --no-peers"
+            f"the peers are not in {folder or ROOT / '.venv-peers'}; install them by `python "
+            "tests/crosscheck/environment.py`, or leave them out by --no-peers"
         )
     if str(found[0]) not in sys.path:
         sys.path.append(str(found[0]))

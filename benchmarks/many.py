@@ -1,5 +1,5 @@
-"""Several trainings at once on one device: python -m benchmarks.many [--device cpu|cuda] [--runs 1
-2 4]
+"""Several trainings at once on one device:
+python -m benchmarks.many [--device cpu|cuda] [--runs 1 2 4]
 
 A small network does not fill a large GPU. Three ways to train N of them, each against one alone:
 
@@ -32,8 +32,8 @@ EPOCH = source("cifar10").train  # images, without the validation part
 
 
 class Vectorised:
-    """`Together` on the benchmark's pictures, as a loop: one `step()` is one batch of every run; a
-    graph on CUDA.
+    """`Together` on the benchmark's pictures, as a loop:
+    one `step()` is one batch of every run; a graph on CUDA.
     """
 
     def __init__(self, setting: Setting, runs: int, precision: str = "float32"):
@@ -86,8 +86,8 @@ def rate(loop, batches: int, rounds: int, device: str) -> list[float]:
 def together(
     way: str, setting: Setting, runs: int, contender: str, batches: int, rounds: int
 ) -> tuple[list[float], float]:
-    """Images per second in total, round by round, of `runs` trainings by one way, and the GPU
-    memory in GiB.
+    """Images per second in total, round by round, of `runs` trainings by one way,
+    and the GPU memory in GiB.
     """
     if way == "processes":
         return workers.processes(setting, runs, contender, batches, rounds)
@@ -111,8 +111,8 @@ def table(
     batches: int = 2,
     rounds: int = 3,
 ) -> pd.DataFrame:
-    """Total images per second for each way and number of runs, against one run alone in its own
-    process.
+    """Total images per second for each way and number of runs,
+    against one run alone in its own process.
     """
     ways = ["processes", "vectorised", *(["streams"] if setting.device != "cpu" else [])]
     rows, alone = [], None

@@ -32,8 +32,8 @@ DIGITS = 6
 
 
 def machine() -> dict:
-    """What the numbers depend on. load: of the last minute before this process began; above 0,
-    others worked too.
+    """What the numbers depend on. load: of the last minute before this process began;
+    above 0, others worked too.
     """
     return {
         "processor": _processor(),
@@ -64,8 +64,8 @@ def _processor() -> str:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one call over several: median, least and most of the wall clock, median of the
-    process's own.
+    """Seconds of one call over several:
+    median, least and most of the wall clock, median of the process's own.
     """
 
     median: float
@@ -87,8 +87,8 @@ class Times:
 def timed(
     function: Callable[[], object], repeats: int, device: str | torch.device, *, warm_up: int = 1
 ) -> Times:
-    """Seconds of a call, after `warm_up` calls that do not count; a GPU is waited for before and
-    after each.
+    """Seconds of a call, after `warm_up` calls that do not count;
+    a GPU is waited for before and after each.
     """
     return interleaved({"": function}, repeats, device, warm_up=warm_up)[""]
 
@@ -100,8 +100,8 @@ def interleaved(
     *,
     warm_up: int = 1,
 ) -> dict[str, Times]:
-    """Seconds of each of some calls, taken A B C A B C …, so that whatever disturbs the machine
-    hits all alike.
+    """Seconds of each of some calls, taken A B C A B C …,
+    so that whatever disturbs the machine hits all alike.
     """
     if rounds < 1 or not functions:
         raise InputError(
@@ -137,8 +137,8 @@ def write(
     folder: Path | None = None,
     **notes: object,
 ) -> Path:
-    """Write `NAME-DEVICE.json` whole or not at all, into the checkout's `records/benchmarks/`
-    unless `folder` is given.
+    """Write `NAME-DEVICE.json` whole or not at all,
+    into the checkout's `records/benchmarks/` unless `folder` is given.
 
     Numbers keep 6 significant digits; NaN becomes null and an infinity a word. notes: whatever a
     reader needs to know beside the tables (settings, targets), as plain data.
@@ -209,8 +209,8 @@ def _text(content: dict) -> str:
 
 
 def command(main: Callable[[], object]) -> None:
-    """Run a benchmark as a program: a mistake in its arguments ends it with one line instead of a
-    traceback.
+    """Run a benchmark as a program: a mistake in its arguments ends it
+    with one line instead of a traceback.
     """
     try:
         main()

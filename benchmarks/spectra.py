@@ -1,5 +1,5 @@
-"""Time, accuracy and memory of `arlib.spectra` against what others do: python -m benchmarks.spectra
-[--tiny]
+"""Time, accuracy and memory of `arlib.spectra` against what others do:
+python -m benchmarks.spectra [--tiny]
 
 All convolutions of ResNet-56 at 32 px and of torchvision's ResNet-18 at 224 px, as circular
 operators with their own strides; a CPU, and a GPU if there is one. In the same run, in turns:
@@ -234,8 +234,8 @@ GROWING: dict[str, Callable] = {
 
 
 def growth(shapes: list[tuple[int, int]], device: str, most: float = 5.0) -> pd.DataFrame:
-    """Seconds and memory of one square 3×3 layer, one call each; what would take more than `most` s
-    is left out.
+    """Seconds and memory of one square 3×3 layer, one call each;
+    what would take more than `most` s is left out.
     """
     rows = []
     for label, method in GROWING.items():

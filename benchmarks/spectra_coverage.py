@@ -51,8 +51,8 @@ FAMILIES = ("square", "tall", "strided", "depthwise", "near-orthogonal", "rank-d
 
 
 def coverage(name: str, sets: int, probes: int = PROBES) -> dict:
-    """Share of probe sets whose interval holds each statistic, and the width against exact
-    quadrature.
+    """Share of probe sets whose interval holds each statistic,
+    and the width against exact quadrature.
     """
     matrix = family(name)
     operator = LinearMap(*matrix.shape, lambda x: x @ matrix.T, lambda y: y @ matrix)

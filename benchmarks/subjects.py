@@ -1,5 +1,5 @@
-"""What the attack benchmarks attack: trained networks from the records, on test images they have
-not seen.
+"""What the attack benchmarks attack:
+trained networks from the records, on test images they have not seen.
 
 Without CIFAR-10's files the digits stand in; without a trained network of a kind, an untrained one,
 whose times are the same and whose accuracies mean nothing (`trained` says so).
@@ -23,8 +23,8 @@ STRENGTHS = {"digits": 32.0, "cifar10": 8.0}  # trained against, and attacked wi
 
 @dataclass(frozen=True)
 class Subject:
-    """One network under attack. x: (n, c, h, w) float32 in [0, 1], y: (n,) int64, eps in [0, 1]
-    pixel units.
+    """One network under attack. x: (n, c, h, w) float32 in [0, 1], y:
+    (n,) int64, eps in [0, 1] pixel units.
     """
 
     network: str
@@ -74,8 +74,8 @@ def _subject(name: str, dataset: data.Dataset, device: torch.device) -> Subject:
 
 
 def trained(name: str, strength: float) -> nn.Module | None:
-    """The network of seed 0 trained at that strength, from its study's records; None if there is
-    none.
+    """The network of seed 0 trained at that strength, from its study's records;
+    None if there is none.
     """
     if name not in STUDIES:
         return None

@@ -1,5 +1,5 @@
-"""Several networks of one architecture trained as one: torch.func over a run axis, one optimiser
-for all.
+"""Several networks of one architecture trained as one:
+torch.func over a run axis, one optimiser for all.
 
 vmap turns each convolution of N networks into one grouped convolution. A step is N separate steps
 to rounding.
@@ -56,8 +56,8 @@ class Together:
         self.optimizer = torch.optim.SGD(list(self.parameters.values()), **options)
 
     def _halve(self) -> None:
-        """Let every layer take its input in its weight's type, batch norm's float32 (autocast stops
-        at vmap).
+        """Let every layer take its input in its weight's type,
+        batch norm's float32 (autocast stops at vmap).
         """
         for network in (self.base, self.frozen):
             for name, layer in network.named_modules():
@@ -74,8 +74,8 @@ class Together:
 
     @torch.no_grad()
     def folded(self) -> dict[str, Tensor]:
-        """Weights and buffers of all runs for crafting, each batch norm folded into its
-        convolution.
+        """Weights and buffers of all runs for crafting,
+        each batch norm folded into its convolution.
         """
         ours = self.parameters | self.buffers
         names = [
@@ -93,8 +93,8 @@ class Together:
         return self._cast(found)
 
     def craft(self, x: Tensor, y: Tensor, start: Tensor) -> Tensor:
-        """PGD on every run's own network, radius and images. x, start: (runs, b, c, h, w), y:
-        (runs, b).
+        """PGD on every run's own network, radius and images. x, start:
+        (runs, b, c, h, w), y: (runs, b).
 
         As `attacks.perturb`, which may cut its images into parts and so would cut through the run
         axis.

@@ -1,5 +1,5 @@
-"""The adversarial-training step against others': python -m benchmarks.training [--device cpu|cuda]
-[--quick]
+"""The adversarial-training step against others':
+python -m benchmarks.training [--device cpu|cuda] [--quick]
 
 ResNet-56 (thin, 16 channels) and ResNet-18, PGD-10 at 8/255, batch 128 (ResNet-18 on a CPU: 32),
 the same weights; contenders as in `benchmarks.loops` and `benchmarks.contenders`. Their rounds are
@@ -28,8 +28,8 @@ from benchmarks.many import EPOCH
 
 
 def warm(setting: Setting, names: Sequence[str]) -> tuple[dict[str, object], dict[str, float]]:
-    """The contenders that run here, and the seconds of each one's first step; the others are named
-    and left out.
+    """The contenders that run here, and the seconds of each one's first step;
+    the others are named and left out.
     """
     ready, first = {}, {}
     for name in names:
@@ -110,8 +110,8 @@ def _row(
 def achieved(
     speed: float, done: limits.Work, name: str, ceilings: pd.DataFrame
 ) -> dict[str, float]:
-    """Useful TFLOP/s and unfused GB/s at that many images a second, and their shares of the
-    measured ceilings.
+    """Useful TFLOP/s and unfused GB/s at that many images a second,
+    and their shares of the measured ceilings.
 
     Passes in two precisions have no one ceiling and no one size of a number.
     """
@@ -204,8 +204,8 @@ def scaling(device: str, contender: str, quick: bool, rounds: int) -> dict[str, 
 
 
 def settings(device: str, quick: bool) -> list[Setting]:
-    """The two networks; on a CPU the wide one gets a smaller batch, which changes its images/s
-    little.
+    """The two networks; on a CPU the wide one gets a smaller batch,
+    which changes its images/s little.
     """
     if quick:
         return [
@@ -253,8 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
 TARGETS = {
     "cpu": "a PGD-10 step at least 1.5 times the fastest peer's as it is, 1.7 times compiled",
     "cuda": (
-        "ResNet-56, PGD-10: 45,000 images in at most 3.3 s, simultaneous runs counted; 5 times the "
-        "fastest peer"
+        "ResNet-56, PGD-10: 45,000 images in at most 3.3 s, simultaneous runs counted; 5 times "
+        "the fastest peer"
     ),
 }
 

@@ -1,5 +1,5 @@
-"""Worker processes that train one network each: python -m benchmarks.workers JOB (started by
-`benchmarks.many`).
+"""Worker processes that train one network each:
+python -m benchmarks.workers JOB (started by `benchmarks.many`).
 
 A worker says when it is ready (compiled, captured, warm), then runs one round for each line it is
 sent.
@@ -58,8 +58,8 @@ class Worker:
 def processes(
     setting: Setting, runs: int, contender: str, batches: int, rounds: int
 ) -> tuple[list[float], float]:
-    """Images per second of all workers, each round from the first start to the last end; and their
-    GiB together.
+    """Images per second of all workers, each round from the first start to the last end;
+    and their GiB together.
 
     Raises `loops.Missing` with the worker's own words if one dies.
     """

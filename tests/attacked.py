@@ -29,8 +29,8 @@ def linear(classes=2, shape=(1, 4, 4), n=32, seed=0, dtype=torch.float64, scale=
 
 @torch.no_grad()
 def smallest_perturbation(model, x, y, norm):
-    """min over other classes j of (z_y − z_j) / ‖w_y − w_j‖_q, the distance to a linear model's
-    boundary. (n,).
+    """min over other classes j of (z_y − z_j) / ‖w_y − w_j‖_q,
+    the distance to a linear model's boundary. (n,).
     """
     z, w = model(x), model[1].weight
     lengths = torch.linalg.vector_norm(w[y][:, None] - w[None], DUAL[norm], dim=2)  # (n, classes)
@@ -82,8 +82,8 @@ def pictures(n=24, seed=1, dtype=torch.float32, shape=(1, 6, 6)):
 
 @functools.cache
 def digits():
-    """A residual network trained for some seconds on the digits; with the first 200 test images and
-    labels.
+    """A residual network trained for some seconds on the digits;
+    with the first 200 test images and labels.
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)

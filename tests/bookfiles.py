@@ -1,5 +1,5 @@
-"""The chapters as files, and how tests execute them: in processes of their own, from published
-records only.
+"""The chapters as files, and how tests execute them:
+in processes of their own, from published records only.
 """
 
 import json

@@ -1,5 +1,5 @@
-"""A GPU imitated on the CPU: tensors that say they lie on "cuda:0", and errors where a real one
-would have them.
+"""A GPU imitated on the CPU: tensors that say they lie on "cuda:0",
+and errors where a real one would have them.
 
 Memory is tagged. A tensor of tagged memory calls itself a CUDA tensor; what is made from it is
 tagged; `.cpu()` gives untagged memory. As on a GPU, an operation on both kinds, or `numpy()` of the
@@ -34,8 +34,8 @@ Tensor = torch.Tensor
 
 
 def place(tensor: Tensor) -> bool | None:
-    """True on the GPU, False on the CPU, None for what torch makes in C++ beside the tensors it
-    works on.
+    """True on the GPU, False on the CPU,
+    None for what torch makes in C++ beside the tensors it works on.
     """
     with torch._C.DisableTorchFunction():
         return getattr(tensor.untyped_storage(), "on_gpu", False)

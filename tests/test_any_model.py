@@ -1,5 +1,5 @@
-"""Models as people have them: what a trace would get wrong, what comes in and out, and everything
-left as it was.
+"""Models as people have them: what a trace would get wrong, what comes in and out,
+and everything left as it was.
 """
 
 import copy
@@ -26,8 +26,8 @@ LABELS = torch.zeros(32, dtype=torch.int64)
 
 
 class Net(nn.Module):
-    """A convolution with its batch norm and a classifier; `kind` says what its forward does
-    besides.
+    """A convolution with its batch norm and a classifier;
+    `kind` says what its forward does besides.
     """
 
     def __init__(self, kind="", bn=True):
@@ -251,8 +251,8 @@ def test_sums_of_shapes_keep_their_order():
 
 
 def test_features_are_those_of_the_layers():
-    """In-place activations behind a layer, branches and noise: what a hook sees at the layer
-    counts.
+    """In-place activations behind a layer, branches and noise:
+    what a hook sees at the layer counts.
     """
     overwritten = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(144, 5)

@@ -52,8 +52,8 @@ def test_pgd_without_chance_agrees_image_by_image(pairs, name):
 
 @pytest.mark.parametrize("name", ["pgd", "apgd-ce", "apgd-dlr", "apgd-ce l2", "apgd-t"])
 def test_attacks_with_a_random_start_agree_within_three_points_and_ours_is_not_weaker(pairs, name):
-    """200 images: one seed alone moves apgd-dlr by up to 2 points, the others by 1; PGD and DLR run
-    with five.
+    """200 images: one seed alone moves apgd-dlr by up to 2 points, the others by 1;
+    PGD and DLR run with five.
     """
     ours, theirs = accuracies(pairs[name])
     assert abs(ours - theirs) <= 0.03

@@ -1,5 +1,5 @@
-"""Robust accuracy: what is counted, what is kept for resuming, and when the result distrusts
-itself.
+"""Robust accuracy: what is counted, what is kept for resuming,
+and when the result distrusts itself.
 """
 
 import warnings
@@ -44,8 +44,8 @@ def quiet(*arguments, **options):
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Attacks that break the images they are told to: {attack: {eps: first pixels}}; with a list of
-    what ran.
+    """Attacks that break the images they are told to: {attack: {eps: first pixels}};
+    with a list of what ran.
     """
     script, ran = {}, []
 
@@ -194,8 +194,8 @@ def test_the_seed_matters_and_repeats():
 
 
 def test_eight_bit_rounding_is_evaluated_beside():
-    """A boundary between two levels: fp32 pixels cross it at eps = 1.5/255, whole levels only at
-    2/255.
+    """A boundary between two levels: fp32 pixels cross it at eps = 1.5/255,
+    whole levels only at 2/255.
     """
     model = Function(
         lambda x: torch.stack([101.2 / 255 - x.sum((1, 2, 3)), 0 * x.sum((1, 2, 3))], 1)

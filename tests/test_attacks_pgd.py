@@ -82,8 +82,8 @@ def test_a_callers_image_is_not_changed_and_needs_no_gradient():
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_batch_split_and_order_do_not_matter(norm):
-    """Exact in float64 with a random stream per image; in float32 rounding flips the sign of small
-    gradients.
+    """Exact in float64 with a random stream per image;
+    in float32 rounding flips the sign of small gradients.
     """
     model, x = convolutional(dtype=torch.float64), pictures(dtype=torch.float64)
     y, order = model(x).argmax(1), torch.randperm(24, generator=generator())
@@ -121,8 +121,8 @@ def test_more_restarts_never_help_the_model_image_by_image(norm):
 
 
 def test_the_worst_restart_is_kept_not_the_last():
-    """A function that only a lucky start can leave: the last restart is lost for nearly every
-    image.
+    """A function that only a lucky start can leave:
+    the last restart is lost for nearly every image.
     """
     model = binary(lambda x: torch.where(x[:, 0] > 0.55, -1.0, 1.0) + 0 * x.sum(1))
     x, y = torch.full((40, 2), 0.5), torch.zeros(40, dtype=torch.int64)
@@ -278,8 +278,8 @@ def test_perturb_makes_one_pass_a_step_and_leaves_a_prepared_network_alone():
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("loss", ["ce", "margin", "dlr"])
 def test_the_loop_asks_no_tensor_for_a_value(norm, loss):
-    """So it neither waits for a GPU nor breaks a captured graph: fake tensors have no values to ask
-    for.
+    """So it neither waits for a GPU nor breaks a captured graph:
+    fake tensors have no values to ask for.
     """
     with FakeTensorMode():
         weight = torch.empty(4, 1, 3, 3)
@@ -297,8 +297,8 @@ def test_the_loop_asks_no_tensor_for_a_value(norm, loss):
 
 
 def test_more_steps_wait_no_more_often():
-    """All of pgd: what it asks of the device does not grow with its loop, unless it is to stop
-    early.
+    """All of pgd: what it asks of the device does not grow with its loop,
+    unless it is to stop early.
     """
     asked, (model, x) = {}, (convolutional(), pictures())
     y = model(x).argmax(1)

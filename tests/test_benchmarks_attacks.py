@@ -1,5 +1,5 @@
-"""The benchmark of attacks: its arithmetic, who is compared, and that our fast passes are the plain
-loop's.
+"""The benchmark of attacks: its arithmetic, who is compared,
+and that our fast passes are the plain loop's.
 """
 
 import os

@@ -1,5 +1,5 @@
-"""The benchmarks' logic at tiny size: what is compared is the same thing, and what is counted is
-right.
+"""The benchmarks' logic at tiny size:
+what is compared is the same thing, and what is counted is right.
 """
 
 import copy

@@ -1,5 +1,5 @@
-"""A chapter alone on a foreign machine: what Colab has, an empty folder, the repository only by its
-address.
+"""A chapter alone on a foreign machine:
+what Colab has, an empty folder, the repository only by its address.
 
 The environment sees the dependencies of arlib and ipykernel through links, and nothing else of this
 one: no arlib, no Jupyter Book, no papermill. papermill drives the kernel from outside. Python 3.13
@@ -49,8 +49,8 @@ def needed(names: list[str]) -> dict[str, importlib.metadata.Distribution]:
 
 
 def link_packages(target: Path) -> None:
-    """A folder of links to what arlib depends on: a site-packages without arlib and without the
-    book's tools.
+    """A folder of links to what arlib depends on:
+    a site-packages without arlib and without the book's tools.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     target.mkdir()

@@ -201,8 +201,8 @@ def test_chapter_is_executed_and_its_figures_are_described(name):
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_exercises_fold_in_every_client(name):
-    """`<details>` is Markdown everywhere; a cell opens no more than it closes, since clients render
-    each alone.
+    """`<details>` is Markdown everywhere;
+    a cell opens no more than it closes, since clients render each alone.
     """
     for cell in read(name)["cells"]:
         text = source(cell)

@@ -18,8 +18,8 @@ def test_stored_outputs_are_reproduced(name, tmp_path):
 
 
 def test_one_changed_number_fails(tmp_path):
-    """A test of the test above: a chapter up to its first stored number, as it is and with that
-    digit changed.
+    """A test of the test above: a chapter up to its first stored number,
+    as it is and with that digit changed.
     """
     chapter, at, output, key = first_number()
     chapter["cells"] = chapter["cells"][: at + 1]
@@ -36,8 +36,8 @@ def test_one_changed_number_fails(tmp_path):
 
 
 def first_number():
-    """The chapter that comes to a stored number in the fewest cells: (chapter, cell, output, key of
-    its text).
+    """The chapter that comes to a stored number in the fewest cells:
+    (chapter, cell, output, key of its text).
     """
     found = []
     for name in CHAPTERS:

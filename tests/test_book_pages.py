@@ -1,5 +1,5 @@
-"""Every rendered page, opened from disk in a headless browser, as a reader without network
-sees it.
+"""Every rendered page, opened from disk in a headless browser,
+as a reader without network sees it.
 """
 
 import functools
@@ -21,8 +21,8 @@ HTML = ROOT / "_build" / "html"
 PAGES = [*toc(), "index", "search", "genindex", "py-modindex"]
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-# Findings inside markup of the theme that the book cannot reach: (rule, part of the selector), and
-# their cause.
+# Findings inside markup of the theme that the book cannot reach:
+# (rule, part of the selector), and their cause.
 ALLOWED: dict[tuple[str, str], str] = {}
 
 
@@ -275,8 +275,8 @@ BROKEN_IMAGES = """[...document.images].filter(i => !i.closest('mjx-container'))
   .filter(i => !i.complete || !i.naturalWidth || !(i.alt || '').trim())
   .map(i => i.outerHTML.slice(0, 120))"""
 
-# Formulas that MathJax left or marked as wrong, and markup that should have been replaced by the
-# build.
+# Formulas that MathJax left or marked as wrong,
+# and markup that should have been replaced by the build.
 UNRENDERED = r"""(() => {
   const bare = [...document.querySelectorAll('.math')]
     .filter(m => !m.querySelector('mjx-container'));

@@ -143,8 +143,8 @@ def test_prose_docstrings_become_rest(prose, rest):
 
 
 def test_environment_refuses_an_old_python_in_one_sentence(tmp_path):
-    """Names on the PATH that do not run (as version managers leave) or are too old are
-    passed over.
+    """Names on the PATH that do not run (as version managers leave) or
+    are too old are passed over.
     """
     (tmp_path / "tools").mkdir()
     shutil.copy(ROOT / "tools" / "environment.sh", tmp_path / "tools")

@@ -1,5 +1,5 @@
-"""Protocol 2: claims in parts, the rule for layers, Holm, no gap, shares left; and protocol 1 as it
-was.
+"""Protocol 2: claims in parts, the rule for layers, Holm, no gap, shares left;
+and protocol 1 as it was.
 """
 
 import json
@@ -24,8 +24,8 @@ CONTROLS = (1, 2, 3, 4, 6, 8)
 
 
 def big_gap(records: pd.DataFrame) -> pd.DataFrame:
-    """The made-up nets, all with test errors 20 points higher, so that there is a gap to
-    regularise.
+    """The made-up nets, all with test errors 20 points higher,
+    so that there is a gap to regularise.
     """
     hit = (records["statistic"] == "error") & (records["split"] == "test")
     return records.assign(value=records["value"].where(~hit, records["value"] + 0.2))

@@ -172,8 +172,8 @@ def start(processes, *words, store):
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     given = {"PYTHONPATH": paths, "ARLIB_STORE": str(store), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "arlib", *map(str, words)]
-    # As in a terminal: under `nohup … &` Ctrl-C's signal is ignored, and children would inherit
-    # that.
+    # As in a terminal: under `nohup … &` Ctrl-C's signal is ignored,
+    # and children would inherit that.
     listening = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     options = {"stderr": subprocess.PIPE, "text": True, "preexec_fn": listening}
     processes.append(subprocess.Popen(command, env=os.environ | given, **options))

@@ -1,5 +1,5 @@
-"""What a chapter shows in a client and nowhere else, in real kernels that are asked as clients ask
-them.
+"""What a chapter shows in a client and nowhere else,
+in real kernels that are asked as clients ask them.
 """
 
 import json

@@ -1,5 +1,5 @@
-"""Chapters where readers run them: real notebook clients, driven by a real browser
-(tests/clients/).
+"""Chapters where readers run them:
+real notebook clients, driven by a real browser (tests/clients/).
 
 ARLIB_SCREENSHOTS=FOLDER keeps a screenshot of each moved slider and each computed figure.
 """
@@ -103,8 +103,8 @@ def test_a_chapter_in_a_client(browser, client, chapter):
 
 
 def look_at_outputs(saved: dict) -> None:
-    """Every cell ran, none failed; the result stands below the setup cell, captions below the
-    figures.
+    """Every cell ran, none failed; the result stands below the setup cell,
+    captions below the figures.
     """
     code = [cell for cell in saved["cells"] if cell["cell_type"] == "code" and source(cell).strip()]
     assert all(cell["execution_count"] for cell in code)

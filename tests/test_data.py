@@ -124,8 +124,8 @@ def test_augment_depends_on_its_generator_only():
 
 @pytest.fixture
 def tiny_cifar_server(tmp_path, monkeypatch):
-    """A loopback server with an archive in torchvision's layout, whose md5 is torchvision's
-    expectation.
+    """A loopback server with an archive in torchvision's layout,
+    whose md5 is torchvision's expectation.
     """
     # only to write the archive as its authors did; nothing of the project reads pickles
     import pickle

@@ -1,5 +1,5 @@
-"""Everything that computes runs on a GPU as far as the places of its tensors go: seen with an
-imitated one.
+"""Everything that computes runs on a GPU as far as the places of its tensors go:
+seen with an imitated one.
 """
 
 import pytest

@@ -178,8 +178,8 @@ def test_unknown_mode_is_named():
 
 
 class _Tricky(nn.Module):
-    """Sums and ReLUs whose operands are read again, or broadcast: nothing here may be overwritten
-    by mistake.
+    """Sums and ReLUs whose operands are read again, or broadcast:
+    nothing here may be overwritten by mistake.
     """
 
     def __init__(self):

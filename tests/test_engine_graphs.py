@@ -1,5 +1,5 @@
-"""What a CUDA graph does to memory and to Python, imitated on the CPU: a replay writes where its
-recording wrote.
+"""What a CUDA graph does to memory and to Python, imitated on the CPU:
+a replay writes where its recording wrote.
 
 Whether graphs are captured at all only a GPU can tell (the tests marked `gpu`); that nothing here
 reads what a later replay has overwritten, or relies on Python that a replay does not run, is seen
@@ -26,8 +26,8 @@ class _Stream:
 
 @pytest.fixture
 def recorder(monkeypatch):
-    """`torch.cuda` as far as `Captured` uses it. A replay computes into the recorded outputs and
-    moves no `.grad`.
+    """`torch.cuda` as far as `Captured` uses it.
+    A replay computes into the recorded outputs and moves no `.grad`.
     """
     monkeypatch.setattr(graphs, "has_graphs", lambda tensor: True)
     monkeypatch.setattr(torch.cuda, "Stream", _Stream)
@@ -99,8 +99,8 @@ def test_a_function_that_cannot_be_captured_runs_eagerly_and_says_so(recorder, c
     assert torch.equal(captured(torch.ones(2)), torch.full((2,), 2.0)) and captured.refused
     assert torch.equal(captured(torch.ones(2)), torch.full((2,), 2.0))
     assert [r.getMessage() for r in caplog.records] == [
-        "a CUDA graph could not be captured (operation not permitted when stream is capturing); it "
-        "runs eagerly"
+        "a CUDA graph could not be captured (operation not permitted when stream is capturing); "
+        "it runs eagerly"
     ]
 
 
@@ -120,8 +120,8 @@ def test_memory_that_does_not_suffice_for_a_capture_is_the_callers_to_handle(rec
 
 
 def graphed_callables(function, samples, num_warmup_iters):
-    """As `torch.cuda.make_graphed_callables`: one shape, and one memory for all logits and all
-    gradients.
+    """As `torch.cuda.make_graphed_callables`:
+    one shape, and one memory for all logits and all gradients.
     """
     assert not isinstance(function, nn.Module), "torch replaces a module's own forward"
     static = {

@@ -21,8 +21,8 @@ print(faults() - before, told)
 
 
 def page_faults(**environment: str) -> tuple[int, bool]:
-    """Pages that the system handed out during a third pass (4 kB each), and whether the allocator
-    was told to keep.
+    """Pages that the system handed out during a third pass (4 kB each),
+    and whether the allocator was told to keep.
     """
     clean = {name: value for name, value in os.environ.items() if name not in memory.TUNED}
     run = [sys.executable, "-c", PASSES]

@@ -1,5 +1,5 @@
-"""Every figure draws from tidy tables, without warnings, labelled, in the book's colours, with alt
-text.
+"""Every figure draws from tidy tables, without warnings, labelled,
+in the book's colours, with alt text.
 """
 
 import io

@@ -1,5 +1,5 @@
-"""The rows of the house: a room of arlib imports only from rows below its own, and within a row one
-way.
+"""The rows of the house: a room of arlib imports only from rows below its own,
+and within a row one way.
 """
 
 import ast
@@ -73,8 +73,8 @@ def test_no_rooms_import_each_other_in_a_circle():
 
 
 def modules_of(path: Path) -> set[str]:
-    """The modules of arlib that a file imports at its top, as dotted names; packages' faces are
-    passed through.
+    """The modules of arlib that a file imports at its top, as dotted names;
+    packages' faces are passed through.
     """
     names = set()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:

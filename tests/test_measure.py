@@ -317,8 +317,8 @@ KINDS = ("last", "best", "epoch-1", "initial")
 
 
 def test_every_setting_decides_some_part():
-    """Changing any setting changes what some part uses or which parts there are, so none goes
-    unnoticed.
+    """Changing any setting changes what some part uses or which parts there are,
+    so none goes unnoticed.
     """
     base = replace(
         measure.Settings(),
@@ -476,8 +476,8 @@ def test_blocks_by_themselves_have_jacobians_too(folder, measured):
 
 
 def test_folding_for_spectra_is_float64(folder):
-    """Folding in float32 moves a singular value by 1e-7 of the largest; in float64 the exact fold
-    is reproduced.
+    """Folding in float32 moves a singular value by 1e-7 of the largest;
+    in float64 the exact fold is reproduced.
     """
     model = training.load_model(folder)
     block = model.blocks[1]

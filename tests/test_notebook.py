@@ -12,8 +12,8 @@ from arlib.errors import InputError, NotMeasured, one_of
 
 
 def parameters(**changed):
-    """A chapter's globals after its parameters cell, as Jupyter leaves them, and after
-    papermill's.
+    """A chapter's globals after its parameters cell, as Jupyter leaves them,
+    and after papermill's.
     """
     namespace = {"In": [""], "Out": {}, "_dh": [], "notebook": notebook, "exit": object()}
     exec(

@@ -218,8 +218,8 @@ def test_the_warm_up_is_linear_and_then_exactly_eps():
 
 
 def two_class():
-    """A linear model, images away from the pixel range's ends, and the direction that the second
-    class gains by.
+    """A linear model, images away from the pixel range's ends,
+    and the direction that the second class gains by.
     """
     model = linear(classes=2)
     x, _ = images()

@@ -1,5 +1,5 @@
-"""Networks that others trained: their published errors, and distances that were proven, where their
-files are.
+"""Networks that others trained: their published errors, and distances that were proven,
+where their files are.
 
 The folder is named by `ARLIB_NETS`; nothing of it is in the repository. What was measured on them
 is, and is tested by itself below.
@@ -27,8 +27,8 @@ needs_nets = pytest.mark.skipif(
     not HERE, reason="ARLIB_NETS is not set: the networks of other people are not here"
 )
 
-# Published, in per cent of the 10,000 MNIST test images: natural error, and error under PGD-40 at a
-# radius.
+# Published, in per cent of the 10,000 MNIST test images:
+# natural error, and error under PGD-40 at a radius.
 NATURAL = {
     "salman_NOR_MLP_B": 2.05, "salman_ADV_MLP_B_0.03": 1.53, "salman_ADV_MLP_B_0.05": 1.62,
     "salman_ADV_MLP_B_0.1": 3.33,
@@ -136,8 +136,8 @@ def proven_distances(nets: Path, network: str):
 
 @needs_nets
 def test_the_committed_numbers_are_of_these_files_and_come_out_again(nets, mnist):
-    """The errors and output margins of two networks measured anew, by other code than wrote
-    them.
+    """The errors and output margins of two networks measured anew,
+    by other code than wrote them.
     """
     for family in others.read()["families"]:
         for one in family["networks"]:

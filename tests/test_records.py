@@ -161,8 +161,8 @@ def test_a_run_without_its_weights_is_not_finished(tmp_path):
 
 
 def large_run(folder):
-    """The numbers of a ResNet-56 on CIFAR-10: 55 convolutions, three operators, 27 blocks, 60
-    epochs.
+    """The numbers of a ResNet-56 on CIFAR-10:
+    55 convolutions, three operators, 27 blocks, 60 epochs.
     """
     generator = np.random.default_rng(0)
     draw = lambda *size: generator.normal(size=size)

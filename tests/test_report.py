@@ -1,5 +1,5 @@
-"""Models side by side: the numbers are those of the functions they come from, resumable, and the
-page is safe.
+"""Models side by side: the numbers are those of the functions they come from, resumable,
+and the page is safe.
 """
 
 import json

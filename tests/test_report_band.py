@@ -1,5 +1,5 @@
-"""The reference band is what the recorded networks span, and stands only where the quantity is the
-same one.
+"""The reference band is what the recorded networks span,
+and stands only where the quantity is the same one.
 """
 
 import json

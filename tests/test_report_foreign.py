@@ -1,5 +1,5 @@
-"""Comparing models as other libraries build them: layers that see windows or positions instead of
-images.
+"""Comparing models as other libraries build them:
+layers that see windows or positions instead of images.
 """
 
 import importlib.util
@@ -26,8 +26,8 @@ FEW = {
 
 
 class Windows(nn.Module):
-    """As in windowed attention: patches become rows of the batch; positions go through a layer of
-    their own.
+    """As in windowed attention: patches become rows of the batch;
+    positions go through a layer of their own.
     """
 
     def __init__(self):

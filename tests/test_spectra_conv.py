@@ -1,5 +1,5 @@
-"""Exact singular values against matrices built index by index, real convolutions and known
-answers.
+"""Exact singular values against matrices built index by index,
+real convolutions and known answers.
 """
 
 import itertools
@@ -66,8 +66,8 @@ def close(values, matrix, tolerance=1e-10):
 
 @st.composite
 def circular_layers(draw):
-    """Any circular convolution small enough for the loops: wrap-around, n odd, even and 1, stride
-    or not.
+    """Any circular convolution small enough for the loops:
+    wrap-around, n odd, even and 1, stride or not.
     """
     dims = draw(st.sampled_from([1, 2, 2, 2, 3]))
     most = {1: 9, 2: 6, 3: 3}[dims]
@@ -237,8 +237,8 @@ def test_bad_input_is_named(change, message):
 
 @pytest.mark.parametrize("small", [0.0, 1e-9, 1e-6, 1e-3])
 def test_gram_eigenvalues_do_not_blur_small_singular_values(small):
-    """A matrix times one 3×3 stencil: its singular values times the stencil's symbol, at every
-    frequency.
+    """A matrix times one 3×3 stencil:
+    its singular values times the stencil's symbol, at every frequency.
     """
     generator = torch.Generator().manual_seed(0)
     u, v = (

@@ -1,5 +1,5 @@
-"""Estimates with error bars: adjoints, exact sums, bounds that are theorems, and intervals that
-hold.
+"""Estimates with error bars: adjoints, exact sums, bounds that are theorems,
+and intervals that hold.
 """
 
 import importlib.util
@@ -216,8 +216,8 @@ def test_a_map_without_spectrum_is_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["square", "tall", "strided", "near-orthogonal", "rank-deficient"])
 def test_intervals_cover(name):
-    """A smaller version of benchmarks/spectra_coverage.py: 100 fixed probe sets; 88 is 3 sd below
-    95.
+    """A smaller version of benchmarks/spectra_coverage.py: 100 fixed probe sets;
+    88 is 3 sd below 95.
     """
     path = Path(__file__).parents[1] / "benchmarks" / "spectra_coverage.py"
     spec = importlib.util.spec_from_file_location("spectra_coverage", path)

@@ -1,5 +1,5 @@
-"""The table of a whole model: which operator each row measures, on which map, and what is
-refused.
+"""The table of a whole model: which operator each row measures, on which map,
+and what is refused.
 """
 
 import math

@@ -112,8 +112,8 @@ def test_shipped_studies_are_what_the_book_says():
 
 
 def test_run_ids_of_the_printed_studies_never_change():
-    """A record lies in a folder of this name: a new field of the recipe or key of the file must
-    rename none.
+    """A record lies in a folder of this name:
+    a new field of the recipe or key of the file must rename none.
     """
     named = {
         name: [entry.run for entry in studies.load(name).entries]
@@ -173,8 +173,8 @@ def test_weights_are_published_of_the_runs_a_study_names(tmp_path):
 @pytest.mark.slow
 def test_a_study_with_controls_runs_and_shows_resumes_and_records_them(tmp_path):
     few = (
-        "measure: {radius_scale: 4, feature_images: 40, adversarial_images: 4, jacobian_images: 2, "
-        "flip_radii: [4], "
+        "measure: {radius_scale: 4, feature_images: 40, adversarial_images: 4, jacobian_images: "
+        "2, flip_radii: [4], "
     )
     few += "flip_images_main: 20, robust_images: 20, strong_images: 4, "
     few += "instance_images: 4, bn_images: 50}\n"
@@ -501,8 +501,8 @@ def test_published_records_are_of_one_device_and_fit_their_study_file(name):
 
 
 def test_shipped_weights_give_the_recorded_numbers():
-    """Half precision of the convolutions moves errors by at most a point and margins and spectra by
-    1 %.
+    """Half precision of the convolutions moves errors by at most a point and margins
+    and spectra by 1 %.
     """
     folders = [
         f for f in PUBLISHED if f.parent.name == "digits" and (f / "weights.safetensors").exists()

@@ -1,5 +1,5 @@
-"""`torchrun … -m arlib train …` as people start it: it trains, survives the death of a process, and
-goes on.
+"""`torchrun … -m arlib train …` as people start it:
+it trains, survives the death of a process, and goes on.
 """
 
 import os

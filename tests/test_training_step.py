@@ -1,5 +1,5 @@
-"""One step in its variants: micro-batches, processes, precision, memory; each against the plain
-one.
+"""One step in its variants: micro-batches, processes, precision, memory;
+each against the plain one.
 """
 
 import logging
@@ -32,8 +32,8 @@ RECIPES = {
 def gradients(
     name: str, *, world: World | None = None, train: bool = True, n: int = 30, **options
 ) -> dict:
-    """The weights' gradients (float64) after one step on the first n digits, with learning
-    rate 0.
+    """The weights' gradients (float64) after one step on the first n digits,
+    with learning rate 0.
     """
     recipe = training.Recipe(**(BASE | RECIPES[name]))
     digits = data.load("digits", device="cpu")

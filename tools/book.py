@@ -1,5 +1,5 @@
-"""Build the book, unless nothing it depends on has changed: `python -m tools.book`, or
-`make book`.
+"""Build the book, unless nothing it depends on has changed:
+`python -m tools.book`, or `make book`.
 """
 
 import os

@@ -1,5 +1,5 @@
-"""Write what was found into the README, from the published records of the study that the chapters
-show.
+"""Write what was found into the README,
+from the published records of the study that the chapters show.
 
 python -m tools.findings             writes the table between its two marks
 python -m tools.findings --check     only says whether it differs (exit status 1)

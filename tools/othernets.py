@@ -1,5 +1,5 @@
-"""Networks that other people trained, rebuilt as torch modules from a folder of arrays; nothing of
-them is in arlib.
+"""Networks that other people trained, rebuilt as torch modules from a folder of arrays;
+nothing of them is in arlib.
 
 The folder (argument `--nets`, else the environment variable `ARLIB_NETS`) holds for each network
 `NAME.npz`, an array per parameter, and for some `NAME.graph.json`, the list of their operations;
@@ -33,8 +33,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Family:
-    """Networks of one architecture by the same people: one to compare with, and one or more that
-    are more robust.
+    """Networks of one architecture by the same people:
+    one to compare with, and one or more that are more robust.
     """
 
     title: str
@@ -130,8 +130,8 @@ _CONVOLUTIONS = {4: {"stride": 2, "padding": 1}, 3: {"stride": 1, "padding": 1}}
 
 
 def folder(given: str | Path | None = None) -> Path:
-    """The folder of the networks: the argument, else `ARLIB_NETS`; `InputError` where there is
-    none.
+    """The folder of the networks: the argument, else `ARLIB_NETS`;
+    `InputError` where there is none.
     """
     where = given or os.environ.get("ARLIB_NETS")
     if not where:
@@ -146,8 +146,8 @@ def folder(given: str | Path | None = None) -> Path:
 
 
 def load(name: str, nets: Path) -> nn.Module:
-    """One network in eval mode, from images in [0, 1] to logits; its normalisation, if any, is its
-    first layer.
+    """One network in eval mode, from images in [0, 1] to logits;
+    its normalisation, if any, is its first layer.
 
     Raises `InputError` for an unknown name, `RecordError` for a file that is missing or damaged.
     """
@@ -163,8 +163,8 @@ def load(name: str, nets: Path) -> nn.Module:
 
 
 def chain(arrays: dict[str, np.ndarray]) -> nn.Sequential:
-    """Layers one after the other: each array's name begins with its layer's place, and the gaps say
-    the rest.
+    """Layers one after the other: each array's name begins with its layer's place,
+    and the gaps say the rest.
 
     The gap before the first linear layer is a flattening, every other one a ReLU.
     """
@@ -295,8 +295,8 @@ def mnist(where: Path) -> tuple[Tensor, Tensor]:
 
 
 def _idx(path: Path) -> np.ndarray:
-    """The array of an idx file of bytes: the fourth byte is the number of axes, then their
-    lengths.
+    """The array of an idx file of bytes:
+    the fourth byte is the number of axes, then their lengths.
     """
     if not path.is_file():
         raise InputError(

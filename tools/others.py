@@ -1,5 +1,5 @@
-"""Measure networks that other people trained, as `arlib.compare` measures any, and keep the
-numbers.
+"""Measure networks that other people trained, as `arlib.compare` measures any,
+and keep the numbers.
 
 python -m tools.others --nets FOLDER              all families, into records/others/networks.json
 python -m tools.others --nets FOLDER --family mlp_b …      only these; the others stay as they are

@@ -1,5 +1,5 @@
-"""Write the setup cell into every chapter, the repository's address where it belongs, and
-arlib/captions.json.
+"""Write the setup cell into every chapter, the repository's address where it belongs,
+and arlib/captions.json.
 
 python -m tools.stamp                  every chapter carries the setup cell of arlib.notebook again
 python -m tools.stamp ADDRESS          the same, with this address (https://…) from now on
@@ -43,8 +43,8 @@ def write_address(address: str, root: Path = ROOT) -> None:
 
 
 def page(address: str, name: str) -> str:
-    """Where the workflow `pages` publishes a chapter; "" if the repository's host is not known to
-    publish pages.
+    """Where the workflow `pages` publishes a chapter;
+    "" if the repository's host is not known to publish pages.
     """
     found = re.fullmatch(r"https://github\.com/([^/]+)/([^/]+?)/?", address)
     return f"https://{found[1]}.github.io/{found[2]}/book/{name}.html" if found else ""
@@ -57,8 +57,8 @@ def setup_cell(root: Path, name: str) -> str:
 
 
 def captions(root: Path = ROOT) -> str:
-    """What `arlib/captions.json` should hold: clients do not show a cell's metadata, so the package
-    has it, too.
+    """What `arlib/captions.json` should hold:
+    clients do not show a cell's metadata, so the package has it, too.
     """
     found = [
         client.captions(json.loads(path.read_text(encoding="utf-8"))) for path in chapters(root)
@@ -68,8 +68,8 @@ def captions(root: Path = ROOT) -> str:
 
 
 def restamp(root: Path = ROOT, write: bool = True) -> list[str]:
-    """Bring the setup cell of every chapter and the captions up to date; returns the names of files
-    that differed.
+    """Bring the setup cell of every chapter and the captions up to date;
+    returns the names of files that differed.
     """
     changed = []
     for path in chapters(root):

@@ -153,8 +153,8 @@ class _Walk:
         self.top_loss = torch.where(better, loss, self.top_loss)
 
     def judge(self, steps: int) -> None:
-        """At a checkpoint: halve the step and return to the top where the last steps brought too
-        little.
+        """At a checkpoint: halve the step and return to the top
+        where the last steps brought too little.
         """
         stalled = (self.rises < ENOUGH * steps) | (
             ~self.halved & (self.top_loss <= self.judged_loss)

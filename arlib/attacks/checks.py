@@ -81,8 +81,7 @@ def _check_images(model: nn.Module, x: Tensor, y: Tensor, clip: tuple[float, flo
     if x.dtype == torch.uint8:
         raise InputError(
             "images are uint8, on the scale 0 to 255; networks here take [0, 1]. Give x / 255 as "
-            "float32, and eps on "
-            "that scale too (AR strength 8 is 8/255)."
+            "float32, and eps on that scale too (AR strength 8 is 8/255)."
         )
     if x.dtype not in (torch.float32, torch.float64):
         raise InputError(
@@ -91,8 +90,8 @@ def _check_images(model: nn.Module, x: Tensor, y: Tensor, clip: tuple[float, flo
         )
     if y.shape != x.shape[:1] or y.dtype != torch.int64:
         raise InputError(
-            f"labels are {y.dtype} of shape {tuple(y.shape)}; one int64 label for each of {len(x)} "
-            "images."
+            f"labels are {y.dtype} of shape {tuple(y.shape)}; one int64 label for each of "
+            f"{len(x)} images."
         )
     places = {str(place) for place in (x.device, y.device, device_of(model)) if place is not None}
     if len(places) > 1:
@@ -119,14 +118,12 @@ def _outside(low: float, high: float, clip: tuple[float, float]) -> str:
     if low >= 0 and 2 < high <= 255 and b == 1:
         return said + (
             "They look like pixels on the scale 0 to 255: give x / 255, and eps on the scale 0 to "
-            "1 "
-            "(AR strength 8 is 8/255)."
+            "1 (AR strength 8 is 8/255)."
         )
     return said + (
-        "They look normalised: give pixels in that range and arlib.with_normalization(model, mean, "
-        "std), which makes "
-        "the normalisation the model's first layer; or clip=(lowest, highest), and eps in the same "
-        "units."
+        "They look normalised: give pixels in that range and arlib.with_normalization(model, "
+        "mean, std), which makes the normalisation the model's first layer; or clip=(lowest, "
+        "highest), and eps in the same units."
     )
 
 
@@ -155,7 +152,6 @@ def _check_eps(eps: float | Tensor, norm: str, x: Tensor, clip: tuple[float, flo
     if not (low >= 0 and high <= limit):
         strength = "AR strength 8 is eps=8/255" if tuple(clip) == (0, 1) else "as clip is"
         raise InputError(
-            f"eps is {high if high > limit else low:.4g}; allowed for {norm}: 0 to {limit:.4g}, in "
-            "units of "
-            f"[{clip[0]:g}, {clip[1]:g}] pixels ({strength})."
+            f"eps is {high if high > limit else low:.4g}; allowed for {norm}: 0 to {limit:.4g}, "
+            f"in units of [{clip[0]:g}, {clip[1]:g}] pixels ({strength})."
         )

@@ -1,5 +1,5 @@
-"""Robust accuracy: the worst case of several attacks per image, with its interval, resumable,
-self-critical.
+"""Robust accuracy: the worst case of several attacks per image, with its interval,
+resumable, self-critical.
 """
 
 import json
@@ -206,8 +206,8 @@ class _Job:
                 other = ["model's answers"]
             if other:
                 raise InputError(
-                    f"state is of another evaluation: its {', '.join(other)} differ. "
-                    "Start with state=None, or with the arguments it was made with."
+                    f"state is of another evaluation: its {', '.join(other)} differ. Start with "
+                    "state=None, or with the arguments it was made with."
                 )
             return state
         state["key"], state["logits"] = np.array(json.dumps(key)), answers
@@ -276,8 +276,8 @@ def _rounded(
 
 
 def _broken(state: State, job: _Job, least: int = BROKEN) -> np.ndarray:
-    """(eps, attack, n) bool: broken by that attack up to that radius, or misclassified from the
-    start.
+    """(eps, attack, n) bool: broken by that attack up to that radius,
+    or misclassified from the start.
 
     Where attacks build on each other, by it or those before it up to that radius, or by any at a
     smaller one.

@@ -20,8 +20,8 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """Difference of logits ratio: a margin free of logit scale (Croce & Hein 2020, eq. 6); ≥ 3
-    classes.
+    """Difference of logits ratio: a margin free
+    of logit scale (Croce & Hein 2020, eq. 6); ≥ 3 classes.
     """
     top = logits.topk(3, dim=1).values
     return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
@@ -73,8 +73,8 @@ class Goal:
         return -losses if self.targeted else losses
 
     def hits(self, logits: Tensor) -> Tensor:
-        """Where the attack has succeeded, (n,) bool; logits that are not finite are no answer, so
-        no success.
+        """Where the attack has succeeded, (n,) bool;
+        logits that are not finite are no answer, so no success.
         """
         return ((logits.argmax(1) == self.y) == self.targeted) & finite(logits)
 
@@ -85,16 +85,15 @@ class Goal:
 
 
 def check_loss(loss: str, classes: int, targeted: bool = False) -> None:
-    """Raise `InputError` where a loss is not defined: DLR divides by a difference of sorted
-    logits.
+    """Raise `InputError` where a loss is not defined:
+    DLR divides by a difference of sorted logits.
     """
     least = _LEAST_CLASSES.get(loss, 2)
     if classes < least:
         instead = "margin-targeted" if loss == "dlr-targeted" else "margin"
         raise InputError(
             f"loss is {loss!r}, whose denominator needs at least {least} classes; this model has "
-            f"{classes}. "
-            f"Use loss={instead!r}."
+            f"{classes}. Use loss={instead!r}."
         )
     if targeted and loss not in ("ce", "margin"):
         raise InputError(

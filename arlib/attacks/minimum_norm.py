@@ -1,5 +1,5 @@
-"""The smallest perturbation that an attack can find: an upper bound on the distance to the
-boundary.
+"""The smallest perturbation that an attack can find:
+an upper bound on the distance to the boundary.
 
 A variant of the fast minimum-norm attack (Pintor et al. 2021): gradient steps on the margin inside
 a ball whose radius follows the boundary, shrinking by a factor where the image is misclassified and
@@ -85,8 +85,8 @@ def distance(
     clip: tuple[float, float] = (0.0, 1.0),
     logits: Callable[[object], Tensor] | None = None,
 ) -> Tensor:
-    """The norm of x_adv − x where x_adv is misclassified (targeted: classified as y), else
-    infinity. (n,).
+    """The norm of x_adv − x where x_adv is misclassified (targeted: classified as y),
+    else infinity. (n,).
     """
     if x.shape != x_adv.shape:
         raise InputError(
@@ -138,8 +138,8 @@ def _search(
 
 
 def _nearest_class(forward: Forward, x: Tensor, y: Tensor, norm: str) -> Tensor:
-    """Of the likeliest other classes, the one whose boundary is nearest if the model were linear.
-    (n,).
+    """Of the likeliest other classes,
+    the one whose boundary is nearest if the model were linear. (n,).
     """
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():

@@ -1,5 +1,5 @@
-"""Attacks by the names that stand in tables and study files: "pgd-50x10", "apgd-ce", "apgd-t",
-"square", …
+"""Attacks by the names that stand in tables and study files:
+"pgd-50x10", "apgd-ce", "apgd-t", "square", …
 """
 
 import re
@@ -28,8 +28,8 @@ _PGD = re.compile(r"pgd-([1-9]\d*)(?:x([1-9]\d*))?")
 
 @dataclass(frozen=True)
 class Named:
-    """One attack as an evaluation runs it: until an image is misclassified, by the image's own
-    random stream.
+    """One attack as an evaluation runs it:
+    until an image is misclassified, by the image's own random stream.
 
     "fgsm" takes its step from the image itself; "pgd-50x10" is 50 steps of eps / 4 from 10 uniform
     random starts on cross-entropy; "apgd-…" 100 steps (targeted ones for each of the 9 likeliest
@@ -51,8 +51,7 @@ class Named:
         if self.name == "apgd-t" and classes < 4:
             raise InputError(
                 "attack is 'apgd-t', whose loss needs at least 4 classes; this model has "
-                f"{classes}. "
-                "Use 'apgd-margin-t' instead."
+                f"{classes}. Use 'apgd-margin-t' instead."
             )
         check_loss(APGD_LOSSES.get(self.name, "ce"), classes)
         if self.black_box and (norm != "linf" or len(shape) != 4):

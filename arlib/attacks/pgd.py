@@ -39,8 +39,8 @@ def perturb(
     start: Tensor | None = None,
     clip: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
-    """The bare loop of PGD, for training: no checks, no copies of the model, never waits for the
-    device.
+    """The bare loop of PGD, for training:
+    no checks, no copies of the model, never waits for the device.
 
     f: images (n, …) -> logits (n, k), already in eval mode with weight gradients off
     (`engine.prepare`, or inside `engine.frozen`); the rest as in `pgd`. start: where to begin
@@ -169,8 +169,8 @@ def pgd_restarts(
     generator: torch.Generator | Streams | None,
     early_stop: bool,
 ) -> Best:
-    """PGD from `restarts` random starts (from ball.x without a generator), each on the survivors of
-    the last.
+    """PGD from `restarts` random starts (from ball.x without a generator),
+    each on the survivors of the last.
     """
     best = Best(ball.x)
     for restart in range(restarts):

@@ -1,5 +1,5 @@
-"""Reasons to distrust a robustness number: each check returns a sentence, or None where all is
-well.
+"""Reasons to distrust a robustness number:
+each check returns a sentence, or None where all is well.
 
 The list follows what made published defences look robust that were not (Athalye et al. 2018,
 Carlini et al. 2019, the checks of Croce & Hein's AutoAttack), so that an evaluation says so itself.
@@ -26,8 +26,8 @@ PASSES, FEW = 10, 8
 
 
 def training_modules(model: nn.Module) -> str | None:
-    """A network given in training mode is not what the numbers are about: attacks run in
-    eval mode.
+    """A network given in training mode is not what the numbers are about:
+    attacks run in eval mode.
     """
     if not isinstance(model, nn.Module):
         return None
@@ -37,40 +37,37 @@ def training_modules(model: nn.Module) -> str | None:
     if names:
         return (
             f"{len(names)} modules were in training mode ({', '.join(names[:3])}, …): the network "
-            "was attacked "
-            "in eval mode. Call model.eval() first if that is meant."
+            "was attacked in eval mode. Call model.eval() first if that is meant."
         )
 
 
 def normalised(x: Tensor, clip: tuple[float, float]) -> str | None:
-    """Images that fit the pixel range by chance may still be normalised ones: their mean is not
-    that of pixels.
+    """Images that fit the pixel range by chance may still be normalised ones:
+    their mean is not that of pixels.
     """
     low, high = float(x.min()), float(x.max())
     wide = clip[1] - clip[0] > 1.5 and clip[0] < 0 < clip[1]
     if wide and abs(float(x.mean())) < 0.25 and low < -1.2 and high > 1.2:
         return (
             "the images look normalised (mean near 0, both signs): then eps is in units of the "
-            "standard deviation, "
-            "another one for each channel. Give pixels, and arlib.with_normalization(model, mean, "
-            "std)."
+            "standard deviation, another one for each channel. Give pixels, and "
+            "arlib.with_normalization(model, mean, std)."
         )
 
 
 @torch.no_grad()
 def behaviour(f: nn.Module, forward: Forward, x: Tensor) -> list[str | None]:
-    """What two forward passes of the same images x (a few), and one of the first two alone, give
-    away.
+    """What two forward passes of the same images x (a few),
+    and one of the first two alone, give away.
     """
     once, alone = forward(x), forward(x[:2])
     found, bad = [None] * 4, ~torch.isfinite(once).all(1)
     if bad.any():
         share = float(bad.double().mean())
         return [
-            f"the logits of {share:.1%} of the natural images are not finite: such an image counts "
-            "as misclassified, "
-            "and no attack is said to succeed by such an answer. Little measured here means "
-            "anything."
+            f"the logits of {share:.1%} of the natural images are not finite: such an image "
+            "counts as misclassified, and no attack is said to succeed by such an answer. Little "
+            "measured here means anything."
         ]
     if any(module.training for module in _inside(f)):
         found[0] = (
@@ -92,8 +89,8 @@ def behaviour(f: nn.Module, forward: Forward, x: Tensor) -> list[str | None]:
     sums = once.sum(1)
     if float(once.min()) >= 0 and float((sums - 1).abs().max()) < 1e-2:
         found[3] = (
-            "the network returns probabilities: give logits, or the loss's gradient vanishes where "
-            "it is sure."
+            "the network returns probabilities: give logits, or the loss's gradient vanishes "
+            "where it is sure."
         )
     return found
 
@@ -112,9 +109,8 @@ def gradients(forward: Forward, x: Tensor, y: Tensor) -> list[str | None]:
         images, pixels = float(bad.any(1).double().mean()), float(bad.double().mean())
         found = (
             f"the gradient is not finite in {pixels:.1%} of the pixels, of {images:.1%} of the "
-            "images (a root or a "
-            "logarithm of a black pixel, 0/0): attacks leave pixels without a direction where they "
-            "are."
+            "images (a root or a logarithm of a black pixel, 0/0): attacks leave pixels without "
+            "a direction where they are."
         )
     return [found, _zero_gradients(raw.nan_to_num(nan=0.0))]
 
@@ -126,21 +122,19 @@ def _zero_gradients(gradient: Tensor) -> str | None:
     if images > 0.01 or pixels > 0.25:
         return (
             f"the gradient is exactly zero for {images:.1%} of the images and {pixels:.1%} of the "
-            "pixels: "
-            "gradient attacks are blind there (saturated or non-differentiable parts, "
+            "pixels: gradient attacks are blind there (saturated or non-differentiable parts, "
             "half-precision underflow)."
         )
 
 
 def near_chance(correct: int, n: int, classes: int) -> str | None:
-    """A network that guesses was trained on something else, or gets its images or labels in another
-    form.
+    """A network that guesses was trained on something else,
+    or gets its images or labels in another form.
     """
     if correct / n < min(2 / classes, 1 / classes + 0.1):
         return (
             f"natural accuracy is {correct / n:.1%} ({correct} of {n}), near chance for {classes} "
-            "classes: "
-            "are pixels, normalisation and labels those of the training?"
+            "classes: are pixels, normalisation and labels those of the training?"
         )
 
 
@@ -149,15 +143,15 @@ def stronger_black_box(name: str, eps: float, broken: int, n: int, others: str) 
     if broken > max(1, SLACK * n):
         return (
             f"{name} broke {broken} of {n} images at eps={eps:.4g} that {others} did not: the "
-            "gradients mislead "
-            "(masking), or the attacks are too weak; the robust accuracy is too high."
+            "gradients mislead (masking), or the attacks are too weak; the robust accuracy is "
+            "too high."
         )
 
 
 @torch.no_grad()
 def random_noise(forward: Forward, ball: Ball, y: Tensor, generator: torch.Generator) -> int:
-    """How many images one random direction of full length breaks: ± eps in every pixel, or on the
-    l2 sphere.
+    """How many images one random direction of full length breaks:
+    ± eps in every pixel, or on the l2 sphere.
     """
     noise = torch.randn(
         ball.x.shape, generator=generator, device=generator.device, dtype=ball.x.dtype
@@ -174,8 +168,8 @@ def does_not_fall(
     streams: Streams,
     clip: tuple[float, float] = (0.0, 1.0),
 ) -> str | None:
-    """At a radius where every image can become any grey one, an attack that works leaves next to
-    nothing.
+    """At a radius where every image can become any grey one,
+    an attack that works leaves next to nothing.
     """
     eps = HUGE * (clip[1] - clip[0]) * (1.0 if norm == "linf" else math.sqrt(x[0].numel()))
     left = len(x)
@@ -193,7 +187,6 @@ def does_not_fall(
             return None
     return (
         f"accuracy does not fall to 0 as eps grows: {left} of {len(x)} images withstand PGD at "
-        f"{norm} eps={eps:.3g}, "
-        "where every image can be made plain grey. The gradients are masked, or the attack is "
-        "broken."
+        f"{norm} eps={eps:.3g}, where every image can be made plain grey. The gradients are "
+        "masked, or the attack is broken."
     )

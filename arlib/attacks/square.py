@@ -44,8 +44,8 @@ def square(
     clip: tuple[float, float] = (0.0, 1.0),
     logits: Callable[[object], Tensor] | None = None,
 ) -> Tensor:
-    """Random squares of ±eps, each kept if it raises the loss; work on an image ends when it is
-    misclassified.
+    """Random squares of ±eps, each kept if it raises the loss;
+    work on an image ends when it is misclassified.
 
     Args:
         model, x, y, eps, loss, targeted, generator, clip, logits: as in `pgd`; x: (n, c, h, w).
@@ -89,8 +89,8 @@ def search(
     generator: torch.Generator | Streams,
     p_init: float = 0.8,
 ) -> Best:
-    """Random search in `ball`: vertical stripes first, then one square a query; images that are hit
-    drop out.
+    """Random search in `ball`: vertical stripes first, then one square a query;
+    images that are hit drop out.
     """
     x, (channels, _, width) = ball.x, ball.x.shape[1:]
     best = Best(x)
@@ -131,8 +131,8 @@ def search(
 
 
 def _with_square(x_adv: Tensor, ball: LinfBall, place: Tensor, share: float) -> Tensor:
-    """Each image with one square set to ±eps, a sign a channel. place: (n, 2 + c) uniform in [0,
-    1).
+    """Each image with one square set to ±eps, a sign a channel. place:
+    (n, 2 + c) uniform in [0, 1).
     """
     height, width = x_adv.shape[2:]
     size = min(max(round((share * height * width) ** 0.5), 1), height, width)
@@ -145,8 +145,8 @@ def _with_square(x_adv: Tensor, ball: LinfBall, place: Tensor, share: float) -> 
 
 
 def _window(place: Tensor, length: int, size: int) -> Tensor:
-    """`size` neighbours of `length` pixels, anywhere with equal probability. (n,) -> (n, length)
-    bool.
+    """`size` neighbours of `length` pixels, anywhere with equal probability.
+    (n,) -> (n, length) bool.
     """
     first = (place * (length - size + 1)).floor()[:, None]
     pixel = torch.arange(length, device=place.device)

@@ -21,9 +21,8 @@ from arlib.errors import InputError
 
 NO_GRADIENT = (
     "the model has no gradient to its images (no_grad, detach, numpy or a hard decision in its "
-    "forward pass), so "
-    "gradient attacks cannot begin. Remove that, or use what needs none: attacks.square, or "
-    "evaluate with "
+    "forward pass), so gradient attacks cannot begin. Remove that, or use what needs none: "
+    "attacks.square, or evaluate with "
     'attacks="square".'
 )
 Forward = Callable[[Tensor], Tensor]  # images (n, …) -> logits (n, k)
@@ -51,8 +50,8 @@ def norms(delta: Tensor, norm: str) -> Tensor:
 
 
 def unit(gradient: Tensor) -> Tensor:
-    """Each image's gradient at Euclidean length 1; all-zero gradients stay zero. (n, …) ->
-    (n, …).
+    """Each image's gradient at Euclidean length 1;
+    all-zero gradients stay zero. (n, …) -> (n, …).
     """
     tiny = torch.finfo(gradient.dtype).tiny
     largest = per_image(norms(gradient, "linf"), gradient)
@@ -61,8 +60,8 @@ def unit(gradient: Tensor) -> Tensor:
 
 
 class Streams:
-    """One random stream per image: what an image gets depends neither on its batch nor on its place
-    in it.
+    """One random stream per image: what an image gets depends neither on its batch nor
+    on its place in it.
 
     Takes the place of a `torch.Generator` in every attack here.
     """
@@ -80,8 +79,8 @@ def draw(
     shape: Sequence[int],
     generator: torch.Generator | Streams,
 ) -> Tensor:
-    """`kind` (torch.rand, torch.randn) of `shape` for each image of x, on its device. -> (n,
-    *shape).
+    """`kind` (torch.rand, torch.randn) of `shape` for each image of x,
+    on its device. -> (n, *shape).
     """
     if isinstance(generator, Streams):
         rows = [kind(tuple(shape), generator=g, dtype=x.dtype) for g in generator.generators]
@@ -158,8 +157,8 @@ def random_start(
     norm: str = "linf",
     clip: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
-    """Each image moved uniformly in its own ball, clipped to the pixel range. x: (n, …) ->
-    (n, …).
+    """Each image moved uniformly in its own ball, clipped to the pixel range.
+    x: (n, …) -> (n, …).
     """
     return BALLS[norm](x, eps, clip).start(generator)
 
@@ -167,15 +166,15 @@ def random_start(
 def default_generator(
     generator: torch.Generator | Streams | None, x: Tensor
 ) -> torch.Generator | Streams:
-    """The generator given, else a fresh one with seed 0: a call without one always gives
-    the same.
+    """The generator given, else a fresh one with seed 0:
+    a call without one always gives the same.
     """
     return torch.Generator(x.device).manual_seed(0) if generator is None else generator
 
 
 def forward_of(f: Forward, logits: Callable[[object], Tensor] | None = None) -> Forward:
-    """`f` taking images of at least fp32 and giving logits (n, k) of at least fp32, whatever it
-    computes in.
+    """`f` taking images of at least fp32 and giving logits (n, k) of at least fp32,
+    whatever it computes in.
 
     logits: how to find them in what the model returns, see `engine.logits_of`.
     """
@@ -191,8 +190,8 @@ def forward_of(f: Forward, logits: Callable[[object], Tensor] | None = None) -> 
 
 @contextmanager
 def opened(model, x, y, logits=None) -> Iterator[tuple[nn.Module, Forward, Tensor, Tensor]]:
-    """What every attack begins with: the frozen network, its logits as a function, images and
-    labels as tensors.
+    """What every attack begins with: the frozen network, its logits as a function,
+    images and labels as tensors.
 
     Images and labels may be arrays or lists; the model any callable. Nothing is checked yet.
     """
@@ -236,8 +235,8 @@ def _gradient(
     forward: Forward, x: Tensor, loss: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     gradient, outputs, losses = _raw(forward, x, loss)
-    # Where the gradient is not a number (0/0, sqrt on a black pixel) there is no direction: the
-    # pixel stays.
+    # Where the gradient is not a number (0/0, sqrt on a black pixel) there
+    # is no direction: the pixel stays.
     return gradient.nan_to_num(nan=0.0), outputs, losses
 
 
@@ -273,8 +272,8 @@ def slope(forward: Forward, x: Tensor, goal: Goal) -> tuple[Tensor, Tensor, Tens
 
 
 def ascent(forward: Forward, x: Tensor, goal: Goal) -> tuple[Tensor, Tensor, Tensor]:
-    """Where to go from x, and whether that is needed: gradient (n, …), hits (n,) bool,
-    losses (n,).
+    """Where to go from x, and whether that is needed:
+    gradient (n, …), hits (n,) bool, losses (n,).
     """
     gradient, logits, losses = slope(forward, x, goal)
     return gradient, goal.hits(logits), losses
@@ -298,8 +297,8 @@ def time_to_drop(step: int, device: str) -> bool:
 
 
 class Best:
-    """The worst input seen for each image: one that hits before one that does not, then higher
-    loss.
+    """The worst input seen for each image:
+    one that hits before one that does not, then higher loss.
 
     Only the `active` images are still worked on; `update` and `drop` speak of those, in order.
     """
@@ -334,8 +333,8 @@ class Best:
         return self.active
 
     def drop(self, step: int) -> Tensor | None:
-        """Now and then, give up active images that are hit: which rows to keep, or None to keep
-        all.
+        """Now and then, give up active images that are hit:
+        which rows to keep, or None to keep all.
 
         To count them is to wait for the device, so a GPU is asked less often.
         """

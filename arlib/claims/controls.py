@@ -1,5 +1,5 @@
-"""The control of protocol 2: how much of an effect is left beside a standard net that fits as
-little.
+"""The control of protocol 2: how much of an effect is left beside a standard net
+that fits as little.
 
 Adversarially trained (AT) nets fit less at equal epochs, and a less-trained standard net also has
 smaller margins, gap and weights. So each seed has controls: standard trainings to the end of a
@@ -32,14 +32,12 @@ AXES = {
 }
 DEFINITION = (
     "Share left = (AT net − standard net of the same seed trained to the end of a shorter "
-    "schedule, at equal fit) / "
-    "(AT net − fully trained standard net), with Fieller’s 95 % interval over seeds; on the log "
-    "scale where the "
-    f"effect is. “{EXPLAINED}”: its upper end is below ¼. “{BEYOND}”: its lower end is above ½. "
-    f"“{PARTLY}”: neither. "
-    f"“{DEPENDS}”: equal train cross-entropy and equal train error say different things. "
-    f"“{CANNOT_TELL}”: the "
-    f"interval is unbounded, or fewer than {SEEDS_NEEDED} seeds have a control that fits as little."
+    "schedule, at equal fit) / (AT net − fully trained standard net), with Fieller’s 95 % "
+    f"interval over seeds; on the log scale where the effect is. “{EXPLAINED}”: its upper end is "
+    f"below ¼. “{BEYOND}”: its lower end is above ½. “{PARTLY}”: neither. “{DEPENDS}”: equal "
+    f"train cross-entropy and equal train error say different things. “{CANNOT_TELL}”: the "
+    f"interval is unbounded, or fewer than {SEEDS_NEEDED} seeds have a control that fits as "
+    "little."
 )
 _COLUMNS = [
     "claim",
@@ -73,8 +71,8 @@ def shares_left(
     *,
     strengths: Collection[float] | None = None,
 ) -> pd.DataFrame:
-    """One row per decided claim of protocol 2 and AR strength > 0; empty if the study has no
-    controls.
+    """One row per decided claim of protocol 2 and AR strength > 0;
+    empty if the study has no controls.
 
     strengths: only these; by default all that are recorded.
 
@@ -106,8 +104,8 @@ def controls_of(records: pd.DataFrame) -> dict[int, pd.DataFrame]:
 
 
 def curves(records: pd.DataFrame, config: Config | dict | None = None) -> pd.DataFrame:
-    """The nets behind `shares_left`, for plotting, as `matched.trajectories` has them for protocol
-    1.
+    """The nets behind `shares_left`, for plotting,
+    as `matched.trajectories` has them for protocol 1.
 
     Columns: claim, statistic, kind, strength, seed, train_ce, value. kind: "standard" (controls
     from the shortest on, then the finished net) or "AT". value: the statistic itself; for layer
@@ -152,8 +150,8 @@ def _points(
 
 
 def reading_of(shares: pd.Series) -> str:
-    """A reading with its shares, as it is printed: no label without its share; empty without
-    controls.
+    """A reading with its shares, as it is printed: no label without its share;
+    empty without controls.
     """
     if not isinstance(shares["reading"], str):
         return ""
@@ -209,8 +207,8 @@ def _rows(
 def _grid_and_curve(
     frames: list[pd.DataFrame], fits: list[pd.DataFrame]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The runs of the grid, and all standard nets from the shortest control on; rows (seed,
-    strength).
+    """The runs of the grid, and all standard nets from the shortest control on;
+    rows (seed, strength).
 
     frames, fits: a statistic, and how well the training images are fitted, of the grid and of each
     control.

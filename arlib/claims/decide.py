@@ -77,8 +77,8 @@ def _by_protocol_2(
 
 
 def _whole(claim: str, row: dict, parts: list[dict]) -> dict:
-    """The verdict of a claim that has parts: its first part's, unless the second does not
-    follow.
+    """The verdict of a claim that has parts:
+    its first part's, unless the second does not follow.
     """
     first, second = parts[0]["verdict"], parts[1]["verdict"]
     verdict = first

@@ -1,5 +1,5 @@
-"""The ten claims and the statistics that decide them: declared here once, never chosen after the
-fact.
+"""The ten claims and the statistics that decide them:
+declared here once, never chosen after the fact.
 """
 
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ BLOCKS, CONVOLUTIONS = "blocks", "convolutions"
 
 @dataclass(frozen=True)
 class Config:
-    """What a study fixes for its verdicts. Radii and strengths are AR strengths (255 × the
-    radius).
+    """What a study fixes for its verdicts.
+    Radii and strengths are AR strengths (255 × the radius).
     """
 
     effect: float = 8.0
@@ -27,8 +27,8 @@ class Config:
     bound: float = 4.0
     """Radius of q, the share of training images within it of a wrong answer (C10, protocol 2)."""
     protocol: int = 1
-    """The rules: 1 for `digits` and the first small study, for good; 2 for every study begun after
-    them.
+    """The rules: 1 for `digits` and the first small study, for good;
+    2 for every study begun after them.
     """
     classes: int = 10
     """Number of classes, for telling collapsed runs."""
@@ -50,8 +50,8 @@ class Config:
 
     @classmethod
     def of(cls, config: "Config | Mapping | None") -> "Config":
-        """A `Config` from itself, from a mapping (unknown keys are refused), or the defaults from
-        None.
+        """A `Config` from itself, from a mapping (unknown keys are refused),
+        or the defaults from None.
         """
         if isinstance(config, cls):
             return config
@@ -105,8 +105,8 @@ class Claim:
     needs: str = ""
     """What would measure it, for claims that a grid over strengths does not decide."""
     part_of: str = ""
-    """The claim that this one is a part of (protocol 2); that claim's row follows from its
-    parts.
+    """The claim that this one is a part of (protocol 2);
+    that claim's row follows from its parts.
     """
 
     @property

@@ -1,5 +1,5 @@
-"""What one statistic says about one study: effect over seeds, trend over strengths, share of
-layers.
+"""What one statistic says about one study:
+effect over seeds, trend over strengths, share of layers.
 """
 
 import math
@@ -41,8 +41,8 @@ class Evidence:
     floor: float = math.nan
     """Largest share of layers that moved together between two seeds of one strength."""
     noise: float = math.nan
-    """95th percentile of |median over layers of the difference| between two seeds of one
-    strength.
+    """95th percentile of |median over layers
+    of the difference| between two seeds of one strength.
     """
     p: float = math.nan
     """Two-sided p of the t test that `effect` belongs to."""
@@ -54,8 +54,8 @@ class Evidence:
 def gather(
     frame: pd.DataFrame, statistic: Statistic, config: Config, *, out: Collection[float] = ()
 ) -> Evidence:
-    """Evidence from `frame` (rows (seed, strength), a column per layer); strengths in `out` are not
-    used.
+    """Evidence from `frame` (rows (seed, strength), a column per layer);
+    strengths in `out` are not used.
 
     Seeds are those measured at 0 and at the effect strength; strengths those at which every one of
     these seeds is measured.
@@ -139,8 +139,8 @@ def noise_floor(frames: Iterable) -> float:
 
 
 def noise_of_medians(frames: Iterable) -> float:
-    """95th percentile of |median over layers of the difference| over all pairs of seeds of one
-    strength.
+    """95th percentile of |median over layers of the difference| over all pairs
+    of seeds of one strength.
 
     frames: one per strength, (seeds, layers), on the scale of the statistic. It stays small where
     all layers of a network move together, which no share of layers can tell from an effect.

@@ -22,14 +22,12 @@ CANNOT_TELL = "cannot be told from less fitting"
 NO_POINT = "no matched point"
 NO_EFFECT = "no effect to explain"
 DEFINITION = (
-    f"Difference = AT net − standard net of the same seed at equal natural train cross-entropy. "
+    "Difference = AT net − standard net of the same seed at equal natural train cross-entropy. "
     f"“{EXPLAINED}”: its 95 % t interval over seeds contains 0, or lies on the side opposite to "
-    "the effect. "
-    f"“{CANNOT_TELL}”: it contains 0 and the whole effect as well. "
-    f"“{NO_POINT}”: fewer than {SEEDS_NEEDED} seeds whose standard trajectory reaches the AT net's "
-    "train "
-    f"cross-entropy. “{NO_EFFECT}”: the effect itself, AT − finished standard net, has an interval "
-    "containing 0."
+    f"the effect. “{CANNOT_TELL}”: it contains 0 and the whole effect as well. “{NO_POINT}”: "
+    f"fewer than {SEEDS_NEEDED} seeds whose standard trajectory reaches the AT net's train "
+    f"cross-entropy. “{NO_EFFECT}”: the effect itself, AT − finished standard net, has an "
+    "interval containing 0."
 )
 _CE = Statistic("train cross-entropy", "ce", split="train")
 _COLUMNS = [
@@ -45,8 +43,8 @@ def matched_fit(
     *,
     strengths: Collection[float] | None = None,
 ) -> pd.DataFrame:
-    """One row per claim (C2–C7) and AR strength > 0: AT net against the standard trajectory at
-    equal fit.
+    """One row per claim (C2–C7) and AR strength > 0:
+    AT net against the standard trajectory at equal fit.
 
     strengths: only these; by default all that are recorded.
 
@@ -70,8 +68,8 @@ def matched_fit(
 
 
 def trajectories(records: pd.DataFrame, config: Config | dict | None = None) -> pd.DataFrame:
-    """The points behind `matched_fit`, for plotting: claim, statistic, kind, strength, seed,
-    train_ce, value.
+    """The points behind `matched_fit`, for plotting:
+    claim, statistic, kind, strength, seed, train_ce, value.
 
     kind: "standard" (along training, in order) or "AT" (finished). value: the statistic itself; for
     layer statistics the factor to the finished standard net of the seed, median over layers.
@@ -85,8 +83,8 @@ def trajectories(records: pd.DataFrame, config: Config | dict | None = None) -> 
 
 
 def _path_and_ends(table: pd.DataFrame, statistic: Statistic) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Standard runs along training, with the place of each checkpoint in "order"; and all finished
-    runs.
+    """Standard runs along training, with the place of each checkpoint in "order";
+    and all finished runs.
 
     Both have the statistic on its scale, a column per layer, and the run's train cross-entropy in
     "fit"; rows (seed, strength).
@@ -158,8 +156,8 @@ def _interpolated(path: pd.DataFrame, seed: int, ce: float, layers: list[str]) -
 
 
 def interpolated(curve: pd.DataFrame, fit: float, layers: list[str]) -> pd.Series | None:
-    """The nets of one seed at this "fit", linear between neighbours; None where none is as little,
-    or as well, fitted.
+    """The nets of one seed at this "fit", linear between neighbours;
+    None where none is as little, or as well, fitted.
 
     curve: a row per net, with column "fit" and one per layer.
     """

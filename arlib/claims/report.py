@@ -17,8 +17,8 @@ ABSENT = "–"  # a part of a claim, in a study of protocol 1
 
 
 def config_of(study) -> Config:
-    """The `Config` of a study: protocol, `claims:` radii, classes, planned seeds, and whether it is
-    a toy.
+    """The `Config` of a study: protocol, `claims:` radii, classes, planned seeds,
+    and whether it is a toy.
     """
     classes = max(source(recipe.dataset).classes for recipe in study.recipes)
     seeds = tuple(sorted({entry.recipe.seed for entry in study.entries if not entry.variant}))
@@ -27,8 +27,8 @@ def config_of(study) -> Config:
 
 
 def verdicts(study) -> pd.DataFrame:
-    """The verdicts of a study (`studies.load(name)`) by its own protocol: `decide` with its
-    settings.
+    """The verdicts of a study (`studies.load(name)`) by its own protocol:
+    `decide` with its settings.
 
     A study of protocol 1 has in after_the_fact what protocol 2 says of each claim, where its
     records suffice; its verdicts stay its own.
@@ -43,8 +43,8 @@ def verdicts(study) -> pd.DataFrame:
 
 
 def after_the_fact(study) -> pd.DataFrame:
-    """What protocol 2 says of a study that it does not decide, parts of claims included: as
-    `verdicts`.
+    """What protocol 2 says of a study that it does not decide,
+    parts of claims included: as `verdicts`.
     """
     frame = decide(study.records(), replace(config_of(study), protocol=2))
     frame.insert(0, "study", study.name)
@@ -52,8 +52,8 @@ def after_the_fact(study) -> pd.DataFrame:
 
 
 def trajectories(records: pd.DataFrame, config: Config | Mapping | None = None) -> pd.DataFrame:
-    """The nets behind the matched-fit control, for plotting: claim, statistic, kind, strength,
-    seed, train_ce, value.
+    """The nets behind the matched-fit control, for plotting:
+    claim, statistic, kind, strength, seed, train_ce, value.
 
     kind: "standard", by protocol 1 along training, by protocol 2 at the ends of shorter trainings;
     or "AT".
@@ -67,16 +67,16 @@ def trajectories(records: pd.DataFrame, config: Config | Mapping | None = None) 
 
 
 def tested(frame: pd.DataFrame) -> int:
-    """How many claims were tested: those with any verdict but "not measured"; the parts of a claim
-    are not counted.
+    """How many claims were tested: those with any verdict but "not measured";
+    the parts of a claim are not counted.
     """
     whole = frame[~frame["claim"].isin([part for parts in PARTS.values() for part in parts])]
     return int((whole["verdict"] != NOT_MEASURED).sum())
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Verdicts as a short table of text: claim, verdict, what is compared, effect, seeds, trend,
-    twin.
+    """Verdicts as a short table of text:
+    claim, verdict, what is compared, effect, seeds, trend, twin.
 
     By protocol 2 also p adjusted for the number of claims (Holm) and what is left beside shorter
     trainings; of a study of protocol 1, what protocol 2 says after the fact.

@@ -1,5 +1,5 @@
-"""The claims by protocol 2: what differs from the first is declared here, each for the reason that
-is given.
+"""The claims by protocol 2: what differs from the first is declared here,
+each for the reason that is given.
 
 C5 and C6 are taken apart. Their own rows follow from their parts: C5 asks of the first two whether
 the smoothing is in the features (C5a, which accumulate from the image on) and in each block by
@@ -14,8 +14,8 @@ from arlib.claims.declared import BLOCKS, CLAIMS, CONVOLUTIONS, Claim, Statistic
 NATURAL = "circular+bn-natural"
 PARTS = {"C5": ("C5a", "C5b"), "C6": ("C6a", "C6b", "C6c")}
 
-# A change of features adds up from the image on: a block that does nothing shows what came before
-# it.
+# A change of features adds up from the image on:
+# a block that does nothing shows what came before it.
 _GAIN = Statistic(
     "gain of each block, random ±{feature}/255",
     "feature_gain",
@@ -23,8 +23,8 @@ _GAIN = Statistic(
     log=True,
     layers=BLOCKS,
 )
-# Scaling the rows of a kernel and undoing it in batch norm changes the spectrum of the weights, not
-# the network.
+# Scaling the rows of a kernel and undoing it in batch norm changes the spectrum
+# of the weights, not the network.
 _APPLIED = Statistic(
     "std/mean of singular values, batch norm folded",
     "sv_std_over_mean",

@@ -1,5 +1,5 @@
-"""Every other way to look at a claim, with its effect: printed beside the verdict, never part of
-it.
+"""Every other way to look at a claim, with its effect:
+printed beside the verdict, never part of it.
 """
 
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ from arlib.errors import one_of
 def sensitivity(
     records: pd.DataFrame, claim: str, config: Config | dict | None = None
 ) -> pd.DataFrame:
-    """All statistics of `claim` ("C1" … "C7"), the deciding ones first; rows without data are left
-    out.
+    """All statistics of `claim` ("C1" … "C7"), the deciding ones first;
+    rows without data are left out.
 
     Columns: role (primary, twin, sensitivity), statistic, setting, checkpoint, effect, low, high
     (log ratios for log statistics), text (the effect as printed), seeds, trend_p.

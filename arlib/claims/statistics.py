@@ -20,8 +20,8 @@ class Interval(NamedTuple):
 
     @property
     def sign(self) -> int:
-        """+1 or −1 if the interval lies on that side of 0, else 0 (also when nothing was
-        measured).
+        """+1 or −1 if the interval lies on that side of 0,
+        else 0 (also when nothing was measured).
         """
         return int(self.low > 0) - int(self.high < 0)
 
@@ -39,8 +39,8 @@ def t_interval(values, level: float = 0.95) -> Interval:
 
 
 def t_test(values) -> float:
-    """Two-sided p of Student's t test that the mean of independent `values` is 0; 0 where all are
-    equal and not 0.
+    """Two-sided p of Student's t test that the mean of independent `values` is 0;
+    0 where all are equal and not 0.
     """
     values = np.asarray(values, dtype=float)
     spread = values.std(ddof=1) / math.sqrt(values.size)
@@ -50,8 +50,8 @@ def t_test(values) -> float:
 
 
 def holm(values) -> list[float]:
-    """p values adjusted for their number by Holm (1979): the k-th smallest of m times m − k + 1,
-    never falling.
+    """p values adjusted for their number by Holm (1979):
+    the k-th smallest of m times m − k + 1, never falling.
     """
     values = np.asarray(values, dtype=float)
     order, out, largest = np.argsort(values, kind="stable"), np.empty(len(values)), 0.0
@@ -62,8 +62,8 @@ def holm(values) -> list[float]:
 
 
 class Ratio(NamedTuple):
-    """A ratio of two means with Fieller's 95 % interval; ends are infinite where it is not
-    bounded.
+    """A ratio of two means with Fieller's 95 % interval;
+    ends are infinite where it is not bounded.
     """
 
     value: float = math.nan
@@ -76,8 +76,8 @@ class Ratio(NamedTuple):
 
 
 def fieller(above, below, level: float = 0.95) -> Ratio:
-    """Mean(above) / mean(below) of paired values (one per seed), with Fieller's interval (Fieller
-    1954).
+    """Mean(above) / mean(below) of paired values (one per seed),
+    with Fieller's interval (Fieller 1954).
 
     Exact for normal pairs. It is unbounded exactly where the denominator does not differ from 0 at
     this level.
@@ -128,8 +128,8 @@ def page_trend(values) -> Trend:
             "a trend needs a complete table of seeds × (2 or more) strengths; got shape "
             f"{values.shape}."
         )
-    # Doubled midranks are whole numbers; rounding keeps ties that a subtraction broke in the last
-    # bit.
+    # Doubled midranks are whole numbers;
+    # rounding keeps ties that a subtraction broke in the last bit.
     ranks = [tuple((2 * stats.rankdata(row)).astype(int).tolist()) for row in np.round(values, 12)]
     count = values.shape[1]
     observed = sum(j * rank for row in ranks for j, rank in enumerate(row, 1))

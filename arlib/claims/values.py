@@ -36,8 +36,8 @@ def values(
 
 
 def along(table: pd.DataFrame, statistic: Statistic, checkpoints: Collection[str]) -> pd.DataFrame:
-    """One statistic of every run at some checkpoints: rows (checkpoint, seed, strength), columns as
-    in `values`.
+    """One statistic of every run at some checkpoints:
+    rows (checkpoint, seed, strength), columns as in `values`.
     """
     # few are left: the other comparisons cost nothing then
     rows = table[table["statistic"] == statistic.name]
@@ -49,8 +49,8 @@ def along(table: pd.DataFrame, statistic: Statistic, checkpoints: Collection[str
 
 
 def counted(table: pd.DataFrame) -> list[str]:
-    """The layers that C6 counts: 3×3 convolutions of residual branches, not stem, shortcuts or
-    classifier.
+    """The layers that C6 counts: 3×3 convolutions of residual branches, not stem,
+    shortcuts or classifier.
 
     Those with value 1 in the rows "counted"; in a table without such rows, those named
     blocks.N.convM.
@@ -68,8 +68,8 @@ def _pivot(rows: pd.DataFrame, split: str) -> pd.DataFrame:
     if len(twice):
         first = twice.iloc[0]
         raise InputError(
-            f"{first['statistic']} {first['setting']} {first['layer']} stands twice at AR strength "
-            f"{first['strength']:g}, seed {first['seed']}; pass the records of one study."
+            f"{first['statistic']} {first['setting']} {first['layer']} stands twice at AR "
+            f"strength {first['strength']:g}, seed {first['seed']}; pass the records of one study."
         )
     return rows.set_index(key)["value"].unstack("layer")
 

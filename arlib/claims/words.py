@@ -25,8 +25,8 @@ def _signed(value: float, digits: int) -> str:
 
 
 def effect_text(statistic: Statistic, found: Interval) -> str:
-    """An effect with its 95 % interval: a factor for log statistics, points for rates, else the
-    difference.
+    """An effect with its 95 % interval:
+    a factor for log statistics, points for rates, else the difference.
 
     "× 0.55 [0.50, 0.61]", "+12.2 points [10.9, 13.5]", "−0.210 [−0.250, −0.170]", "–" if not
     measured.
@@ -89,8 +89,8 @@ def _sentence(statistic: Statistic, found: Evidence, config: Config) -> str:
     text = (
         f"{name}{kind} {verb} from {_level(statistic, found.at_zero)} at AR strength 0 to "
         f"{_level(statistic, found.at_effect)} at {config.effect:g}: "
-        f"{effect_text(statistic, found.effect)}, "
-        f"95 % interval over {len(found.seeds)} seeds; trend {p_text(found.trend_p)}."
+        f"{effect_text(statistic, found.effect)}, 95 % interval over {len(found.seeds)} seeds; "
+        f"trend {p_text(found.trend_p)}."
     )
     return text + (" " + _shares(found, config, log=statistic.log) if found.shares else "")
 

@@ -19,8 +19,8 @@ def run_compare(
         typer.Argument(
             help=(
                 "Models, each NAME=WHERE or WHERE: FILE.py:OBJECT (a module, or a function that "
-                "makes one), torchvision:NAME or timm:NAME, these two with @WEIGHTS.safetensors if "
-                "wanted."
+                "makes one), torchvision:NAME or timm:NAME, these two with @WEIGHTS.safetensors "
+                "if wanted."
             ),
         ),
     ],
@@ -103,8 +103,8 @@ def _images(name: str, count: int, where):
     path = Path(name)
     if path.suffix != ".npz" or not path.is_file():
         raise InputError(
-            f"data is {name!r}; allowed: {', '.join(sources.NAMES)}, or an .npz file with arrays x "
-            "and y."
+            f"data is {name!r}; allowed: {', '.join(sources.NAMES)}, or an .npz file with arrays "
+            "x and y."
         )
     arrays = files.read_arrays(path)
     if not {"x", "y"} <= set(arrays):

@@ -37,9 +37,9 @@ Precision = Annotated[
     str,
     typer.Option(
         help=(
-            "Of the network's passes in training: float32, bfloat16, bfloat16-attack (the attack's "
-            "only), or auto: what the study has so far, else the fastest here of those with "
-            "equivalent results."
+            "Of the network's passes in training: float32, bfloat16, bfloat16-attack (the "
+            "attack's only), or auto: what the study has so far, else the fastest here of those "
+            "with equivalent results."
         ),
     ),
 ]
@@ -61,8 +61,8 @@ def stop(message: str, status: int = 2) -> None:
 
 
 def seconds(text: str | None) -> float | None:
-    """Seconds of a time like 9m, 1h30m, 90s or 1.5h; None stays None. `InputError` for anything
-    else.
+    """Seconds of a time like 9m, 1h30m, 90s or 1.5h; None stays None.
+    `InputError` for anything else.
     """
     if text is None:
         return None

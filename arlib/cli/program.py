@@ -72,8 +72,8 @@ def run_batch(
         ),
     ] = "local",
 ) -> None:
-    """Run chapters × parameters with papermill, each in processes of its own, and collect one
-    table.
+    """Run chapters × parameters with papermill, each in processes of its own,
+    and collect one table.
 
     What is finished is skipped when the command is given again; a changed chapter or parameter runs
     anew. Exit status 0 only if every run succeeded.

@@ -53,8 +53,8 @@ def study_list(store: Store = None) -> None:
 
 @study_app.command("show")
 def study_show(name: Name, store: Store = None) -> None:
-    """What a study is for, its recipe, its runs, what is measured with which n, and what it
-    costs.
+    """What a study is for, its recipe, its runs,
+    what is measured with which n, and what it costs.
     """
     from arlib import studies
 
@@ -75,8 +75,8 @@ def study_show(name: Name, store: Store = None) -> None:
 
 @study_app.command("status")
 def study_status(name: Name, store: Store = None) -> None:
-    """One line per run: recorded, finished in the store, running (by whom), begun, missing, or
-    damaged.
+    """One line per run: recorded, finished in the store, running (by whom), begun,
+    missing, or damaged.
     """
     from arlib import studies
 
@@ -88,8 +88,8 @@ def study_status(name: Name, store: Store = None) -> None:
 
 @study_app.command("missing")
 def study_missing(name: Name, store: Store = None) -> None:
-    """The runs that are missing, one a line; exit status 1 if there are any, so that a shell can
-    loop on it.
+    """The runs that are missing, one a line;
+    exit status 1 if there are any, so that a shell can loop on it.
     """
     from arlib import studies
 
@@ -170,8 +170,8 @@ def study_publish(
         ),
     ] = None,
 ) -> None:
-    """Copy the finished runs of the store into records/, the part of a study that the repository
-    keeps.
+    """Copy the finished runs of the store into records/,
+    the part of a study that the repository keeps.
     """
     from arlib import studies
 
@@ -187,8 +187,8 @@ def study_publish(
 
 @study_app.command("use")
 def study_use(name: Name, store: Store = None) -> None:
-    """Make the chapters of the book show this study: sets `study = "NAME"` in their parameters
-    cells.
+    """Make the chapters of the book show this study:
+    sets `study = "NAME"` in their parameters cells.
     """
     from arlib import chapters, studies
 

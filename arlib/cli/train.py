@@ -140,8 +140,8 @@ def with_fields(command: Callable) -> Callable:
 
 
 def _refuse_idle(recipe) -> None:
-    """A study's recipe serves all its strengths; one training at strength 0 has no use for an
-    attack.
+    """A study's recipe serves all its strengths;
+    one training at strength 0 has no use for an attack.
     """
     for name in ("objective", "attack", "eps_warmup"):
         if not recipe.eps and name in recipe.to_dict():

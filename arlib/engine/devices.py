@@ -23,8 +23,8 @@ def device(name: str | torch.device = "auto") -> torch.device:
         ) from error
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise InputError(
-            f"device is {str(name)!r}, but torch sees {torch.cuda.device_count()} GPUs here. "
-            "Use device='cpu' or 'auto'."
+            f"device is {str(name)!r}, but torch sees {torch.cuda.device_count()} GPUs here. Use "
+            "device='cpu' or 'auto'."
         )
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise InputError(
@@ -36,8 +36,8 @@ def device(name: str | torch.device = "auto") -> torch.device:
 
 @contextmanager
 def fastest_kernels() -> Iterator[None]:
-    """Inside it a GPU's convolutions are tried out once for each shape, and the fastest is kept;
-    else nothing.
+    """Inside it a GPU's convolutions are tried out once for each shape,
+    and the fastest is kept; else nothing.
     """
     before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
     try:

@@ -19,8 +19,8 @@ BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def folded_weight(
     conv: nn.Module, bn: nn.Module, dtype: torch.dtype | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of `bn(conv(x))` in eval mode: γ / √(var + eps) multiplies each output
-    channel.
+    """Weight and bias of `bn(conv(x))` in eval mode:
+    γ / √(var + eps) multiplies each output channel.
 
     dtype: computed and given in; by default in the weights' own.
     """
@@ -58,8 +58,8 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def is_plain(module: nn.Module, kinds: tuple[type, ...]) -> bool:
-    """Whether a module is of one of these kinds and nothing else: no own forward, parametrization
-    or hook.
+    """Whether a module is of one of these kinds and nothing else:
+    no own forward, parametrization or hook.
     """
     kind = next((kind for kind in kinds if isinstance(module, kind)), None)
     own = kind is None or type(module).forward is not kind.forward or "forward" in module.__dict__
@@ -83,8 +83,8 @@ def _attribute(graph: fx.GraphModule, path: str) -> object:
 
 
 def foldable_pairs(graph: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
-    """(convolution, batch norm) nodes where the one is read by the other alone, and both are called
-    once.
+    """(convolution, batch norm) nodes where the one is read by the other alone,
+    and both are called once.
 
     Neither may have a parametrization, a hook or a weight that something else reads.
     """
@@ -127,8 +127,8 @@ def without_batchnorm(graph: fx.GraphModule) -> nn.Module:
 
 
 def in_place(graph: fx.GraphModule) -> None:
-    """Let sums and ReLUs overwrite what nobody else reads: the same bits, up to a fifth faster on a
-    CPU.
+    """Let sums and ReLUs overwrite what nobody else reads:
+    the same bits, up to a fifth faster on a CPU.
 
     Only what a convolution or a sum gave is overwritten, for neither looks at its result again in
     the backward pass.

@@ -1,5 +1,5 @@
-"""The user's model and process, left as they were found: one helper for everything that borrows a
-model.
+"""The user's model and process, left as they were found:
+one helper for everything that borrows a model.
 """
 
 import random
@@ -76,8 +76,8 @@ def _put_back(module: nn.Module, before: dict[str, tuple[object, object]]) -> No
 
 
 def _differs(value, content) -> bool:
-    """Whether a container was changed; by identity of what is in it, since tensors do not compare
-    to one bool.
+    """Whether a container was changed;
+    by identity of what is in it, since tensors do not compare to one bool.
     """
     if len(value) != len(content):
         return True

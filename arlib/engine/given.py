@@ -14,8 +14,8 @@ LOGITS = ("logits", "out", "output")  # names under which classifiers put them, 
 
 
 def images_and_labels(model: nn.Module | Callable, x, y=None) -> tuple[Tensor, Tensor | None]:
-    """Images and labels as tensors that can be differentiated; whatever is not one, is left to be
-    refused.
+    """Images and labels as tensors that can be differentiated;
+    whatever is not one, is left to be refused.
 
     Arrays become tensors on the model's device; labels may be a list, or whole numbers of any
     width; tensors made in inference mode are copied out of it.
@@ -80,8 +80,8 @@ def logits_of(output: object, pick: Callable[[object], Tensor] | None = None) ->
     if not isinstance(logits, Tensor):
         raise InputError(
             f"the model returns {_described(output)}, in which no logits were found; a tensor (n, "
-            "classes) is needed. "
-            "Give logits=, a function that takes them out of what the model returns."
+            "classes) is needed. Give logits=, a function that takes them out of what the model "
+            "returns."
         )
     if logits.ndim > 2 and all(side == 1 for side in logits.shape[2:]):
         logits = logits.flatten(1)

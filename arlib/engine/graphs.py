@@ -1,5 +1,5 @@
-"""CUDA graphs: work recorded once and replayed as one launch. On other devices everything runs as
-written.
+"""CUDA graphs: work recorded once and replayed as one launch.
+On other devices everything runs as written.
 
 A ResNet-56 of 16 to 64 channels leaves a large GPU waiting for the CPU that launches its hundreds
 of small kernels; replaying a graph launches them all at once.
@@ -24,8 +24,8 @@ SHAPES = 4  # shapes of images for which a network keeps graphs; others run eage
 
 
 class Captured:
-    """A function of tensors, recorded at its first call and replayed at the next ones of the same
-    shapes.
+    """A function of tensors, recorded at its first call and replayed at the next ones
+    of the same shapes.
 
     Other shapes (the last batch of an epoch), and devices without graphs, run the function itself.
     A replay runs no Python: whatever the function makes and others read must be among the tensors
@@ -78,8 +78,8 @@ class Captured:
 
 
 def has_graphs(tensor: torch.Tensor) -> bool:
-    """Whether work on this tensor can be recorded: the device has graphs, and none is being
-    recorded now.
+    """Whether work on this tensor can be recorded:
+    the device has graphs, and none is being recorded now.
     """
     return tensor.is_cuda and not torch.cuda.is_current_stream_capturing()
 
@@ -91,8 +91,8 @@ def _shapes(tensors: tuple[torch.Tensor, ...]) -> list:
 def graphed_module(
     run: Callable[[torch.Tensor], torch.Tensor],
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """`run` with a graph of its forward and one of its backward pass for each of the first few
-    shapes of images.
+    """`run` with a graph of its forward and one of its backward pass for each
+    of the first few shapes of images.
 
     Logits and input gradients are copied out of the graphs, which write the next ones into the same
     memory.

@@ -1,5 +1,5 @@
-"""How to compute: the device, how fast a mode, in which precision, in how many parts.
-Passed whole.
+"""How to compute: the device, how fast a mode, in which precision,
+in how many parts. Passed whole.
 """
 
 import logging

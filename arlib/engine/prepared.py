@@ -1,5 +1,5 @@
-"""Networks prepared for crafting and measuring: eval mode, gradients to the input only,
-made fast.
+"""Networks prepared for crafting and measuring:
+eval mode, gradients to the input only, made fast.
 """
 
 import copy
@@ -34,8 +34,8 @@ _said: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
 
 class Prepared(nn.Module):
-    """A network for crafting and measuring: eval mode, no weight gradients, BN folded where that is
-    exact.
+    """A network for crafting and measuring:
+    eval mode, no weight gradients, BN folded where that is exact.
 
     Takes images and gives what the source gives, whatever precision it computes in. Gradients flow
     to the input only. A copy is compared with the source on the first images it meets, outputs and
@@ -48,8 +48,8 @@ class Prepared(nn.Module):
         self, source: nn.Module, mode: str, dtype: torch.dtype | None = None, *,
         lent: bool = False, truth: nn.Module | None = None, subject: nn.Module | None = None,
     ):  # fmt: skip
-        """lent: the source is in eval mode and frozen as long as this lives, so it need not be
-        copied.
+        """lent: the source is in eval mode and frozen as long as this lives,
+        so it need not be copied.
 
         truth: what to compare with and to fall back to, and subject: what a doubt names; by default
         the source.
@@ -109,8 +109,8 @@ class Prepared(nn.Module):
 
     @torch.no_grad()
     def compare(self, x: torch.Tensor) -> "Prepared":
-        """Compare with the source on these images; where the two differ, the source is used from
-        then on.
+        """Compare with the source on these images;
+        where the two differ, the source is used from then on.
 
         The first pass does it by itself; before work that must not wait for the device, do it
         beforehand.
@@ -131,8 +131,8 @@ class Prepared(nn.Module):
 
     @contextmanager
     def _weights_of_now(self) -> Iterator[None]:
-        """Inside it the copy has the source's present weights; they may have changed since it was
-        made.
+        """Inside it the copy has the source's present weights;
+        they may have changed since it was made.
         """
         mine = [*self.module.parameters(), *self.module.buffers()]
         before = [value.clone() for value in mine]
@@ -173,8 +173,8 @@ class Prepared(nn.Module):
         return self
 
     def refresh(self) -> "Prepared":
-        """Read the source's weights and statistics again, in place, and compare anew on the next
-        images.
+        """Read the source's weights and statistics again, in place,
+        and compare anew on the next images.
 
         A number that Python read from a weight or an attribute while tracing is not read again;
         then the comparison fails, and the source itself is used.
@@ -185,8 +185,8 @@ class Prepared(nn.Module):
 
     @torch.no_grad()
     def copy_weights(self) -> "Prepared":
-        """`refresh` without a new comparison: for networks whose code reads weights as tensors
-        only.
+        """`refresh` without a new comparison:
+        for networks whose code reads weights as tensors only.
         """
         if self.module is None:
             return self
@@ -209,16 +209,16 @@ class Prepared(nn.Module):
 
 
 def _may_fold(source: nn.Module) -> bool:
-    """Whether tracing is worth it: there is a batch norm, and nothing that a trace would lose for
-    sure.
+    """Whether tracing is worth it: there is a batch norm,
+    and nothing that a trace would lose for sure.
     """
     modules = list(source.modules())
     return any(isinstance(m, BATCHNORMS) for m in modules) and not any(map(has_hooks, modules))
 
 
 def _copy(source: nn.Module) -> nn.Module | None:
-    """A copy of the model, or None of one that cannot be copied (it holds a lock, a generator, an
-    open file).
+    """A copy of the model, or None of one
+    that cannot be copied (it holds a lock, a generator, an open file).
     """
     try:
         return copy.deepcopy(source)
@@ -227,8 +227,8 @@ def _copy(source: nn.Module) -> nn.Module | None:
 
 
 def _fits_channels_last(module: nn.Module) -> bool:
-    """Whether `Module.to` can change its memory format: it would also ask that of 5-d tensors,
-    which have another.
+    """Whether `Module.to` can change its memory format:
+    it would also ask that of 5-d tensors, which have another.
     """
     return not any(p.ndim == 5 for p in (*module.parameters(), *module.buffers()))
 
@@ -288,8 +288,8 @@ class Called(nn.Module):
 
 
 def unwrapped(model: nn.Module | Callable) -> nn.Module | Callable:
-    """The network inside torch's wrappers: of DataParallel, of DistributedDataParallel, of
-    torch.compile.
+    """The network inside torch's wrappers:
+    of DataParallel, of DistributedDataParallel, of torch.compile.
     """
     parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while True:
@@ -327,8 +327,8 @@ def batchnorm_of(model: nn.Module, input_shape: tuple[int, ...] | None = None) -
 
 @contextmanager
 def frozen(model: nn.Module | Callable) -> Iterator[nn.Module]:
-    """The network as attacks use it: eval mode, input gradients only, BN folded where that is
-    exact.
+    """The network as attacks use it: eval mode, input gradients only,
+    BN folded where that is exact.
 
     The model itself ends as it was (see `left_as_found`), also after an exception, and works where
     the caller has switched gradients off. A `Prepared` network is used as it is.

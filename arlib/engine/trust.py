@@ -1,5 +1,5 @@
-"""Is a copy the model? Both are asked for outputs and input gradients on real images before the
-copy is used.
+"""Is a copy the model? Both are asked for outputs and input gradients on real images
+before the copy is used.
 
 A trace follows one path of the Python code: it makes constants of numbers drawn there, loses hooks
 and custom gradients, and cannot know that a weight is read elsewhere too. So it is never believed,
@@ -17,16 +17,16 @@ from arlib.engine.found import left_as_found
 IMAGES = 4  # that the two are compared on
 # passes of the model alone: a discrete draw (one crop of five, say) seldom comes out equal in all
 DRAWS = 12
-# Largest difference of outputs, relative to their size, that is rounding; of gradients ten times
-# that.
+# Largest difference of outputs, relative to their size, that is rounding;
+# of gradients ten times that.
 ROUNDING = {torch.float64: 1e-9, torch.float32: 2e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 BY_HALF = 0.2  # the same for a copy that is asked to compute in half precision
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How a model answers: outputs, joined, and input gradients (n, …) or None, each for two
-    passes.
+    """How a model answers: outputs, joined, and input gradients (n, …) or None,
+    each for two passes.
     """
 
     outputs: tuple[Tensor, Tensor]
@@ -38,8 +38,8 @@ class Behaviour:
 
     @property
     def random(self) -> str:
-        """What differs between two passes of the same images, beyond rounding; empty if nothing
-        does.
+        """What differs between two passes of the same images, beyond rounding;
+        empty if nothing does.
         """
         return difference(*self.outputs, *self.gradients)
 
@@ -127,8 +127,8 @@ def difference(
     other: Tensor | None = None,
     most: float | None = None,
 ) -> str:
-    """What differs beyond rounding between outputs a and b, and between their input gradients;
-    empty if nothing.
+    """What differs beyond rounding between outputs a and b,
+    and between their input gradients; empty if nothing.
     """
     if a.shape != b.shape:
         return f"outputs have shapes {tuple(a.shape)} and {tuple(b.shape)}"

@@ -46,8 +46,8 @@ class ImageRow:
 
 @picture
 def image_grid(rows: Sequence[ImageRow], *, columns: Sequence[str] = (), about: str = ""):
-    """Rows of small images, all of one length; columns: a title for each; about: what the alt text
-    begins with.
+    """Rows of small images, all of one length; columns: a title for each; about:
+    what the alt text begins with.
     """
     counts = {len(row.images) for row in rows} | ({len(columns)} if columns else set())
     if len(counts) != 1:

@@ -11,8 +11,8 @@ _PAINTS = ("#0F5FAF", "#DB7A1C", "#1E8C6E", "#A3123A", "#B97CE0", "#4A98CC")
 
 
 def _widen(ax, largest: float) -> None:
-    """At least a fifth of the largest value across, so that a difference in the third digit does
-    not fill a panel.
+    """At least a fifth of the largest value across,
+    so that a difference in the third digit does not fill a panel.
     """
     low, high = ax.get_xlim()
     short = max(0.0, 0.2 * largest - (high - low)) / 2
@@ -22,8 +22,8 @@ def _widen(ax, largest: float) -> None:
 
 @picture
 def compared(comparison):
-    """Each quantity of a comparison in a panel, a dot per model, with the interval over images
-    where there is one.
+    """Each quantity of a comparison in a panel, a dot per model,
+    with the interval over images where there is one.
 
     Shaded, where there are any: what the book's recorded networks span, in the colours of their
     strengths.

@@ -13,8 +13,8 @@ _ERROR, _CE = "error (share of images)", "cross-entropy (nats)"
 
 @picture
 def four_effects(records: pd.DataFrame, config: Config | dict | None = None):
-    """The abstract in four panels: confidence, feature change, margins, natural error, against AR
-    strength.
+    """The abstract in four panels: confidence, feature change, margins, natural error,
+    against AR strength.
     """
     names = {"C3": "max-softmax", "C5": "feature change", "C4": "margin |m| (logits)", "C1": _ERROR}
     titles = {

@@ -80,8 +80,8 @@ def ratios(ax, wide: pd.DataFrame) -> pd.Series:
 
 
 def paired(wide: pd.DataFrame) -> pd.DataFrame:
-    """The rows of seeds that are there at AR strength 0, too; `NotMeasured` if that leaves nothing
-    to compare.
+    """The rows of seeds that are there at AR strength 0, too;
+    `NotMeasured` if that leaves nothing to compare.
     """
     strengths, seeds = (wide.index.get_level_values(name) for name in ("strength", "seed"))
     wide = wide[seeds.isin(seeds[strengths == 0])]

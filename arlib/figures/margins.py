@@ -30,8 +30,8 @@ _SIGNS = ("#0F5FAF", "#DB7A1C")
 
 @picture
 def confidence(records: pd.DataFrame):
-    """Mean max-softmax, signed over-confidence before and after temperature scaling, calibration
-    error.
+    """Mean max-softmax, signed over-confidence before and
+    after temperature scaling, calibration error.
     """
     shown = {
         "max_softmax": ("Confidence", "mean max-softmax"),
@@ -46,8 +46,8 @@ def confidence(records: pd.DataFrame):
 
 @picture
 def margin_medians(records: pd.DataFrame):
-    """Output margins, raw and scale-free, and instance margins: they may move in opposite
-    directions.
+    """Output margins, raw and scale-free, and instance margins:
+    they may move in opposite directions.
     """
     shown = [
         ("Output margin", "median |m| (logits)", Statistic("", "median_abs_margin")),
@@ -59,8 +59,8 @@ def margin_medians(records: pd.DataFrame):
 
 @picture
 def margin_distribution(arrays: Mapping, *, strength: float):
-    """Margins m of right and wrong test predictions at one AR strength, in the frame of all of them
-    (for a slider).
+    """Margins m of right and wrong test predictions at one AR strength,
+    in the frame of all of them (for a slider).
 
     arrays: {(strength, seed) or strength: arrays of the run}; seeds are pooled; grey: AR strength
     0.
@@ -80,8 +80,8 @@ def margin_distribution(arrays: Mapping, *, strength: float):
 
 @picture
 def margin_distributions(arrays: Mapping):
-    """The same for all AR strengths at once: small multiples with common axes, for the page and for
-    print.
+    """The same for all AR strengths at once:
+    small multiples with common axes, for the page and for print.
     """
     runs = of_strengths(arrays)
     figure, axes = panels(len(runs), sharex=True, sharey=True, height=2.5)
@@ -96,8 +96,8 @@ def margin_distributions(arrays: Mapping):
 
 
 def _histograms(axes, runs: Mapping, strengths: list[float], *, bins: int) -> None:
-    """One panel per strength, in the frame of all: filled right, hatched wrong, grey all at the
-    smallest strength.
+    """One panel per strength, in the frame of all:
+    filled right, hatched wrong, grey all at the smallest strength.
     """
     everything = np.concatenate([together(r, "margin|test").astype(float) for r in runs.values()])
     low, high = np.quantile(everything, [0.001, 0.999])
@@ -147,8 +147,8 @@ def _share(values: np.ndarray, of: int, bins: np.ndarray) -> np.ndarray:
 
 @picture
 def margin_quantiles(arrays: Mapping):
-    """Quantiles of |m| by AR strength, right and wrong test predictions apart and on images all
-    nets get right.
+    """Quantiles of |m| by AR strength,
+    right and wrong test predictions apart and on images all nets get right.
     """
     runs = of_strengths(arrays)
     shared = np.logical_and.reduce(
@@ -185,8 +185,8 @@ def margin_quantiles(arrays: Mapping):
 
 @picture
 def reliability(arrays: Mapping, *, bins: int = 15):
-    """Accuracy against confidence in equal-mass bins, by AR strength: below the diagonal is
-    over-confident.
+    """Accuracy against confidence in equal-mass bins, by AR strength:
+    below the diagonal is over-confident.
     """
     runs = of_strengths(arrays)
     figure, (ax,) = panels(1, height=3.6)
@@ -254,8 +254,8 @@ def linear_margins(
 
 
 def linear_distance(w: Tensor, b: float, x: Tensor, y: int) -> tuple[float, float]:
-    """(m, v) of an image x (2,) of class y: output margin, and signed ℓ∞ distance m/‖w‖₁ to the
-    line w·x + b = 0.
+    """(m, v) of an image x (2,) of class y:
+    output margin, and signed ℓ∞ distance m/‖w‖₁ to the line w·x + b = 0.
     """
     margin = float(x @ w + b) * (1 if y == 1 else -1)
     return margin, margin / float(w.abs().sum())
@@ -270,8 +270,8 @@ def _square(corner: list[float], side: float):
 
 
 def shared_margins(arrays: Mapping) -> tuple[int, pd.DataFrame]:
-    """Both margins on the same images: those with a measured instance margin that every network
-    gets right.
+    """Both margins on the same images:
+    those with a measured instance margin that every network gets right.
 
     arrays: {(strength, seed): arrays of the run}. Returns their number and medians over them, a row
     a run (index seed, strength): output (m, logits), instance (255·ε), slope (the logits lost per
@@ -302,8 +302,8 @@ def shared_margins(arrays: Mapping) -> tuple[int, pd.DataFrame]:
 
 @picture
 def two_margins(arrays: Mapping):
-    """Medians of output margin, instance margin and their ratio, on the images that every network
-    gets right.
+    """Medians of output margin, instance margin and their ratio,
+    on the images that every network gets right.
     """
     n, found = shared_margins(arrays)
     figure, axes = panels(3)
@@ -327,8 +327,8 @@ def two_margins(arrays: Mapping):
 
 @picture
 def margin_against_distance(arrays: Mapping):
-    """Output margin against instance margin, a point per image that is right, a panel per strength
-    (seeds together).
+    """Output margin against instance margin, a point per image that is right,
+    a panel per strength (seeds together).
     """
     runs = of_strengths(arrays, _DISTANCE)
     figure, axes = panels(len(runs), sharex=True, sharey=True, height=2.8)

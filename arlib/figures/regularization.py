@@ -47,8 +47,8 @@ def errors(records: pd.DataFrame, *, checkpoint: str = "last"):
 
 @picture
 def cross_entropy(records: pd.DataFrame):
-    """Cross-entropy on train and test images, and its gap before and after one temperature a
-    network.
+    """Cross-entropy on train and test images,
+    and its gap before and after one temperature a network.
     """
     gap, scaled = (Statistic("", name, minus="train") for name in ("ce", "ce_scaled"))
     train, test = (Statistic("", "ce", split=split) for split in ("train", "test"))
@@ -58,8 +58,8 @@ def cross_entropy(records: pd.DataFrame):
 
 @picture
 def gap_curves(histories: pd.DataFrame, *, strength: float | None = None):
-    """Error by epoch on training (dashed) and validation images (solid), the gap between them
-    shaded.
+    """Error by epoch on training (dashed) and validation images (solid),
+    the gap between them shaded.
 
     histories: `Study.histories()`, or the history of a live run with columns strength and seed.
     Without
@@ -117,8 +117,8 @@ def gap_by_scale(
     *,
     marked: Mapping[float, float] | None = None,
 ):
-    """A cross-entropy gap against the factor that multiplies all logits, a curve for each AR
-    strength.
+    """A cross-entropy gap against the factor that multiplies all logits,
+    a curve for each AR strength.
 
     factors: (k,), rising; gaps: {strength: (k,)}; marked: {strength: factor}, drawn as points on
     the curves, for the factor 1/T of a fitted temperature T.

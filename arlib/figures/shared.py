@@ -1,5 +1,5 @@
-"""What the figures of several chapters have in common: panels of one number per network, arrays by
-strength.
+"""What the figures of several chapters have in common:
+panels of one number per network, arrays by strength.
 """
 
 from collections import defaultdict
@@ -27,8 +27,8 @@ def values_of(table: pd.DataFrame, statistic: Statistic) -> pd.Series:
 
 
 def row_of_panels(records: pd.DataFrame, shown: list[tuple]):
-    """A panel for each (title, axis label, statistic[, factor]), and the sentence that says what
-    they show.
+    """A panel for each (title, axis label, statistic[, factor]),
+    and the sentence that says what they show.
     """
     table = clean(records)
     figure, axes = panels(len(shown))
@@ -42,8 +42,8 @@ def row_of_panels(records: pd.DataFrame, shown: list[tuple]):
 
 
 def collect(study) -> dict[tuple[float, int], dict[str, np.ndarray]]:
-    """The arrays of a study's finished runs by (strength, seed), variants left out: what figures
-    here take.
+    """The arrays of a study's finished runs by (strength, seed), variants left out:
+    what figures here take.
     """
     frame = study.records().drop_duplicates("run")
     frame = frame[frame["variant"] == ""]

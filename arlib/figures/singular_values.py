@@ -51,8 +51,8 @@ def spread_per_layer(records: pd.DataFrame, *, operator: str = "circular"):
 
 @picture
 def operators(records: pd.DataFrame):
-    """How much the choice of operator moves the statistic: median over layers, relative to AR
-    strength 0.
+    """How much the choice of operator moves the statistic:
+    median over layers, relative to AR strength 0.
     """
     table = clean(records)
     found = set(table.loc[table["statistic"] == "sv_std", "setting"])
@@ -90,8 +90,8 @@ def operators(records: pd.DataFrame):
 
 
 def _to_zero(wide: pd.DataFrame) -> pd.Series:
-    """Median over layers of the log ratio to strength 0 of the same seed, index (seed,
-    strength).
+    """Median over layers of the log ratio to strength 0 of the same seed,
+    index (seed, strength).
     """
     wide = paired(wide)
     seeds = wide.index.get_level_values("seed")
@@ -106,8 +106,8 @@ def spectra(
     operator: str = "circular",
     strength: float | None = None,
 ):
-    """Singular values of layers, sorted, by AR strength: quantiles from the largest to the
-    smallest.
+    """Singular values of layers, sorted, by AR strength:
+    quantiles from the largest to the smallest.
 
     arrays: {(strength, seed) or strength: arrays of the run}; layers: by default six through the
     depth of the network; strength: draw only this one and 0, as one frame of a slider.
@@ -144,8 +144,8 @@ def spectra(
 
 @picture
 def symbol(kernel: Tensor, size: int):
-    """Gain |ŵ(k)| of a one-channel kernel (k, k) at every frequency of a size × size map, and these
-    sorted.
+    """Gain |ŵ(k)| of a one-channel kernel (k, k) at every frequency
+    of a size × size map, and these sorted.
     """
     if kernel.ndim != 2 or max(kernel.shape) > size:
         raise InputError(
@@ -181,8 +181,8 @@ def symbol(kernel: Tensor, size: int):
 
 @picture
 def readings(layers: Mapping[str, Mapping[str, Tensor]]):
-    """Sorted singular values of layers, each read in several ways: {layer: {reading: values
-    (n,)}}.
+    """Sorted singular values of layers, each read in several ways: {layer:
+    {reading: values (n,)}}.
     """
     figure, axes = panels(len(layers), height=2.9)
     said = []

@@ -64,8 +64,8 @@ def _changes(records: pd.DataFrame, radius: float) -> dict[str, pd.DataFrame]:
 
 @picture
 def feature_change(records: pd.DataFrame, *, radius: float = 4, strength: float | None = None):
-    """Normalised feature change of every residual block under random and adversarial δ of one
-    radius.
+    """Normalised feature change of every residual block under random
+    and adversarial δ of one radius.
 
     strength: draw only this AR strength and 0, as one frame of a slider.
     """
@@ -75,8 +75,8 @@ def feature_change(records: pd.DataFrame, *, radius: float = 4, strength: float 
 
 @picture
 def feature_gain(records: pd.DataFrame, *, radius: float = 4):
-    """Gain of every residual block but the first: its feature change over that of the block before
-    it.
+    """Gain of every residual block but the first:
+    its feature change over that of the block before it.
     """
     changes = _changes(records, radius)
     gains = {title: (wide / wide.shift(axis=1)).iloc[:, 1:] for title, wide in changes.items()}
@@ -87,16 +87,16 @@ def feature_gain(records: pd.DataFrame, *, radius: float = 4):
 
 @picture
 def change_per_block(records: pd.DataFrame, *, radius: float = 4):
-    """Feature change of every residual block relative to AR strength 0; the grey band as in
-    `spread_per_layer`.
+    """Feature change of every residual block relative to AR strength 0;
+    the grey band as in `spread_per_layer`.
     """
     return relative(_changes(records, radius), "feature change", "residual block")
 
 
 @picture
 def jacobian(records: pd.DataFrame, *, radius: float | None = None):
-    """Jacobian from the input to every residual block: largest singular value, and how uneven
-    directions are.
+    """Jacobian from the input to every residual block:
+    largest singular value, and how uneven directions are.
 
     radius: shows the unevenness of sign patterns of this radius too, adversarial over random
     feature change.
@@ -123,8 +123,8 @@ def jacobian(records: pd.DataFrame, *, radius: float | None = None):
 
 @picture
 def flip_rates(records: pd.DataFrame):
-    """Share of predictions that flip against the radius of the change: PGD, uniform noise, random
-    signs.
+    """Share of predictions that flip against the radius of the change:
+    PGD, uniform noise, random signs.
     """
     table = clean(records)
     rows = table[(table["statistic"] == "flip_rate") & (table["checkpoint"] == "last")]
@@ -164,8 +164,8 @@ def flip_rates(records: pd.DataFrame):
 
 @picture
 def change_by_radius(changes: pd.DataFrame):
-    """Feature change against radius, of networks trained at several strengths: adversarial solid,
-    random dashed.
+    """Feature change against radius, of networks trained at several strengths:
+    adversarial solid, random dashed.
 
     changes: columns strength, direction ("random", "adversarial"), radius (255·‖δ‖∞), layer,
     change.
@@ -209,8 +209,8 @@ def change_by_radius(changes: pd.DataFrame):
 
 @picture
 def ratio_by_band(ratios: Mapping[str, Mapping[float, Sequence[float]]], bands: Sequence[str]):
-    """Change relative to AR strength 0 in bands of spatial frequency: {layer: {strength:
-    (bands,)}}.
+    """Change relative to AR strength 0 in bands of spatial frequency: {layer:
+    {strength: (bands,)}}.
 
     A flat line is a smoothing that is the same in all bands.
     """

@@ -1,5 +1,5 @@
-"""The look of every figure: one colour and marker a strength, seeds as spread, a white card, alt
-text.
+"""The look of every figure: one colour and marker a strength, seeds as spread,
+a white card, alt text.
 """
 
 import functools
@@ -21,8 +21,8 @@ from arlib.errors import InputError, NotMeasured
 STRENGTH = "AR strength (255·ε)"
 NEUTRAL = "#1F2937"
 GREY = "#9AA1AC"
-# 2, 4, …, 64: told apart in normal and colour-blind vision (ΔE ≥ 17 in the book's sets), contrast
-# to white ≥ 3.
+# 2, 4, …, 64: told apart in normal and colour-blind vision (ΔE ≥ 17 in the book's sets),
+# contrast to white ≥ 3.
 _ANCHORS = ("#4A98CC", "#0F5FAF", "#DB7A1C", "#A3123A", "#B97CE0", "#1E8C6E")
 _MARKERS = ("v", "s", "D", "^", "P", "X")
 _CMAP = LinearSegmentedColormap.from_list("ar-strength", _ANCHORS)
@@ -48,8 +48,8 @@ _RC = {
 
 
 class Picture(Figure):
-    """A matplotlib figure outside pyplot (nothing to close), with alt text; notebooks show it as
-    PNG.
+    """A matplotlib figure outside pyplot (nothing to close), with alt text;
+    notebooks show it as PNG.
     """
 
     alt: str = ""
@@ -67,8 +67,8 @@ class Picture(Figure):
 
 
 def picture(function: Callable) -> Callable:
-    """Draw in the book's style; the function returns (figure, alt text), the caller gets the
-    figure.
+    """Draw in the book's style; the function returns (figure, alt text),
+    the caller gets the figure.
     """
 
     @functools.wraps(function)
@@ -87,8 +87,8 @@ def alt(figure: Figure) -> str:
 
 
 def colour(strength: float) -> str:
-    """The colour of an AR strength, the same in the whole book; strengths between 2 and 64
-    blend.
+    """The colour of an AR strength, the same in the whole book;
+    strengths between 2 and 64 blend.
     """
     if not (math.isfinite(strength) and strength >= 0):
         raise InputError(f"strength is {strength!r}; an AR strength is a number, 0 or more.")
@@ -118,8 +118,8 @@ def panels(count: int, *, columns: int = 3, width: float = 7.6, height: float = 
 
 
 def strengths_of(frame: pd.DataFrame) -> list[float]:
-    """The strengths in a frame (column or index level), in order; `NotMeasured` if there
-    are none.
+    """The strengths in a frame (column or index level), in order;
+    `NotMeasured` if there are none.
     """
     found = frame.reset_index()["strength"].unique()
     if not len(found):
@@ -128,8 +128,8 @@ def strengths_of(frame: pd.DataFrame) -> list[float]:
 
 
 def against_strength(ax, values: pd.Series, *, label: str) -> None:
-    """values (index seed, strength) against strength: a thin line per seed, mean as coloured
-    markers.
+    """values (index seed, strength) against strength:
+    a thin line per seed, mean as coloured markers.
     """
     wide = values.unstack("strength")
     places = np.arange(wide.shape[1])

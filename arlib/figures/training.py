@@ -18,8 +18,8 @@ _ERROR, _CE = "error (share of images)", "cross-entropy (nats)"
 
 @picture
 def training_curves(histories: pd.DataFrame):
-    """Error by epoch: natural on train and validation images, and under attack on validation
-    images.
+    """Error by epoch: natural on train and validation images,
+    and under attack on validation images.
     """
     if "variant" in histories:
         histories = histories[histories["variant"] == ""]
@@ -49,8 +49,8 @@ def training_curves(histories: pd.DataFrame):
 
 @picture
 def robust_errors(records: pd.DataFrame, *, setting: str = "pgd-10@8"):
-    """Error under attack on train and test images and the robust gap, at one radius for every
-    network.
+    """Error under attack on train and test images and the robust gap,
+    at one radius for every network.
     """
     train, test = (
         Statistic("", "robust_error", split=split, setting=setting) for split in ("train", "test")

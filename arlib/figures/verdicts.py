@@ -35,8 +35,8 @@ _VERDICTS = {
 
 @picture
 def matched_fit(points: pd.DataFrame, claim: str | None = None):
-    """Statistics against natural train cross-entropy: standard nets that are less trained, AT nets
-    at their end.
+    """Statistics against natural train cross-entropy:
+    standard nets that are less trained, AT nets at their end.
 
     points: `claims.trajectories(records, config)`; claim: C2 to C7, or by protocol 2 also C1 and
     parts of claims (of a whole claim all its parts), by default all in small multiples.

@@ -1,5 +1,5 @@
-"""What attacks on one checkpoint find: each function takes a `Job` and gives back what it
-`Outcome`.
+"""What attacks on one checkpoint find:
+each function takes a `Job` and gives back what it `Outcome`.
 """
 
 import numpy as np
@@ -59,8 +59,8 @@ def add_flips(outcome: Outcome, job: Job, radius: float, attack: str, images: in
 
 @reads("robust_radius", "robust_images")
 def robust_errors(job: Job) -> Outcome:
-    """PGD-10 errors on equally many train and test images, at the common and at the trained
-    radius.
+    """PGD-10 errors on equally many train and test images,
+    at the common and at the trained radius.
     """
     outcome, settings = Outcome(), job.settings
     n = min(settings.robust_images, len(job.train), len(job.data.test))
@@ -122,8 +122,8 @@ def strong_errors(job: Job) -> Outcome:
 
 
 def _robust(job: Job, images: int, names: tuple[str, ...], independent: bool = False) -> np.ndarray:
-    """(attacks, n) bool: right and not broken by each attack; not independent: (1, n), the worst of
-    all.
+    """(attacks, n) bool: right and not broken by each attack; not independent:
+    (1, n), the worst of all.
     """
     x, y = job.images("test", images)
     radius = job.settings.radius(job.settings.robust_radius)
@@ -137,8 +137,8 @@ def _robust(job: Job, images: int, names: tuple[str, ...], independent: bool = F
 
 @reads("robust_radius", "cross_images")
 def cross_checks(job: Job) -> Outcome:
-    """Two attacks of other kinds, each alone, and what the strong attack and they break
-    together.
+    """Two attacks of other kinds, each alone,
+    and what the strong attack and they break together.
     """
     outcome, settings = Outcome(), job.settings
     alone = _robust(job, settings.cross_images, CROSS, independent=True)
@@ -167,8 +167,8 @@ def accepted_instance_margins(job: Job) -> Outcome:
 
 
 def _strong_outcomes(job: Job) -> dict[float, np.ndarray]:
-    """{radius: which images withstand the strong attack}, no more of them than have instance
-    margins.
+    """{radius: which images withstand the strong attack},
+    no more of them than have instance margins.
     """
     settings, arrays = job.settings, job.arrays
     outcomes = {settings.robust_radius: arrays["robust|test"]}
@@ -216,8 +216,8 @@ def _add_check(outcome: Outcome, job: Job, values: Tensor, radii: list[float]) -
 @reads("bound_images")
 @torch.no_grad()
 def training_margins(job: Job) -> Outcome:
-    """q(v) of the pseudo-robust bound: the share of training images not classified right with
-    margin v or more.
+    """q(v) of the pseudo-robust bound:
+    the share of training images not classified right with margin v or more.
 
     Equally many images of each class, the first ones; distances by the minimum-norm attack, so q is
     a lower bound; wrong images have distance 0 and are counted, and their share is given beside it.

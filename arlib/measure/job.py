@@ -21,8 +21,8 @@ COLUMNS = ("checkpoint", "split", "statistic", "layer", "setting", "n", "value")
 
 @dataclass
 class Outcome:
-    """The outcome of one part: rows of the record table (checkpoint apart), arrays, seconds,
-    warnings.
+    """The outcome of one part: rows of the record table (checkpoint apart),
+    arrays, seconds, warnings.
     """
 
     rows: list[dict] = field(default_factory=list)
@@ -45,8 +45,8 @@ class Outcome:
 
 
 class UndeclaredSetting(AttributeError):
-    """A part of a measurement read a setting that it had not declared, so that it could go stale
-    unseen.
+    """A part of a measurement read a setting that it had not declared,
+    so that it could go stale unseen.
     """
 
 
@@ -65,8 +65,8 @@ class Reading:
 
 
 def reads(*names: str) -> Callable:
-    """Declare which settings decide a part's numbers, beside those of `ALWAYS`; it can read no
-    others.
+    """Declare which settings decide a part's numbers, beside those of `ALWAYS`;
+    it can read no others.
 
     A part is measured again when, and only when, one of them changes.
     """
@@ -82,8 +82,8 @@ def reads(*names: str) -> Callable:
 
 @dataclass
 class Job:
-    """One checkpoint to measure. train: the images actually trained on; arrays: those of its parts
-    so far.
+    """One checkpoint to measure. train: the images actually trained on; arrays:
+    those of its parts so far.
     """
 
     model: nn.Module
@@ -104,8 +104,8 @@ class Job:
         return engine.prepare(self.model)
 
     def images(self, split: str, n: int | None = None) -> tuple[Tensor, Tensor]:
-        """The first n images (n, c, h, w) and labels (n,) of train, val or test; all if there are
-        fewer.
+        """The first n images (n, c, h, w) and labels (n,) of train, val or test;
+        all if there are fewer.
         """
         return tuple(self.split(split)[:n])
 

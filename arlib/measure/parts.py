@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 
 
 class Parts:
-    """The parts of one checkpoint in a folder: NAME.json and, with arrays, NAME.npz, which is
-    written first.
+    """The parts of one checkpoint in a folder:
+    NAME.json and, with arrays, NAME.npz, which is written first.
 
     A part is used only if it was measured on the same weights and recipe, with the same values of
     the settings that it `uses`: raising one number of images leaves the other parts alone.
@@ -35,8 +35,8 @@ class Parts:
         ).hexdigest()
 
     def load(self, name: str, uses: dict) -> Outcome | None:
-        """The part if it is there, whole, and of this measurement; a damaged one is named in the
-        log.
+        """The part if it is there, whole, and of this measurement;
+        a damaged one is named in the log.
         """
         if self.folder is None or not (self.folder / f"{name}.json").exists():
             return None

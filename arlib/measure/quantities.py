@@ -1,5 +1,5 @@
-"""The quantities of one checkpoint: each function takes a `Job` and gives back what it
-`Outcome`.
+"""The quantities of one checkpoint:
+each function takes a `Job` and gives back what it `Outcome`.
 """
 
 import copy
@@ -50,8 +50,8 @@ def outputs(job: Job) -> Outcome:
 def _of_outputs(
     z: Tensor, y: Tensor, scale: float = 1.0, temperature: float = 1.0
 ) -> dict[str, float]:
-    """Statistics of one split's logits z (n, classes); scale is the net's R, temperature its
-    temperature.
+    """Statistics of one split's logits z (n, classes);
+    scale is the net's R, temperature its temperature.
     """
     margin, predicted = margins.output(z, y).double(), z.argmax(1)
     median = margin.abs().quantile(0.5)
@@ -79,8 +79,8 @@ NATURAL = "circular+bn-natural"
 
 @reads("bn_images", "zeros")
 def spectra_of_layers(job: Job) -> Outcome:
-    """Spectrum statistics of every layer for each operator, 201 quantiles, and which layers are
-    counted.
+    """Spectrum statistics of every layer for each operator, 201 quantiles,
+    and which layers are counted.
     """
     outcome, shape = Outcome(), job.data.shape
     runs = {"circular": {}, "circular+bn": {"fold_bn": True}, "reshaped": {"operator": "reshaped"}}
@@ -113,8 +113,8 @@ def _natural_spectra(job: Job, model: nn.Module):
 
 @reads()
 def distances_from_start(job: Job) -> Outcome:
-    """‖W − W₀‖ / ‖W₀‖ of every weight of two or more dimensions, by the layer's name; W₀ is the
-    initialisation.
+    """‖W − W₀‖ / ‖W₀‖ of every weight of two or more dimensions, by the layer's name;
+    W₀ is the initialisation.
     """
     outcome, start = Outcome(), dict(job.start.named_parameters())
     for name, weight in job.model.named_parameters():
@@ -129,8 +129,8 @@ def distances_from_start(job: Job) -> Outcome:
 
 @reads("bn_images", "jacobian_images")
 def initialisation(job: Job) -> Outcome:
-    """Where training starts: spectra and Jacobians of the untrained network, whose batch norms know
-    no image yet.
+    """Where training starts: spectra and Jacobians of the untrained network,
+    whose batch norms know no image yet.
     """
     outcome, shape = Outcome(), job.data.shape
     start = with_statistics_of(
@@ -162,8 +162,8 @@ def _add_counted(outcome: Outcome, frame) -> None:
 
 @torch.no_grad()
 def with_statistics_of(model: nn.Module, x: Tensor, batch_size: int) -> nn.Module:
-    """A copy of the model whose batch-norm statistics are the averages over batches of x (n, c, h,
-    w).
+    """A copy of the model whose batch-norm statistics
+    are the averages over batches of x (n, c, h, w).
 
     The running statistics of an adversarially trained network come from adversarial images; folded
     spectra are also looked at with those of natural ones.
@@ -181,8 +181,8 @@ def with_statistics_of(model: nn.Module, x: Tensor, batch_size: int) -> nn.Modul
 
 @reads("feature_radius", "feature_images")
 def feature_changes(job: Job) -> Outcome:
-    """Random feature changes of every block; their normalisers serve the adversarial ones and the
-    Jacobians.
+    """Random feature changes of every block;
+    their normalisers serve the adversarial ones and the Jacobians.
     """
     return _random_changes(job, job.settings.feature_images)
 
@@ -236,8 +236,8 @@ def _normaliser(job: Job) -> dict[str, float]:
 
 @reads("feature_images", "jacobian_images")
 def jacobians(job: Job) -> Outcome:
-    """Jacobians at natural test images: from the image to each block's output, and of each block by
-    itself.
+    """Jacobians at natural test images:
+    from the image to each block's output, and of each block by itself.
     """
     outcome = Outcome()
     _add_jacobians(outcome, job, job.model, _normaliser(job))
@@ -284,8 +284,8 @@ SHAPE = {"sv_std": "std", "sv_std_over_mean": "std_over_mean", "effective_rank":
 
 @reads("feature_radius", "along_images", "bn_images", "flip_main", "flip_draws", "flip_images_main")
 def along(job: Job) -> Outcome:
-    """A checkpoint of standard training: the primaries of C2 to C7, train ce, and how far the
-    weights have gone.
+    """A checkpoint of standard training:
+    the primaries of C2 to C7, train ce, and how far the weights have gone.
     """
     outcome = Outcome()
     for split, statistics in ALONG.items():

@@ -1,5 +1,5 @@
-"""Measuring one trained network: which parts there are, in which order, and what is already
-there.
+"""Measuring one trained network: which parts there are, in which order,
+and what is already there.
 """
 
 import time
@@ -38,8 +38,8 @@ class Part:
     """Values that decided arrays of earlier parts which this one uses."""
 
     def uses(self, settings: Settings) -> dict:
-        """The values that decide this part's numbers, by name: it is measured again when one of
-        them changes.
+        """The values that decide this part's numbers, by name:
+        it is measured again when one of them changes.
         """
         values = settings.to_dict()
         always = [name for name in ALWAYS if name in values]
@@ -98,9 +98,9 @@ def measure(
     dataset = data.load(recipe.dataset, data_root, device=device)
     if 0 < settings.bound_images < len(dataset.classes):
         raise InputError(
-            f"bound_images is {settings.bound_images}; {recipe.dataset} has {len(dataset.classes)} "
-            "classes, and each "
-            f"needs an image: give 0 or at least {len(dataset.classes)}."
+            f"bound_images is {settings.bound_images}; {recipe.dataset} has "
+            f"{len(dataset.classes)} classes, and each needs an image: give 0 or at least "
+            f"{len(dataset.classes)}."
         )
     names = ["last"] if control else _checkpoints(run_folder, recipe)
     checkpoints = {which: files.sha256(_weights(run_folder, which)) for which in names}

@@ -1,5 +1,5 @@
-"""How a network is measured: every number of images and every radius, checked before work
-starts.
+"""How a network is measured: every number of images and every radius,
+checked before work starts.
 """
 
 from collections.abc import Mapping
@@ -14,16 +14,16 @@ RADIUS = Range(0, above=True, note="an AR strength, 255·ε")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of one measurement; the defaults suit one CPU core and CIFAR-10 (minutes a
-    network).
+    """The settings of one measurement;
+    the defaults suit one CPU core and CIFAR-10 (minutes a network).
 
     Radii are AR strengths (255·ε) and are multiplied by `radius_scale`. A number of images means
     the first so many, at most all there are; None is all.
     """
 
     seed: Annotated[int, SEED] = 0
-    """Of every random start, direction and probe; the same for every network, so that they are
-    paired.
+    """Of every random start, direction and probe;
+    the same for every network, so that they are paired.
     """
     batch_size: Annotated[int, COUNT] = 250
     radius_scale: Annotated[float, POSITIVE] = 1.0
@@ -37,8 +37,8 @@ class Settings:
     jacobian_images: Annotated[int, COUNT] = 32
     flip_radii: Annotated[tuple[float, ...], RADIUS] = (1.0, 2.0, 4.0, 8.0, 16.0)
     flip_main: Annotated[float, RADIUS] = 4.0
-    """The radius (one of flip_radii) with more images, at which ε = 0 is also measured along
-    training.
+    """The radius (one of flip_radii) with more images,
+    at which ε = 0 is also measured along training.
     """
     flip_images_main: Annotated[int, COUNT] = 1000
     flip_images: Annotated[int, COUNT] = 500
@@ -55,8 +55,8 @@ class Settings:
     strong_images_best: Annotated[int, FROM_0] = 0
     """The same for validation-best weights; 0 leaves them out."""
     cross_images: Annotated[int, FROM_0] = 0
-    """Test images on which two more attacks, PGD-50 with 10 restarts and Square, check the strong
-    one; 0: none.
+    """Test images on which two more attacks, PGD-50 with 10 restarts and Square,
+    check the strong one; 0: none.
     """
     cross_strengths: Annotated[tuple[float, ...], FROM_0] = (4.0, 8.0)
     """AR strengths whose network of seed 0 is checked so."""
@@ -65,19 +65,19 @@ class Settings:
     instance_steps: Annotated[int, COUNT] = 20
     """Steps of Auto-PGD at each of the 8 halvings of the radius."""
     accept_images: Annotated[int, FROM_0] = 0
-    """Test images on which instance margins are compared with the strong attack at accept_radii
-    too; 0: none.
+    """Test images on which instance margins are compared with the strong attack
+    at accept_radii too; 0: none.
     """
     accept_radii: Annotated[tuple[float, ...], RADIUS] = (1.0, 2.0, 4.0)
     bound_images: Annotated[int, FROM_0] = 0
-    """Training images, equally many of each class, with instance margins for q(v); 0 leaves them
-    out.
+    """Training images, equally many of each class,
+    with instance margins for q(v); 0 leaves them out.
     """
     along_images: Annotated[int | None, Range(2)] = 2000
     """Test images for random feature changes along the training of ε = 0."""
     bn_images: Annotated[int, COUNT] = 2000
-    """Training images on which batch-norm statistics are re-estimated for one of the folded
-    spectra.
+    """Training images on which batch-norm statistics are re-estimated for one
+    of the folded spectra.
     """
     zeros: bool = False
     """Also measure spectra with the padding the layers have (slow for large maps)."""
@@ -95,8 +95,8 @@ class Settings:
         for name, value in radii:
             if not 0 < value * self.radius_scale <= 255:
                 raise InputError(
-                    f"{name} × radius_scale is {value * self.radius_scale:g}; allowed: above 0, up "
-                    "to 255.",
+                    f"{name} × radius_scale is {value * self.radius_scale:g}; allowed: above 0, "
+                    "up to 255.",
                     field=name,
                 )
         if self.flip_main not in self.flip_radii or len(set(self.flip_radii)) < len(
@@ -112,8 +112,7 @@ class Settings:
         ):
             raise InputError(
                 f"accept_radii is {list(self.accept_radii)}; needed: different radii other than "
-                "robust_radius, "
-                f"{self.robust_radius:g}, at which the strong attack is run anyway.",
+                f"robust_radius, {self.robust_radius:g}, at which the strong attack is run anyway.",
                 field="accept_radii",
             )
         if self.accept_images > self.instance_images:
@@ -125,8 +124,8 @@ class Settings:
         if not self.accept_images and self.instance_images > self.strong_images:
             raise InputError(
                 f"instance_images is {self.instance_images}; allowed: up to strong_images, "
-                f"{self.strong_images}, "
-                "since instance margins are checked against the strong attack on the same images.",
+                f"{self.strong_images}, since instance margins are checked against the strong "
+                "attack on the same images.",
                 field="instance_images",
             )
         for name, allowed in (
@@ -138,8 +137,7 @@ class Settings:
             ):
                 raise InputError(
                     f"{name} is {getattr(self, name)}; allowed: up to {allowed}, the images that "
-                    "the strong attack "
-                    "is run on for seed 0, with which it is compared.",
+                    "the strong attack is run on for seed 0, with which it is compared.",
                     field=name,
                 )
 
@@ -168,8 +166,8 @@ class Settings:
 
     @classmethod
     def from_dict(cls, values: Mapping) -> "Settings":
-        """Settings from a mapping as a study file has it; `InputError` names an unknown key or a
-        bad value.
+        """Settings from a mapping as a study file has it;
+        `InputError` names an unknown key or a bad value.
         """
         for name in values:
             one_of("measure setting", name, [field.name for field in fields(cls)])

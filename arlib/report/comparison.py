@@ -54,8 +54,8 @@ class Comparison:
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row per quantity, a column per model, as text with intervals; n and what the paper
-        expects beside it.
+        """One row per quantity, a column per model, as text with intervals;
+        n and what the paper expects beside it.
 
         Where there is a band, two columns more: what the recorded networks span, trained in the
         ordinary way and adversarially.
@@ -82,22 +82,22 @@ class Comparison:
 
     @property
     def cost(self) -> pd.DataFrame:
-        """What each part took: seconds of each model, and megabytes by which the most memory held
-        grew in all.
+        """What each part took: seconds of each model,
+        and megabytes by which the most memory held grew in all.
         """
         return cost.table(self.models, self.seconds, self.megabytes)
 
     def figure(self):
-        """Each quantity in a panel of its own, a dot per model with its interval, the band
-        shaded.
+        """Each quantity in a panel of its own,
+        a dot per model with its interval, the band shaded.
         """
         from arlib.figures import compared
 
         return compared(self)
 
     def save(self, path: str | Path) -> Path:
-        """Write the comparison: .html (one page that needs nothing else), .csv (rows) or .json
-        (everything).
+        """Write the comparison: .html (one page that needs nothing else),
+        .csv (rows) or .json (everything).
         """
         path = Path(path)
         if path.suffix == ".html":
@@ -320,8 +320,8 @@ def _numbered(part: dict) -> dict:
 
 
 def _with_shared_margins(rows: pd.DataFrame, models: list[str]) -> pd.DataFrame:
-    """With the median instance margin over the images that every model gets right; claims beside
-    quantities.
+    """With the median instance margin over the images that every model gets right;
+    claims beside quantities.
     """
     each = rows[rows["quantity"] == "instance_margin"] if len(rows) else rows
     if len(each) and set(each["model"]) == set(models):

@@ -12,8 +12,8 @@ MEGABYTE = 2**20
 
 
 def peak(device: torch.device) -> float | None:
-    """The most memory held so far, in megabytes: on a GPU by tensors, else by the process; None if
-    nobody tells.
+    """The most memory held so far, in megabytes: on a GPU by tensors, else by the process;
+    None if nobody tells.
 
     Only read, never reset: it is the process's own count. So a part that stays below what an
     earlier one needed raises it by nothing.
@@ -38,8 +38,8 @@ def peak(device: torch.device) -> float | None:
 def table(
     models: Sequence[str], seconds: Mapping[str, float], megabytes: Mapping[str, float | None]
 ) -> pd.DataFrame:
-    """A row per part, with the seconds of each model and the memory of all together, as text; keys
-    "model/part".
+    """A row per part, with the seconds of each model and the memory of all together,
+    as text; keys "model/part".
     """
     # names of models may hold slashes, parts never do
     parts = dict.fromkeys(key.rpartition("/")[2] for key in seconds)

@@ -1,5 +1,5 @@
-"""What was measured of networks that other people trained: `records/others/networks.json`, and its
-table of signs.
+"""What was measured of networks that other people trained:
+`records/others/networks.json`, and its table of signs.
 """
 
 import json

@@ -1,5 +1,5 @@
-"""A comparison as one page that needs nothing else: no network, no script; everything from a file
-is escaped.
+"""A comparison as one page that needs nothing else: no network, no script;
+everything from a file is escaped.
 """
 
 import base64

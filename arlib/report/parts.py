@@ -1,5 +1,5 @@
-"""What is measured of each model: one function a part, rows (claim, quantity, setting, layer, n,
-value, low, high).
+"""What is measured of each model:
+one function a part, rows (claim, quantity, setting, layer, n, value, low, high).
 """
 
 import math
@@ -182,8 +182,8 @@ def jacobians(subject: Subject, logits) -> None:
 
 
 def robustness(subject: Subject, logits) -> None:
-    """Accuracy under the strong attack at several radii; targeted margins where there are fewer
-    than 4 classes.
+    """Accuracy under the strong attack at several radii;
+    targeted margins where there are fewer than 4 classes.
     """
     settings = subject.settings
     x, y = subject.x[: settings.robust_images], subject.y[: settings.robust_images]
@@ -204,8 +204,8 @@ def robustness(subject: Subject, logits) -> None:
 
 
 def distances(subject: Subject, logits) -> None:
-    """Instance margins image by image (rows of layer "image N"); their median is taken over shared
-    images later.
+    """Instance margins image by image (rows of layer "image N");
+    their median is taken over shared images later.
     """
     settings = subject.settings
     x, y = subject.x[: settings.instance_images], subject.y[: settings.instance_images]
@@ -227,8 +227,8 @@ PARTS: dict[str, Callable[[Subject, Callable | None], None]] = {
 
 
 def _watched(subject: Subject) -> list[str] | None:
-    """The layers whose outputs are looked at: those asked for, else all that have a row per image;
-    others are named.
+    """The layers whose outputs are looked at:
+    those asked for, else all that have a row per image; others are named.
     """
     if subject.settings.layers is not None:
         return list(subject.settings.layers)
@@ -237,8 +237,8 @@ def _watched(subject: Subject) -> list[str] | None:
     if others:
         some = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
         warnings.warn(
-            f"{len(others)} of {len(layers)} layers are left out, whose outputs are not one row an "
-            f"image: {some}.",
+            f"{len(others)} of {len(layers)} layers are left out, whose outputs are not one row "
+            f"an image: {some}.",
             UserWarning,
             stacklevel=2,
         )
@@ -254,8 +254,8 @@ def _mean(values: Tensor) -> tuple[float, int, float, float]:
 
 
 def _median(values: Tensor) -> tuple[float, int, float, float]:
-    """Median, n and the order statistics between which the true one lies with 95 %, whatever the
-    distribution.
+    """Median, n and the order statistics between which the true one lies with 95 %,
+    whatever the distribution.
     """
     ordered, n = np.sort(values.double().cpu().numpy()), len(values)
     low, high = stats.binom.ppf([0.025, 0.975], n, 0.5).astype(int)

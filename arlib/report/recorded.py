@@ -1,5 +1,5 @@
-"""The book's recorded networks in the terms of a comparison: what they span is a scale to read
-others against.
+"""The book's recorded networks in the terms of a comparison:
+what they span is a scale to read others against.
 """
 
 from collections.abc import Mapping
@@ -60,16 +60,12 @@ class Band:
         weak, strong = self.strengths
         return (
             f"The band is what the book's recorded networks of the study {self.study} span, from "
-            "the least to the "
-            f"largest: {self.networks[0]} networks trained at AR strength {weak:g} and "
-            f"{self.networks[1]} at "
-            f"{strong:g}, which differ in their seed, measured on test images of {self.dataset}. "
-            "It is a scale for "
-            f"your models where your images are of {self.dataset} too. Quantities of layers have a "
-            "band only if all "
-            "models have the same layers as the study's; no band stands where the records lack the "
-            "quantity, or took "
-            "it at another radius."
+            f"the least to the largest: {self.networks[0]} networks trained at AR strength "
+            f"{weak:g} and {self.networks[1]} at {strong:g}, which differ in their seed, measured "
+            f"on test images of {self.dataset}. It is a scale for your models where your images "
+            f"are of {self.dataset} too. Quantities of layers have a band only if all models have "
+            "the same layers as the study's; no band stands where the records lack the quantity, "
+            "or took it at another radius."
         )
 
     def of(self, quantity: str, setting: str = "") -> dict[float, tuple[float, float]]:
@@ -85,8 +81,8 @@ class Band:
 
 
 def in_terms_of_a_comparison(table: pd.DataFrame) -> pd.DataFrame:
-    """The records of a study (`Study.records()`) as `_COLUMNS`: of layers each one's value, and
-    their median as "".
+    """The records of a study (`Study.records()`) as `_COLUMNS`:
+    of layers each one's value, and their median as "".
     """
     from arlib.claims.values import clean, counted
 
@@ -130,8 +126,7 @@ def chosen(band: str | None, shape: tuple[int, ...], classes: int):
         weak, strong = _ends(study)
         raise NotMeasured(
             f"band is {name!r}, of which no networks at AR strength {weak:g} and {strong:g} are "
-            "recorded; give another "
-            "study, or None."
+            "recorded; give another study, or None."
         )
     return study
 
@@ -158,8 +153,8 @@ def band_of(study, settings, rows: pd.DataFrame) -> Band | None:
 
 
 def fitting(shape: tuple[int, ...], classes: int) -> str | None:
-    """The study with most networks at its two strengths whose data have images of this shape and so
-    many classes.
+    """The study with most networks at its two strengths whose data have images of this shape
+    and so many classes.
     """
     from arlib import studies
 
@@ -211,8 +206,8 @@ def _as_compared(quantity: str, settings: pd.Series) -> pd.Series:
 
 
 def _comparable(found: pd.DataFrame, settings, rows: pd.DataFrame) -> pd.Series:
-    """Which rows of the networks as a whole are the same quantity as one of the comparison's, taken
-    alike.
+    """Which rows of the networks as a whole are the same quantity as one
+    of the comparison's, taken alike.
     """
     same = pd.Series(False, index=found.index)
     whole = found["layer"] == ""
@@ -229,8 +224,8 @@ def _comparable(found: pd.DataFrame, settings, rows: pd.DataFrame) -> pd.Series:
 
 
 def _same_layers(quantity: str, recorded: pd.DataFrame, compared: pd.DataFrame) -> bool:
-    """Whether every compared model has the recorded layers; of spectra, with as many singular
-    values each.
+    """Whether every compared model has the recorded layers;
+    of spectra, with as many singular values each.
     """
     wanted = _layers(quantity, recorded)
     each = [_layers(quantity, part) for _, part in compared.groupby("model")]

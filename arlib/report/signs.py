@@ -1,5 +1,5 @@
-"""Signs: which way each quantity goes from a network to a more robust one, of others and of the
-book, without verdict.
+"""Signs: which way each quantity goes from a network to a more robust one,
+of others and of the book, without verdict.
 
 One pair of networks stands in a cell, so a sign is an observation about two networks; nothing is
 decided from it.
@@ -103,8 +103,8 @@ def of_others(content: dict | None = None) -> pd.DataFrame:
 
 
 def of_study(study) -> pd.DataFrame:
-    """The same of the book's own networks, from the records of a study: means over seeds of
-    strength 0 and its effect.
+    """The same of the book's own networks, from the records of a study:
+    means over seeds of strength 0 and its effect.
 
     sure: whether the networks of every seed go the same way; of layers always True.
     """
@@ -143,15 +143,15 @@ def of_study(study) -> pd.DataFrame:
 
 
 def together(studies: Sequence) -> pd.DataFrame:
-    """`of_others`, then `of_study` of each of these studies; `NotMeasured` if the first is not
-    recorded.
+    """`of_others`, then `of_study` of each of these studies;
+    `NotMeasured` if the first is not recorded.
     """
     return pd.concat([of_others(), *map(of_study, studies)], ignore_index=True)
 
 
 def table(frame: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
-    """Rows of `of_others` and `of_study` as text: a row per pair, a column per quantity with the
-    paper's direction.
+    """Rows of `of_others` and `of_study` as text:
+    a row per pair, a column per quantity with the paper's direction.
     """
     lines = {}
     for (pair, data), part in frame.groupby(["pair", "data"], sort=False):
@@ -166,8 +166,8 @@ def table(frame: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
 
 
 def sentence(frame: pd.DataFrame) -> str:
-    """How many of other people's pairs go the paper's way, against it, or neither clearly, by
-    primary quantity.
+    """How many of other people's pairs go the paper's way, against it, or neither clearly,
+    by primary quantity.
     """
     frame = frame[~frame["book"].astype(bool)]
     said = []
@@ -180,14 +180,13 @@ def sentence(frame: pd.DataFrame) -> str:
         raise NotMeasured("no pair of networks is recorded of which the paper says anything.")
     return (
         f"Of {frame['pair'].nunique()} pairs of networks that others trained, so many go the "
-        "paper's way, against it, "
-        f"or neither clearly: {'; '.join(said)}."
+        f"paper's way, against it, or neither clearly: {'; '.join(said)}."
     )
 
 
 def sources(content: dict | None = None) -> pd.DataFrame:
-    """What was measured: a row per network, with its data, training, source, licence and the start
-    of its SHA-256.
+    """What was measured: a row per network, with its data, training, source,
+    licence and the start of its SHA-256.
     """
     content = others.read() if content is None else content
     rows = {}
@@ -258,8 +257,8 @@ def _gaps(study) -> pd.DataFrame:
 
 
 def _distances(study) -> pd.DataFrame:
-    """The median instance margin of every run over the images that all runs of the study
-    get right.
+    """The median instance margin of every run over the images that all runs
+    of the study get right.
     """
     from arlib.figures.margins import shared_margins
     from arlib.figures.shared import collect
@@ -295,7 +294,7 @@ def _images(rows: pd.DataFrame) -> str:
 
 
 def _short(name: str) -> str:
-    """Without the word for the source, which its table names, and the data, which has a column of
-    its own.
+    """Without the word for the source, which its table names, and the data,
+    which has a column of its own.
     """
     return name.partition("_")[2].removeprefix("mnist_")

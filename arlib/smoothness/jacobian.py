@@ -29,8 +29,8 @@ def jacobian(
     generator: torch.Generator | None = None,
     batch_size: int = 32,
 ) -> pd.DataFrame:
-    """The Jacobian J of each layer's output at each x (n, …): how steep, and how uniform in all
-    directions.
+    """The Jacobian J of each layer's output at each x (n, …):
+    how steep, and how uniform in all directions.
 
     Args:
         of: "image", J from image to layer output, in units of the layer's normaliser; or "input",

@@ -12,8 +12,8 @@ from arlib.errors import InputError, one_of
 
 
 def layer_names(model: nn.Module, layers: list[str] | None = None) -> list[str]:
-    """The layers to look at: those given (checked), else residual blocks of our nets, else every
-    Conv and Linear.
+    """The layers to look at: those given (checked), else residual blocks of our nets,
+    else every Conv and Linear.
 
     Raises `InputError` for a name the model does not have, an empty list, or nothing to look at.
     """
@@ -32,8 +32,8 @@ def layer_names(model: nn.Module, layers: list[str] | None = None) -> list[str]:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    """A convolution or linear layer that is called (attention only reads the weight of its last
-    projection).
+    """A convolution or linear layer that
+    is called (attention only reads the weight of its last projection).
     """
     unused = nn.modules.linear.NonDynamicallyQuantizableLinear
     return (
@@ -43,8 +43,8 @@ def _is_layer(module: nn.Module) -> bool:
 
 
 def with_other_rows(model: nn.Module, x: Tensor, layers: list[str]) -> list[str]:
-    """Those of the layers whose output does not have one row per image: windows of attention, say,
-    or positions.
+    """Those of the layers whose output does not have one row per image:
+    windows of attention, say, or positions.
     """
     with torch.no_grad():
         outputs = prepare(model, layers)(x)
@@ -59,8 +59,8 @@ def check_rows(layers: list[str], outputs: tuple[Tensor, ...], n: int) -> None:
     if others:
         raise InputError(
             f"of {n} images the outputs of these layers do not have {n} rows, one an image: "
-            f"{', '.join(others[:3])}"
-            f"{' …' if len(others) > 3 else ''}. Give layers=, without those."
+            f"{', '.join(others[:3])}{' …' if len(others) > 3 else ''}. Give layers=, without "
+            "those."
         )
 
 
@@ -93,8 +93,8 @@ def prepare_input(model: nn.Module, layer: str) -> nn.Module:
 
 
 def source_of(model: nn.Module) -> nn.Module:
-    """The network that a prepared one was made from (inlining loses the names of its blocks), else
-    the model.
+    """The network that a prepared one was made
+    from (inlining loses the names of its blocks), else the model.
 
     Raises `InputError` for what has no named layers: a function, a TorchScript program.
     """

@@ -1,5 +1,5 @@
-"""Singular values of real layers: of one kernel (`singular_values`) or of every layer of a model
-(`of`).
+"""Singular values of real layers:
+of one kernel (`singular_values`) or of every layer of a model (`of`).
 
 Where the spectrum is too large to compute, `estimate` gives its statistics with intervals. Of
 composed maps, `jacobian` measures a block or a network at given inputs. `impose` and

@@ -1,5 +1,5 @@
-"""Singular values of many small matrices: the one place where the time goes, and how cores share
-it.
+"""Singular values of many small matrices:
+the one place where the time goes, and how cores share it.
 
 On a CPU in float64 the eigenvalues of Gram matrices take half the time of an SVD. They err by some
 1e-15·σ_max² in σ², which is nothing for large σ and everything for small ones, so whoever uses them
@@ -38,8 +38,8 @@ def gram_values(grams: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def one_core() -> Iterator[int]:
-    """Torch on one core here and in threads begun here; gives the number of before, which is set
-    again at the end.
+    """Torch on one core here and in threads begun here;
+    gives the number of before, which is set again at the end.
 
     Teams of threads inside small problems only lose, and on a busy machine they wait for each
     other.
@@ -55,8 +55,8 @@ def one_core() -> Iterator[int]:
 
 
 def in_threads(function: Callable, items: Sequence, threads: int | None = None) -> list:
-    """function of each item, in some threads (by default as many as torch has) that run torch on
-    one core each.
+    """function of each item, in some threads (by default as many as torch has)
+    that run torch on one core each.
     """
     with one_core() as before:
         threads = threads or before

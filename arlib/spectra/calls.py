@@ -1,5 +1,5 @@
-"""What a model's forward pass does with weights: every convolution and matrix product it calls, as
-called.
+"""What a model's forward pass does with weights:
+every convolution and matrix product it calls, as called.
 
 A layer's attributes say what torch's own class would do with them. A subclass may standardise its
 weight, pad by itself, or scale; a parent may hand the kernel to `F.conv2d`. So one forward pass is
@@ -35,8 +35,8 @@ class Call:
 
 @dataclass
 class Pass:
-    """One forward pass: shapes that each module was given and returned, at each of its calls, and
-    calls in order.
+    """One forward pass: shapes that each module was given and returned,
+    at each of its calls, and calls in order.
     """
 
     shapes: dict[str, list[tuple[tuple, tuple]]] = field(default_factory=dict)
@@ -98,8 +98,8 @@ def _followed(model: nn.Module, mode: _Listening) -> Iterator[None]:
 
 
 def listen(model: nn.Module, image: torch.Tensor) -> Pass:
-    """One forward pass of the model, which must be in the mode that is meant, on a batch of one
-    image.
+    """One forward pass of the model, which must be in the mode that is meant,
+    on a batch of one image.
     """
     heard = Pass()
     mode = _Listening(heard)

@@ -1,5 +1,5 @@
-"""Singular values of one layer: exact, by frequencies where the operator is circular, else
-dense.
+"""Singular values of one layer: exact,
+by frequencies where the operator is circular, else dense.
 """
 
 import math
@@ -68,8 +68,8 @@ def singular_values(
 
 
 def checked(weight: torch.Tensor, dtype: torch.dtype, name: str = "weight") -> torch.Tensor:
-    """The weight in the precision asked for, without its graph; `InputError` if it has no real
-    spectrum.
+    """The weight in the precision asked for, without its graph;
+    `InputError` if it has no real spectrum.
     """
     one_of("dtype", dtype, DTYPES)
     if weight.is_complex() or weight.is_quantized or not weight.is_floating_point():
@@ -92,18 +92,16 @@ def checked(weight: torch.Tensor, dtype: torch.dtype, name: str = "weight") -> t
 def singular_values_dense(
     weight: torch.Tensor, shape: Geometry, limit: int = DENSE_LIMIT
 ) -> torch.Tensor:
-    """All singular values, descending, by one dense matrix per group. Raises `InputError` above the
-    limit.
+    """All singular values, descending, by one dense matrix per group.
+    Raises `InputError` above the limit.
     """
     if not fits_dense(weight, shape, limit):
         rows, columns = (side // shape.groups for side in shape.matrix_shape(weight))
         raise InputError(
-            f"A map {shape.size} with {shape.mode} padding and stride {shape.stride} needs a dense "
-            f"{rows} × {columns} "
-            f"matrix; the limit is {limit} entries. Use a map about "
-            f"{math.sqrt(limit / (rows * columns)):.2f} times "
-            "as large in area, padding='circular' with a stride that divides it, or "
-            "spectra.estimate."
+            f"A map {shape.size} with {shape.mode} padding and stride {shape.stride} needs a "
+            f"dense {rows} × {columns} matrix; the limit is {limit} entries. Use a map about "
+            f"{math.sqrt(limit / (rows * columns)):.2f} times as large in area, "
+            "padding='circular' with a stride that divides it, or spectra.estimate."
         )
     values = torch.cat([torch.linalg.svdvals(block) for block in dense_blocks(weight, shape)])
     return values.sort(descending=True).values
@@ -116,15 +114,15 @@ def fits_dense(weight: torch.Tensor, shape: Geometry, limit: int = DENSE_LIMIT) 
 
 
 def dense_blocks(weight: torch.Tensor, shape: Geometry) -> list[torch.Tensor]:
-    """The operator's matrix, one block per group: (c_out/g · out, c_in/g · size), maps flattened
-    row by row.
+    """The operator's matrix, one block per group:
+    (c_out/g · out, c_in/g · size), maps flattened row by row.
     """
     return [_dense(part, shape) for part in weight.chunk(shape.groups)]
 
 
 def _dense(weight: torch.Tensor, shape: Geometry) -> torch.Tensor:
-    """One group: contract each kernel dimension a with its selection [i, a, x], leaving (…,
-    i, x).
+    """One group: contract each kernel dimension a with its selection [i, a,
+    x], leaving (…, i, x).
     """
     matrix = weight  # (o, c, a, b, …)
     for dim in range(len(shape.size)):

@@ -1,5 +1,5 @@
-"""Bounds of quantiles from quadrature rules: Chebyshev, Markov and Stieltjes (Akhiezer 1965,
-section 2.5).
+"""Bounds of quantiles from quadrature rules:
+Chebyshev, Markov and Stieltjes (Akhiezer 1965, section 2.5).
 
 A Gauss rule with nodes θ_1 < … < θ_k and weights w bounds the distribution function F of the
 measure
@@ -17,8 +17,8 @@ from arlib.spectra.summary import QUANTILES
 def quantile_bounds(
     rule: tuple[torch.Tensor, torch.Tensor], largest: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper bounds (201,) of the quantiles; nodes and weights are (probes, k), σ ≤
-    largest.
+    """Lower and upper bounds (201,) of the quantiles;
+    nodes and weights are (probes, k), σ ≤ largest.
 
     Above the last step of the lower distribution function only `largest` bounds a quantile, below
     the first step of the upper one only 0.

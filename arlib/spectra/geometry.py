@@ -26,8 +26,8 @@ PADDINGS = (*MODES, "valid")
 
 @dataclass(frozen=True)
 class Geometry:
-    """Shape of a convolution on a map of fixed size; one entry per spatial dimension in
-    each tuple.
+    """Shape of a convolution on a map of fixed size;
+    one entry per spatial dimension in each tuple.
     """
 
     kernel: tuple[int, ...]
@@ -57,8 +57,8 @@ class Geometry:
 
     @cached_property
     def lags_and_phases(self) -> tuple[torch.Tensor, list[list[int]]]:
-        """Of a cyclic operator: lag of each tap per dimension (taps, dims), and the taps of each
-        phase.
+        """Of a cyclic operator: lag of each tap per dimension (taps, dims),
+        and the taps of each phase.
         """
         per_dim = [
             [divmod(d * a, s) for a in range(k)]
@@ -72,8 +72,8 @@ class Geometry:
 
     @cached_property
     def cyclic(self) -> bool:
-        """Whether blocks over frequencies are exact: every row read modulo n, and the stride
-        divides n.
+        """Whether blocks over frequencies are exact:
+        every row read modulo n, and the stride divides n.
         """
         return all(self._cyclic(dim) for dim in range(len(self.size)))
 

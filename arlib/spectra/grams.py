@@ -20,8 +20,8 @@ LARGEST = 2**26  # bytes of the products W_t W_uᵀ
 
 
 class Correlations:
-    """C of a symbol's taps. The matrices are those of the blocks' smaller side, or their
-    conjugates.
+    """C of a symbol's taps. The matrices are those of the blocks' smaller side,
+    or their conjugates.
     """
 
     def __init__(self, symbol):

@@ -1,5 +1,5 @@
-"""Acting on spectra: give a convolution a chosen spectrum, or a gradient towards a concentrated
-one.
+"""Acting on spectra: give a convolution a chosen spectrum,
+or a gradient towards a concentrated one.
 
 In the circular operator the singular vectors can be kept and the values replaced, frequency by
 frequency; the result reaches over the whole map. The nearest kernel of the layer's own k×k support
@@ -111,10 +111,9 @@ def _symbol(weight: torch.Tensor, shape: Geometry) -> Symbol:
     reach = [d * (k - 1) + 1 for k, d in zip(shape.kernel, shape.dilation, strict=True)]
     if not shape.cyclic or any(r > n for r, n in zip(reach, shape.size, strict=True)):
         raise InputError(
-            f"A kernel that reaches over {reach} with stride {shape.stride} on a map {shape.size}: "
-            "spectra are imposed "
-            "only on circular operators whose stride divides the map and whose kernel fits into "
-            "it. Give such a size."
+            f"A kernel that reaches over {reach} with stride {shape.stride} on a map "
+            f"{shape.size}: spectra are imposed only on circular operators whose stride divides "
+            "the map and whose kernel fits into it. Give such a size."
         )
     symbol = Symbol(weight, shape)
     columns = weight.shape[1] * math.prod(shape.stride)
@@ -127,8 +126,8 @@ def _symbol(weight: torch.Tensor, shape: Geometry) -> Symbol:
 
 
 def _project(blocks: torch.Tensor, symbol: Symbol) -> torch.Tensor:
-    """The taps (taps, c_out · c_in/g) whose blocks are nearest to these: the average over
-    frequencies.
+    """The taps (taps, c_out · c_in/g) whose blocks are nearest to these:
+    the average over frequencies.
     """
     phase = symbol.phase_factors(symbol.frequencies).to(blocks)  # (f, taps)
     share = symbol.multiplicity.to(blocks.real) / symbol.multiplicity.sum()
@@ -154,8 +153,8 @@ def _wish(kind: str, target, symbol: Symbol) -> Callable[[torch.Tensor], torch.T
     )
     if not np.isfinite(wanted).all() or wanted.min() < 0 or wanted.max() == 0:
         raise InputError(
-            "target holds negative or non-finite values, or only zeros; it must be a spectrum or a "
-            "size."
+            "target holds negative or non-finite values, or only zeros; it must be a spectrum or "
+            "a size."
         )
     if (len(wanted) == 1) == (kind == "quantiles"):
         needed = "at least two" if kind == "quantiles" else "one"
@@ -170,8 +169,8 @@ def _wish(kind: str, target, symbol: Symbol) -> Callable[[torch.Tensor], torch.T
 
 
 def _by_rank(sigma: torch.Tensor, wanted: np.ndarray, symbol: Symbol) -> torch.Tensor:
-    """Each value replaced by the target's quantile at its rank; those of one conjugate pair share
-    theirs.
+    """Each value replaced by the target's quantile at its rank;
+    those of one conjugate pair share theirs.
     """
     times = symbol.multiplicity.to(sigma)[:, None, None].expand_as(sigma).flatten()
     order = sigma.flatten().argsort()
@@ -186,8 +185,8 @@ def _by_rank(sigma: torch.Tensor, wanted: np.ndarray, symbol: Symbol) -> torch.T
 
 
 def _with_spread(sigma: torch.Tensor, ratio: float, symbol: Symbol) -> torch.Tensor:
-    """Values moved along their distance from the mean until std/mean is the ratio; Σσ² as
-    it was.
+    """Values moved along their distance from the mean until std/mean
+    is the ratio; Σσ² as it was.
     """
     share = symbol.multiplicity.to(sigma)[:, None, None] / _count(symbol, sigma)
     mean = (share * sigma).sum()

@@ -145,8 +145,8 @@ def jacobian(
 
 
 def jacobian_map(function: Callable, x: torch.Tensor) -> LinearMap:
-    """The Jacobians at b inputs as one map of (b, columns) → (b, rows): row i of a batch meets
-    Jacobian i.
+    """The Jacobians at b inputs as one map of (b, columns) → (b, rows):
+    row i of a batch meets Jacobian i.
     """
     # Attention is differentiated twice here, which only its plain form can be.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
@@ -182,8 +182,8 @@ def jacobian_map(function: Callable, x: torch.Tensor) -> LinearMap:
 
 
 def linearised(module: nn.Module) -> fx.GraphModule:
-    """A copy of a module in eval mode without its activations and dropout: a block as one affine
-    map.
+    """A copy of a module in eval mode without its activations and dropout:
+    a block as one affine map.
 
     Its first input decides whether that is what came out: an activation that was overlooked would
     make every singular value wrong.
@@ -226,8 +226,7 @@ def _refuse_unless_affine(traced: fx.GraphModule, name: str, left: list[str]) ->
         if float((moved - own).abs().max()) > 1e-3 * float(own.abs().max()):
             raise InputError(
                 f"{name} without its activations is still not affine: it calls {', '.join(left)}. "
-                "Give a part of it, "
-                "or spectra.jacobian of the module itself at given inputs."
+                "Give a part of it, or spectra.jacobian of the module itself at given inputs."
             )
 
     handle = traced.register_forward_pre_hook(look)

@@ -21,8 +21,8 @@ SHORTCUTS = ("shortcut", "downsample", "skip", "proj_shortcut")
 
 @dataclass(frozen=True)
 class Layer:
-    """One linear map of a model: its weight as a matrix (out, in) or a convolution (c_out, c_in/g,
-    *kernel).
+    """One linear map of a model: its weight as a matrix (out, in)
+    or a convolution (c_out, c_in/g, *kernel).
 
     A transposed convolution is the adjoint of a convolution on its output map, which has the same
     singular values: `weight` and `built` describe that convolution.
@@ -37,8 +37,8 @@ class Layer:
 
     @property
     def counted(self) -> bool:
-        """Whether claims count it: kernels wider than 1, not the first convolution, not on a
-        shortcut.
+        """Whether claims count it: kernels wider than 1,
+        not the first convolution, not on a shortcut.
         """
         if self.built is None or max(self.built.kernel) == 1 or self.stem:
             return False
@@ -46,8 +46,8 @@ class Layer:
 
 
 def find(model: nn.Module, input_shape: tuple[int, ...], sizes: dict | None = None) -> list[Layer]:
-    """Every convolution, transposed convolution, linear layer and attention projection, in module
-    order.
+    """Every convolution, transposed convolution,
+    linear layer and attention projection, in module order.
 
     Kernels that the forward pass hands to `F.conv2d` and its like follow, by the name of their
     parameter.
@@ -59,9 +59,8 @@ def find(model: nn.Module, input_shape: tuple[int, ...], sizes: dict | None = No
     sizes = sizes or {}
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError(
-            f"the model is a TorchScript program ({type(model).__name__}), which hides its layers; "
-            "give the module "
-            "that it was made from."
+            f"the model is a TorchScript program ({type(model).__name__}), which hides its "
+            "layers; give the module that it was made from."
         )
     for name, module in model.named_modules():
         _check_weights(name, module)
@@ -89,8 +88,8 @@ _ALL = CONVOLUTIONS + TRANSPOSED
 
 
 def _check_weights(name: str, module: nn.Module) -> None:
-    """Raise `InputError` naming the layer whose weights have no real spectrum, before anything
-    runs.
+    """Raise `InputError` naming the layer whose weights have no real spectrum,
+    before anything runs.
     """
     weights = getattr(module, "weight", None)
     if "quantized" in type(module).__module__ and weights is not None:
@@ -175,8 +174,8 @@ def _convolution(name: str, module: nn.Module, heard: Pass, size: tuple[int, ...
 
 
 def _of_transposed(built: Geometry, out: tuple[int, ...]) -> Geometry:
-    """The convolution whose adjoint it is has the layer's input map as its output; rows that nobody
-    reads stay.
+    """The convolution whose adjoint it is has the layer's input map as its output;
+    rows that nobody reads stay.
     """
     sides = zip(out, built.stride, built.dilation, built.kernel, built.size, built.low, strict=True)
     high = tuple((m - 1) * s + d * (k - 1) + 1 - n - low for m, s, d, k, n, low in sides)
@@ -197,15 +196,14 @@ def _as_called(name: str, module: nn.Module, heard: Pass) -> Layer:
 
 _NOT_ITS_OWN = (
     "Layer {name} ({kind}) has a forward of its own that is no convolution or product with one "
-    "weight, so no row "
-    "could say what it does. Leave it out by sizes={{{name!r}: None}}; spectra.jacobian measures "
-    "it at given inputs."
+    "weight, so no row could say what it does. Leave it out by sizes={{{name!r}: None}}; "
+    "spectra.jacobian measures it at given inputs."
 )
 
 
 def _of_call(name: str, call: Call, pad: Call | None = None) -> Layer | None:
-    """A convolution as it was called, with a padding by zeros before it; None where that is
-    none.
+    """A convolution as it was called, with a padding by zeros before it;
+    None where that is none.
     """
     dims, options = CONVOLVING.get(call.kind), call.options
     if dims is None:
@@ -256,8 +254,8 @@ def _applied(layer: Layer):
 
 @torch.no_grad()
 def _does(module: nn.Module, shape: tuple[int, ...], linear) -> bool:
-    """Whether a module, less its answer to 0, is this linear map: asked on two random inputs of
-    different size.
+    """Whether a module, less its answer to 0, is this linear map:
+    asked on two random inputs of different size.
     """
     like = next(module.parameters())
     generator = torch.Generator().manual_seed(0)
@@ -318,8 +316,7 @@ def _functional(model: nn.Module, heard: Pass, sizes: dict) -> list[Layer]:
         if layer is None or len(maps) > 1:
             raise InputError(
                 f"{name}: the forward pass calls {call.kind} with it in a way that no row could "
-                "say. "
-                f"Leave it out by sizes={{{name!r}: None}}."
+                f"say. Leave it out by sizes={{{name!r}: None}}."
             )
         layers.append(layer)
     return layers
@@ -335,8 +332,8 @@ def _padding(module: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _attention(name: str, module: nn.MultiheadAttention) -> list[Layer]:
-    """q, k and v: three blocks of rows of one matrix, unless their widths differ. (out_proj is a
-    Linear.)
+    """q, k and v: three blocks of rows of one matrix, unless their widths differ.
+    (out_proj is a Linear.)
     """
     if module.in_proj_weight is None:
         parts = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)

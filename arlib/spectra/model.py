@@ -210,8 +210,8 @@ def _folded_word(layer: Layer, bn: nn.Module | None) -> str:
 
 
 def dead_channels(bn: nn.Module | None) -> float:
-    """Share of channels that a batch norm all but switches off; nan without one or without its
-    scale.
+    """Share of channels that a batch norm all but switches off;
+    nan without one or without its scale.
     """
     if bn is None or bn.weight is None or bn.running_var is None:
         return math.nan

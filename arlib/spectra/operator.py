@@ -1,5 +1,5 @@
-"""Linear maps known only by what they do to vectors: convolutions of any padding, and their
-adjoints.
+"""Linear maps known only by what they do to vectors:
+convolutions of any padding, and their adjoints.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ _TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3
 
 @dataclass(frozen=True)
 class LinearMap:
-    """A linear map of batches of flattened vectors: (p, columns) → (p, rows), and back by the
-    adjoint.
+    """A linear map of batches of flattened vectors:
+    (p, columns) → (p, rows), and back by the adjoint.
     """
 
     rows: int
@@ -38,8 +38,8 @@ class LinearMap:
 
 
 def convolution_map(weight: torch.Tensor, shape: Geometry) -> LinearMap:
-    """The convolution with this weight and geometry, by conv and conv_transpose: no matrix is
-    formed.
+    """The convolution with this weight and geometry, by conv and conv_transpose:
+    no matrix is formed.
     """
     dims, channels_in = len(shape.size), weight.shape[1] * shape.groups
     rows, columns = shape.matrix_shape(weight)

@@ -54,8 +54,8 @@ class Spread:
 
     @classmethod
     def of(cls, rules: Rules, mean_square: float, confidence: float, probes: int) -> "Spread":
-        """mean_square: Σσ²/N. The pilots' mean comes by the same formula around the root mean
-        square.
+        """mean_square: Σσ²/N. The pilots' mean comes
+        by the same formula around the root mean square.
         """
         rms = math.sqrt(mean_square)
         pilots = [
@@ -113,8 +113,8 @@ class Spread:
 
 
 def t_half_width(samples: np.ndarray, confidence: float, probes: int | None = None) -> float:
-    """Half-width of the t interval of a mean of `probes` values that scatter as these
-    samples do.
+    """Half-width of the t interval of a mean of `probes` values that scatter
+    as these samples do.
     """
     probes = probes or len(samples)
     return float(

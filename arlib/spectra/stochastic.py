@@ -1,5 +1,5 @@
-"""Statistics of a spectrum too large to compute, each with an interval: stochastic Lanczos
-quadrature.
+"""Statistics of a spectrum too large to compute, each with an interval:
+stochastic Lanczos quadrature.
 
 Two errors stay apart: Monte Carlo (the t interval over probes, see `spread`) and quadrature
 (between Gauss and Gauss–Radau, which bracket zᵀ(AᵀA)^½z, see `lanczos`). Steps are added until the
@@ -130,8 +130,8 @@ def estimate_map(
 def _run(
     operator: LinearMap, start: torch.Tensor, max_steps: int, tolerance: float, spread_of
 ) -> Rules:
-    """Steps until quadrature is a quarter of Monte Carlo; further batches, if memory needs them,
-    take as many.
+    """Steps until quadrature is a quarter of Monte Carlo;
+    further batches, if memory needs them, take as many.
     """
     per_probe = (operator.rows + operator.columns) * start.element_size() * 40
     batches = start.split(max(PILOTS + 3, BUFFER_BYTES // per_probe))

@@ -59,16 +59,16 @@ def statistics(values: torch.Tensor) -> dict[str, float]:
 
 
 def quantiles(values: torch.Tensor) -> np.ndarray:
-    """201 evenly spaced quantiles of singular values, float32, ascending: first the min, last the
-    max.
+    """201 evenly spaced quantiles of singular values, float32, ascending:
+    first the min, last the max.
     """
     sigma = values.detach().cpu().to(torch.float64).numpy()
     return _at_levels(sigma, np.linspace(0, 1, QUANTILES)).astype(np.float32)
 
 
 def _at_levels(sigma: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """As np.quantile, which partitions for each level: sorting, and better still what is sorted, is
-    cheaper.
+    """As np.quantile, which partitions for each level:
+    sorting, and better still what is sorted, is cheaper.
     """
     ascending = np.sort(sigma)
     place = levels * (len(sigma) - 1)

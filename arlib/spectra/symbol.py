@@ -1,5 +1,5 @@
-"""Circular convolutions are block-diagonal over frequencies: exact singular values from small
-matrices.
+"""Circular convolutions are block-diagonal over frequencies:
+exact singular values from small matrices.
 
 Sedghi, Gupta & Long, "The singular values of convolutional layers" (ICLR 2019), for stride 1.
 For a stride s that divides n, split the input rows by their remainder modulo s ("polyphase"):
@@ -49,8 +49,8 @@ class Symbol:
         self.taps = weight.flatten(2).permute(2, 0, 1).flatten(1).contiguous()
 
     def blocks(self, frequencies: torch.Tensor) -> torch.Tensor:
-        """(f, groups, c_out/groups, columns) at some frequencies, less the columns of phases that
-        no tap reads.
+        """(f, groups, c_out/groups, columns) at some frequencies,
+        less the columns of phases that no tap reads.
         """
         phase = self.phase_factors(frequencies)
         cos, sin = (part.to(self.taps) for part in (phase.real, phase.imag))
@@ -62,8 +62,8 @@ class Symbol:
     def phase_factors(
         self, frequencies: torch.Tensor, lags: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """(f, taps) exp(2πi Σ f·lag/m), complex128, of these lags or the taps'; integers are
-        reduced modulo m.
+        """(f, taps) exp(2πi Σ f·lag/m), complex128, of these lags or the taps';
+        integers are reduced modulo m.
         """
         lags = self.lags if lags is None else lags
         turns = (frequencies[:, None, :] * lags) % self.periods / self.periods.double()
@@ -73,8 +73,8 @@ class Symbol:
     def map(
         self, function: Callable[[torch.Tensor], torch.Tensor], frequencies=None
     ) -> torch.Tensor:
-        """The function of the blocks at these frequencies (by default all), by chunks; on a CPU in
-        torch's threads.
+        """The function of the blocks at these frequencies (by default all), by chunks;
+        on a CPU in torch's threads.
         """
         return self.over_chunks(lambda part: function(self.blocks(part)), frequencies)
 
@@ -100,8 +100,8 @@ class Symbol:
         )
 
     def gram_values(self) -> torch.Tensor:
-        """(f, groups, k) singular values by Gram matrices: good to 1e-15·σ_max², so not for small
-        ones.
+        """(f, groups, k) singular values by Gram matrices:
+        good to 1e-15·σ_max², so not for small ones.
         """
         if not worthwhile(self):
             return self.map(lambda blocks: gram_values(gram(blocks)))
@@ -157,8 +157,8 @@ def singular_values_stacked(
 
 
 def block_bytes(weight: torch.Tensor, geometry: Geometry) -> int:
-    """What all frequency blocks of a layer take, in double precision, before conjugate pairs are
-    told apart.
+    """What all frequency blocks of a layer take, in double precision,
+    before conjugate pairs are told apart.
     """
     return 16 * weight.shape[0] * weight.shape[1] * math.prod(geometry.size)
 
@@ -172,8 +172,8 @@ def descending(values: torch.Tensor) -> torch.Tensor:
 
 @lru_cache(maxsize=16)
 def half_spectrum(geometry: Geometry) -> tuple[torch.Tensor, torch.Tensor]:
-    """One frequency of each conjugate pair (f, dims), and how many singular vectors' blocks it
-    stands for.
+    """One frequency of each conjugate pair (f, dims),
+    and how many singular vectors' blocks it stands for.
 
     A dimension in which every tap has lag 0 (1×1 kernels, patches) has the same block at every
     frequency: it is computed once and counted m times.

@@ -1,5 +1,5 @@
-"""Singular values of many layers: those of equal shape are stacked, and the stacks are shared by
-the cores.
+"""Singular values of many layers:
+those of equal shape are stacked, and the stacks are shared by the cores.
 """
 
 import itertools
@@ -22,8 +22,8 @@ def each_cyclic(
     function: Callable[[torch.Tensor], Result] = lambda values: values,
     threads: int | None = None,
 ) -> list[Result]:
-    """function of the singular values (descending) of each layer, given as weight and cyclic
-    geometry.
+    """function of the singular values (descending) of each layer,
+    given as weight and cyclic geometry.
 
     On a CPU in some threads (by default torch's number), the most expensive stacks first.
     """

@@ -11,8 +11,8 @@ RESERVE = 1.0  # seconds kept back from a time budget for a clean end
 
 
 def needed(study: Shelf, entry: Entry) -> float | None:
-    """Seconds of one epoch of a run: its own so far, else those of a finished sibling; None if
-    never seen.
+    """Seconds of one epoch of a run: its own so far,
+    else those of a finished sibling; None if never seen.
 
     0 for a run that is trained and only wants measuring, which goes part by part.
     """
@@ -35,16 +35,15 @@ def time_for(study: Shelf, entry: Entry, deadline: float | None) -> bool:
 
 
 def refuse_small_budget(study: Shelf, seconds: float, *, afresh: bool) -> None:
-    """`InputError` if the budget is too short for one epoch of any missing run, as far as speeds
-    are known.
+    """`InputError` if the budget is too short for one epoch of any missing run,
+    as far as speeds are known.
     """
     known = [needed(study, entry) for entry in study.missing(afresh=afresh)]
     least = min((value for value in known if value is not None), default=0.0)
     if least and seconds < least + RESERVE:
         raise InputError(
             f"{study.name}: the time budget of {seconds:g} s is too small for one epoch, which "
-            "takes about "
-            f"{least:.3g} s here. Give at least {1.2 * least + RESERVE:.0f}s."
+            f"takes about {least:.3g} s here. Give at least {1.2 * least + RESERVE:.0f}s."
         )
 
 

@@ -72,8 +72,8 @@ class Document:
     def mapping(
         self, place: tuple, allowed: Collection[str], required: Collection[str] = ()
     ) -> dict:
-        """The mapping at `place`, with no key that is not allowed and every one that is
-        required.
+        """The mapping at `place`, with no key that is not allowed
+        and every one that is required.
         """
         value = self.typed(place, dict)
         for key in value:

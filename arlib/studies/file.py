@@ -1,5 +1,5 @@
-"""Reading `studies/NAME.yml` strictly: every mistake is one message with file, line, key and what
-is allowed.
+"""Reading `studies/NAME.yml` strictly:
+every mistake is one message with file, line, key and what is allowed.
 """
 
 import dataclasses
@@ -66,8 +66,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class StudyFile:
-    """What a study file says, checked and expanded; entries in the order in which they
-    should run.
+    """What a study file says, checked and expanded;
+    entries in the order in which they should run.
     """
 
     path: Path
@@ -108,8 +108,8 @@ def parse(path: str | Path) -> StudyFile:
 
 
 def _protocol(document: Document) -> int:
-    """The rules that decide the study's claims, 1 or 2; a file without the key is of before there
-    were two.
+    """The rules that decide the study's claims, 1 or 2;
+    a file without the key is of before there were two.
     """
     if "protocol" not in document.content:
         protocol = 1
@@ -129,8 +129,8 @@ def _protocol(document: Document) -> int:
 
 
 def _entries(document: Document) -> tuple[Entry, ...]:
-    """The grid with its controls, seed by seed so that whole seeds complete first, then the extra
-    runs.
+    """The grid with its controls, seed by seed so that whole seeds complete first,
+    then the extra runs.
     """
     shared = document.mapping(("recipe",), RECIPE_KEYS, ("dataset",))
     # its mistakes are the recipe's, not the grid's
@@ -186,8 +186,8 @@ def _controls(
 
 
 def _weights(document: Document, entries: tuple[Entry, ...]) -> frozenset[str]:
-    """Runs that publish weights: those of the given strengths and seeds, else all of the grid's
-    first seed.
+    """Runs that publish weights: those of the given strengths and seeds,
+    else all of the grid's first seed.
     """
     grid = [entry for entry in entries if not entry.variant]
     first = document.get(("grid", "seed"))[0]
@@ -272,8 +272,8 @@ def _settings(document: Document) -> Settings:
 
 
 def _claims(document: Document) -> dict[str, float]:
-    """The strengths and radii that the claims compare at; `effect` must be trained, and so
-    must 0.
+    """The strengths and radii that the claims compare at;
+    `effect` must be trained, and so must 0.
     """
     if "claims" not in document.content:
         return {}

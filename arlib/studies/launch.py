@@ -1,5 +1,5 @@
-"""Worker processes on one machine: each gets its share of the cores, a GPU, and its share of that
-GPU's memory.
+"""Worker processes on one machine:
+each gets its share of the cores, a GPU, and its share of that GPU's memory.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ LEAST = 2.0  # GiB of GPU memory that a worker needs: the libraries' own, and a 
 
 
 def start_workers(study: Shelf, jobs: int, how: Work, device: str) -> None:
-    """Start `jobs` worker processes on the study, each with its share of the machine, and wait for
-    them.
+    """Start `jobs` worker processes on the study,
+    each with its share of the machine, and wait for them.
 
     device: as the user gave it, since with "auto" several GPUs are shared out.
     """
@@ -91,16 +91,16 @@ def memory_shares(jobs: int, device: str) -> dict[str, str]:
     free, total = (value / 2**30 for value in torch.cuda.mem_get_info())
     if free / on_one < LEAST:
         raise InputError(
-            f"jobs is {jobs}: {on_one} workers on one GPU with {free:.1f} GiB free leave less than "
-            f"{LEAST:g} GiB each. "
-            f"Use at most {max(1, int(free / LEAST)) * (gpus if on_one < jobs else 1)}."
+            f"jobs is {jobs}: {on_one} workers on one GPU with {free:.1f} GiB free leave less "
+            f"than {LEAST:g} GiB each. Use at most "
+            f"{max(1, int(free / LEAST)) * (gpus if on_one < jobs else 1)}."
         )
     return {SHARE: f"{free / total / on_one:.4f}"}
 
 
 def limit_memory(device: torch.device) -> None:
-    """Keep this worker within its share of the GPU, so that it and not its neighbours run out of
-    memory.
+    """Keep this worker within its share of the GPU,
+    so that it and not its neighbours run out of memory.
     """
     if device.type == "cuda" and os.environ.get(SHARE):
         torch.cuda.set_per_process_memory_fraction(float(os.environ[SHARE]), device)
@@ -113,8 +113,8 @@ def _device_of(worker: int, device: str) -> str:
 
 
 def _end(processes: list[subprocess.Popen], patience: float = 20.0) -> None:
-    """Ask worker processes to stop as Ctrl-C would (a terminal has done so already), and kill those
-    that do not.
+    """Ask worker processes to stop as Ctrl-C would (a terminal has done so already),
+    and kill those that do not.
     """
     with contextlib.suppress(subprocess.TimeoutExpired):
         for process in processes:

@@ -1,5 +1,5 @@
-"""Who works on what: leases by which any number of processes on one file system share the runs of a
-study.
+"""Who works on what: leases by which any number of processes
+on one file system share the runs of a study.
 
 A lease is a small file naming host, process and its start time; its modification time is the
 heartbeat. It is void when its process is dead on this host or the heartbeat is older than five
@@ -29,8 +29,8 @@ LOST = getattr(signal, "SIGUSR1", signal.SIGINT)
 
 
 class Lease:
-    """A lease held by this process; use it as a context manager, which beats its heart and lets it
-    go.
+    """A lease held by this process; use it as a context manager,
+    which beats its heart and lets it go.
 
     `lost` turns True, and the main thread gets a KeyboardInterrupt, when another worker has taken
     the lease because this one's heartbeat had stopped.
@@ -81,8 +81,8 @@ def interrupt_main_thread() -> None:
 
 
 def _listen():
-    """Let the signal raise KeyboardInterrupt; gives the handler of before. Only a main thread can
-    set one.
+    """Let the signal raise KeyboardInterrupt; gives the handler of before.
+    Only a main thread can set one.
     """
     if threading.current_thread() is not threading.main_thread():
         return None
@@ -136,8 +136,8 @@ def void(path: Path) -> str:
 
 @contextlib.contextmanager
 def _lock(folder: Path):
-    """Serialise the taking and letting go of leases; yields False where the file system has no
-    locks.
+    """Serialise the taking and letting go of leases;
+    yields False where the file system has no locks.
     """
     lock = FileLock(folder / ".lock")
     try:
@@ -162,8 +162,8 @@ def _now(folder: Path) -> float:
 
 @functools.cache
 def _host() -> str:
-    """This machine, and the process table that its process numbers are of (containers have their
-    own).
+    """This machine, and the process table that its process numbers are
+    of (containers have their own).
     """
     try:
         return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"

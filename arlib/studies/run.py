@@ -39,8 +39,8 @@ def compute(
     progress: bool,
     time_left: float | None,
 ) -> bool:
-    """Train and measure one run in its folder, from wherever it stopped; False if the time was up
-    before the end.
+    """Train and measure one run in its folder, from wherever it stopped;
+    False if the time was up before the end.
     """
     keep = () if entry.recipe.eps or entry.control else study.keep_epochs
     run = training.train_on(
@@ -131,8 +131,8 @@ def _out_of_time(how: Work) -> bool:
 def _first_free(
     study: Shelf, entries: list[Entry], stopped: dict[str, str], how: Work
 ) -> bool | None:
-    """Compute the first of the runs that nobody holds: True when done, False out of time, None if
-    there is none.
+    """Compute the first of the runs that nobody holds:
+    True when done, False out of time, None if there is none.
 
     Then the caller looks anew from the first run on: one whose worker died goes before later ones.
     """
@@ -149,8 +149,8 @@ def _first_free(
 
 
 def _try(study: Shelf, entry: Entry, how: Work) -> bool | None:
-    """One run, if it is free: True when done, None when it is another worker's, False when the time
-    was up.
+    """One run, if it is free: True when done, None when it is another worker's,
+    False when the time was up.
     """
     held = lease.take(study.leases_folder, entry.run)
     if held is None:
@@ -198,8 +198,8 @@ def _nothing_more(study: Shelf, missing: list[Entry], stopped: dict[str, str]) -
 
 
 def _adopt(study: Shelf, run: str, token: str) -> Path:
-    """The folder of a run, under our token: what a former worker left, or a finished run with other
-    settings.
+    """The folder of a run, under our token:
+    what a former worker left, or a finished run with other settings.
     """
     mine = study.work_folder / f"{run}@{token}"
     study.work_folder.mkdir(parents=True, exist_ok=True)
@@ -229,8 +229,8 @@ def _publish(study: Shelf, run: str, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _alarm(deadline: float | None) -> Iterator[None]:
-    """Raise `OutOfTime` in the main thread shortly before the deadline (where the system has such
-    alarms).
+    """Raise `OutOfTime` in the main thread shortly
+    before the deadline (where the system has such alarms).
     """
     possible = (
         hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()

@@ -50,8 +50,8 @@ class Shelf:
 
     @property
     def leases_folder(self) -> Path:
-        """Where it stands who works on what. A store of an earlier arlib goes on with its old
-        folder.
+        """Where it stands who works on what.
+        A store of an earlier arlib goes on with its old folder.
 
         Workers of both versions then see each other.
         """
@@ -59,8 +59,8 @@ class Shelf:
         return former if former.is_dir() else self.folder / ".leases"
 
     def records(self) -> pd.DataFrame:
-        """All measurements of all finished runs: one row per number, with run, strength, seed and
-        variant.
+        """All measurements of all finished runs:
+        one row per number, with run, strength, seed and variant.
 
         Empty, with the right columns, if nothing is recorded. Raises `RecordError` naming a damaged
         file.
@@ -99,8 +99,8 @@ class Shelf:
         return training.model_from(recipe, record.weights(), engine.device(device), record.folder)
 
     def missing(self, *, afresh: bool = False) -> list[Entry]:
-        """Runs with neither a finished run in the store nor (unless afresh) a published record, in
-        running order.
+        """Runs with neither a finished run
+        in the store nor (unless afresh) a published record, in running order.
         """
         return [entry for entry in self.entries if self.place_of(entry, afresh=afresh) is None]
 
@@ -119,8 +119,8 @@ class Shelf:
         return {run: folder for run, folder in folders.items() if folder is not None}
 
     def place_of(self, entry: Entry, *, afresh: bool = False) -> Path | None:
-        """The folder in which a run is done; None if it is missing. afresh: look in the store
-        alone.
+        """The folder in which a run is done; None if it is missing. afresh:
+        look in the store alone.
         """
         published = () if afresh else (folder / self.name for folder in self.places.records)
         for place in (self.folder, *published):
@@ -150,8 +150,8 @@ class Shelf:
         return sorted(self.work_folder.glob(f"{run}@*"), key=_progress)
 
     def status(self) -> pd.DataFrame:
-        """One row per run: its state, epochs done, where it was computed, and how long it
-        trained.
+        """One row per run: its state, epochs done, where it was computed,
+        and how long it trained.
         """
         return pd.DataFrame([self._status(entry) for entry in self.entries])
 
@@ -172,8 +172,8 @@ class Shelf:
         return pd.concat(tables, ignore_index=True) if tables else empty
 
     def _fits(self, entry: Entry, folder: Path) -> bool:
-        """Whether the record in the folder is of this run and was measured with the study's
-        settings.
+        """Whether the record in the folder is of this run and was measured
+        with the study's settings.
         """
         record = self.read(folder)
         if record.recipe != entry.recipe.to_dict():

@@ -61,8 +61,8 @@ class Study(Shelf):
         precision: str = "float32",
         strict: bool = False,
     ) -> pd.DataFrame:
-        """Compute what is missing and return the status. Call it again to go on; start it twice to
-        share the work.
+        """Compute what is missing and return the status. Call it again to go on;
+        start it twice to share the work.
 
         time_budget: seconds after which it stops, at an epoch or a measured part. jobs: worker
         processes.
@@ -106,8 +106,8 @@ class Study(Shelf):
         return self.status()
 
     def publish(self, to: str | Path | None = None) -> list[str]:
-        """Copy the finished runs of the store into `records/` of the checkout (or `to`); returns
-        the new ones.
+        """Copy the finished runs of the store into `records/` of the checkout (or `to`);
+        returns the new ones.
 
         Runs listed under `weights:` keep theirs. Raises `InputError` for a study of mixed devices
         or precisions.
@@ -130,8 +130,8 @@ class Study(Shelf):
         return new
 
     def _precision(self, machine: engine.Machine, *, afresh: bool) -> str:
-        """The precision of the runs that are there, finished or begun; else the fastest one on this
-        machine.
+        """The precision of the runs that are there, finished or begun;
+        else the fastest one on this machine.
         """
         for folder in self.finished(afresh=afresh).values():
             return self.read(folder).provenance["precision"]
@@ -151,11 +151,9 @@ class Study(Shelf):
                 if there.get(key) != here[key]:
                     raise InputError(
                         f"{self.name}: {run} was computed with {key} {there.get(key)!r}, this "
-                        f"would be {here[key]!r}. "
-                        "Numbers of one study should come from one kind of machine: choose the "
-                        "same; compute all of "
-                        "it afresh in another store (--afresh --store FOLDER); or allow the "
-                        "mixture (--mix)."
+                        f"would be {here[key]!r}. Numbers of one study should come from one kind "
+                        "of machine: choose the same; compute all of it afresh in another store "
+                        "(--afresh --store FOLDER); or allow the mixture (--mix)."
                     )
 
     def _refuse_mixed_records(self, finished: dict[str, Path]) -> None:
@@ -168,6 +166,6 @@ class Study(Shelf):
                 f"{run} on {device} in {precision}" for (device, precision), run in kinds.items()
             )
             raise InputError(
-                f"{self.name} is a mixture: {listed}. "
-                "Publish runs of one device and precision; delete the others from the store."
+                f"{self.name} is a mixture: {listed}. Publish runs of one device and precision; "
+                "delete the others from the store."
             )

@@ -1,5 +1,5 @@
-"""Small tables of text for the chapters: record tables in, a DataFrame of words and rounded numbers
-out.
+"""Small tables of text for the chapters:
+record tables in, a DataFrame of words and rounded numbers out.
 
 Of networks (`runs`), of their layers (`layers`), and of what the benchmarks measured
 (`benchmarks`).

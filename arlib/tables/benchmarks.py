@@ -1,5 +1,5 @@
-"""What the benchmarks measured, read back: `records/benchmarks/NAME-DEVICE.json`, shipped with the
-package.
+"""What the benchmarks measured, read back:
+`records/benchmarks/NAME-DEVICE.json`, shipped with the package.
 
 Each file is the last run of one benchmark on one kind of device: `{machine, date, command, notes,
 tables}`.
@@ -34,8 +34,8 @@ def benchmark(name: str) -> dict | None:
 
 
 def names(start: str, device: str) -> list[str]:
-    """Names ("equivalence_reduced_folded_float32-cpu") of the stored results of a device that begin
-    so, in order.
+    """Names ("equivalence_reduced_folded_float32-cpu") of the stored results of a device
+    that begin so, in order.
     """
     return sorted(
         {path.stem for folder in folders() for path in folder.glob(f"{start}*-{device}.json")}
@@ -60,8 +60,8 @@ def read(path: Path) -> dict:
 
 
 def table(name: str, title: str) -> pd.DataFrame:
-    """One table of a benchmark; `NotMeasured` where it was never run, `InputError` for a title it
-    does not have.
+    """One table of a benchmark; `NotMeasured` where it was never run,
+    `InputError` for a title it does not have.
     """
     found = benchmark(name)
     if found is None:
@@ -71,8 +71,8 @@ def table(name: str, title: str) -> pd.DataFrame:
 
 
 def text(name: str, *devices: str, without: Collection[str] = ()) -> str:
-    """The tables of a benchmark on some devices, with machine and date, as Markdown; "not measured"
-    where it is not.
+    """The tables of a benchmark on some devices, with machine and date, as Markdown;
+    "not measured" where it is not.
 
     devices: by default "cpu" and "cuda". without: titles of tables that are left out.
     """
@@ -90,8 +90,8 @@ def text(name: str, *devices: str, without: Collection[str] = ()) -> str:
 
 
 def equivalences(device: str) -> pd.DataFrame:
-    """Fast ways to train against the plain one, a row each: data, network, pairs, how many
-    quantities are equivalent.
+    """Fast ways to train against the plain one, a row each:
+    data, network, pairs, how many quantities are equivalent.
 
     `otherwise` names the quantities that are not, with strength, interval of the difference, unit
     and verdict. Empty where nothing was compared.
@@ -124,8 +124,7 @@ def equivalences(device: str) -> pd.DataFrame:
 def _otherwise(row: dict) -> str:
     return (
         f"{row['quantity']} at strength {row['strength']:g}: {row['low']:+.2g} to "
-        f"{row['high']:+.2g} {row['unit']}, "
-        f"{row['verdict']}"
+        f"{row['high']:+.2g} {row['unit']}, {row['verdict']}"
     )
 
 

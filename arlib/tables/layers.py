@@ -1,5 +1,5 @@
-"""Small tables of text on layers, for the chapters: the rule of "most layers", operators, scale,
-directions.
+"""Small tables of text on layers, for the chapters:
+the rule of "most layers", operators, scale, directions.
 """
 
 from functools import partial
@@ -15,8 +15,8 @@ from arlib.errors import NotMeasured, one_of
 
 
 def layer_rule(study, claim: str) -> pd.DataFrame:
-    """The conditions of "most layers" one by one, for both statistics of C5 or C6 on a study, as
-    text.
+    """The conditions of "most layers" one by one,
+    for both statistics of C5 or C6 on a study, as text.
 
     A row a condition, a column a statistic. Shares are of layers that move the way of the median, a
     number per seed.
@@ -66,8 +66,8 @@ def _conditions(
 
 
 def operators(records: pd.DataFrame, *, strength: float) -> pd.DataFrame:
-    """Std and std/mean of singular values at AR strength 0 and at `strength`, a row per operator,
-    as text.
+    """Std and std/mean of singular values at AR strength 0 and at `strength`,
+    a row per operator, as text.
 
     Medians over the counted convolutions, their mean over seeds (as `claims.verdicts` takes
     levels), and the way their log ratio goes, by seed. Last column: std at 0 over the circular
@@ -104,8 +104,8 @@ def operators(records: pd.DataFrame, *, strength: float) -> pd.DataFrame:
 
 
 def scale_and_shape(records: pd.DataFrame) -> pd.DataFrame:
-    """Std of circular singular values relative to AR strength 0, and its factors: root mean square,
-    std over that.
+    """Std of circular singular values relative to AR strength 0, and its factors:
+    root mean square, std over that.
 
     A row per strength, as text: median over the counted convolutions with a t interval over seeds.
     (Medians of factors multiply to the median of the product only nearly.)
@@ -130,8 +130,8 @@ def scale_and_shape(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def unevenness(study) -> pd.DataFrame:
-    """Whether directions become more alike, as text: adversarial over random feature change, and
-    the Jacobian's u.
+    """Whether directions become more alike, as text:
+    adversarial over random feature change, and the Jacobian's u.
 
     A row a measure, columns: median over blocks at AR strength 0 and at that of the verdicts (means
     over seeds), the factor between them with a t interval over seeds, and the way it goes by seed.

@@ -1,5 +1,5 @@
-"""Small tables of text for the chapters: record tables in, a DataFrame of words and rounded numbers
-out.
+"""Small tables of text for the chapters:
+record tables in, a DataFrame of words and rounded numbers out.
 """
 
 import numpy as np
@@ -23,8 +23,8 @@ def interval(accuracy: float, n: int) -> str:
 
 
 def accuracies(records: pd.DataFrame, *, checkpoint: str = "last") -> pd.DataFrame:
-    """Natural accuracy and accuracy under each recorded attack at the common radius, on test
-    images.
+    """Natural accuracy and accuracy under each recorded attack
+    at the common radius, on test images.
 
     One row per run (strength, seed; variants left out) and attack: attack, setting, n, accuracy,
     low, high.
@@ -49,8 +49,8 @@ def accuracies(records: pd.DataFrame, *, checkpoint: str = "last") -> pd.DataFra
 
 
 def under_attack(records: pd.DataFrame, *, checkpoint: str = "last") -> pd.DataFrame:
-    """`accuracies` as text: a row per run, a column an attack with its radius and n, intervals over
-    images.
+    """`accuracies` as text: a row per run, a column an attack with its radius and n,
+    intervals over images.
     """
     found = accuracies(records, checkpoint=checkpoint)
     head = found.apply(lambda row: f"{row['setting'] or 'natural'} (n = {row['n']:,})", axis=1)
@@ -64,8 +64,8 @@ def under_attack(records: pd.DataFrame, *, checkpoint: str = "last") -> pd.DataF
 
 
 def cross_checks(records: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of the checked networks under the strong attack, under each other one alone, and
-    under all together.
+    """Accuracy of the checked networks under the strong attack, under each other one alone,
+    and under all together.
 
     As text, intervals over images: a row per network (strength, seed), a column an attack; the
     strong attack's number may be of more images. `attrs["added"]`: the largest share, in points,
@@ -106,8 +106,8 @@ def _crosses(kind: str) -> bool:
 
 
 def robust_gap(records: pd.DataFrame) -> pd.DataFrame:
-    """Natural and robust error (PGD-10 at the common radius) on train and test images, last and
-    best weights.
+    """Natural and robust error (PGD-10 at the common radius) on train and test images,
+    last and best weights.
 
     A row per strength and checkpoint; means over seeds in percent, with the smallest and the
     largest gap. The gap is test − train error, in points.
@@ -142,8 +142,8 @@ def cost(histories: pd.DataFrame) -> pd.DataFrame:
 
 
 def training_time(study, rates: pd.DataFrame) -> pd.DataFrame:
-    """How long the adversarial trainings of a study would take at measured speeds: a row per loop,
-    as text.
+    """How long the adversarial trainings of a study would take at measured speeds:
+    a row per loop, as text.
 
     rates: a table of the training benchmark, with columns loop and images/s, of the study's network
     and PGD steps.
@@ -167,8 +167,8 @@ def training_time(study, rates: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_seed(records: pd.DataFrame, claim: str, *, twin: bool = False) -> pd.DataFrame:
-    """The statistic that decides a claim of one number per network ("C1" … "C4"): a row per seed, a
-    column per strength.
+    """The statistic that decides a claim of one number per network ("C1" … "C4"):
+    a row per seed, a column per strength.
 
     twin: its declared twin instead. As text: percent for rates, else 3 digits; `attrs["statistic"]`
     names it.
@@ -195,8 +195,8 @@ def by_seed(records: pd.DataFrame, claim: str, *, twin: bool = False) -> pd.Data
 
 
 def sensitivity(study, claim: str) -> pd.DataFrame:
-    """Every declared statistic of a claim with its effect on a study, as text: the deciding ones
-    come first.
+    """Every declared statistic of a claim with its effect on a study, as text:
+    the deciding ones come first.
 
     Empty where fewer than three seeds can be compared.
     """
@@ -270,8 +270,8 @@ def _left(study, claim: str) -> pd.DataFrame:
 
 
 def gaps(records: pd.DataFrame) -> pd.DataFrame:
-    """Error gap and cross-entropy gap, before and after one temperature a network, by AR strength,
-    as text.
+    """Error gap and cross-entropy gap, before and after one temperature a network,
+    by AR strength, as text.
     """
     columns = {
         "error gap (points)": (claims.Statistic("", "error", minus="train"), 100, "{:.1f}"),
@@ -298,8 +298,8 @@ def gaps(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def instance_margins(records: pd.DataFrame) -> pd.DataFrame:
-    """Instance margins by AR strength: images, median over seeds (255·ε), and in how many seeds
-    they were accepted.
+    """Instance margins by AR strength:
+    images, median over seeds (255·ε), and in how many seeds they were accepted.
     """
     last = _rows(records, "last", "test", ("instance_margin_median", "instance_margin_accepted"))
     rows = {}
@@ -315,8 +315,8 @@ def instance_margins(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def margin_factors(medians: pd.DataFrame) -> pd.DataFrame:
-    """Both margins and the slope between them relative to AR strength 0: factors with t intervals
-    over seeds.
+    """Both margins and the slope between them relative to AR strength 0:
+    factors with t intervals over seeds.
 
     medians: what `figures.shared_margins` returns second. Raises `NotMeasured` unless two seeds or
     more are there at strength 0 and at another.
@@ -381,8 +381,8 @@ def _gap(
 
 
 def _range(values: pd.Series, form: str) -> str:
-    """ "12.3 (11.8 to 12.9)": mean, smallest and largest; the number alone where all round
-    to it.
+    """ "12.3 (11.8 to 12.9)": mean, smallest and largest;
+    the number alone where all round to it.
     """
     mean, low, high = (form.format(value) for value in (values.mean(), values.min(), values.max()))
     return mean if low == high else f"{mean} ({low} to {high})"

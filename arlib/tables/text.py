@@ -16,8 +16,8 @@ def markdown(frame: pd.DataFrame) -> str:
 
 
 def markdown_of_numbers(frame: pd.DataFrame) -> str:
-    """A frame of numbers and words, without its index: three significant digits, nothing
-    cut off.
+    """A frame of numbers and words, without its index:
+    three significant digits, nothing cut off.
     """
     head = " | ".join(_escaped(name) for name in frame)
     sides = " | ".join(

@@ -32,8 +32,8 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take in the network's present state, after each optimiser step. Never waits for the
-        device.
+        """Take in the network's present state, after each optimiser step.
+        Never waits for the device.
         """
         self.updates += 1
         decay = min(self.decay, self.updates / (9 + self.updates))
@@ -48,8 +48,8 @@ class Average:
                 mine.copy_(theirs)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averaged network's state and, as "updates", how often it was updated: tensors
-        only.
+        """The averaged network's state and, as "updates",
+        how often it was updated: tensors only.
         """
         return {**self.module.state_dict(), "updates": torch.tensor(self.updates)}
 

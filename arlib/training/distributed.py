@@ -67,8 +67,8 @@ class World:
 
 
 def own_device(device: str) -> str:
-    """Under torchrun each process of a machine takes a GPU of its own, where "auto" or "cuda"
-    leaves the choice.
+    """Under torchrun each process of a machine takes a GPU of its own,
+    where "auto" or "cuda" leaves the choice.
     """
     count = torch.cuda.device_count()
     several = World.launched().size > 1 and device in ("auto", "cuda") and count
@@ -77,8 +77,8 @@ def own_device(device: str) -> str:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[World]:
-    """The world that torchrun describes, joined for the time of the block; without torchrun a world
-    of one.
+    """The world that torchrun describes, joined for the time of the block;
+    without torchrun a world of one.
     """
     if World.launched().size == 1:
         yield World()
@@ -103,8 +103,7 @@ def explained(world: World, what: str) -> Iterator[None]:
             raise
         raise TrainingStopped(
             f"{what}: process {world.rank} of {world.size} lost touch with another one, which has "
-            "died or was "
-            "stopped. The last whole epoch is kept; the same command goes on from it."
+            "died or was stopped. The last whole epoch is kept; the same command goes on from it."
         ) from error
 
 

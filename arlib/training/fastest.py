@@ -16,16 +16,16 @@ from arlib.training.recipe import Recipe
 from arlib.training.step import Step
 
 log = logging.getLogger(__name__)
-# What may be chosen: what gave results equivalent to float32's in the comparisons of the page
-# Benchmarks.
+# What may be chosen: what gave results equivalent to float32's in the comparisons
+# of the page Benchmarks.
 CANDIDATES = ("float32", "bfloat16-attack")
 SECONDS = 3.0  # that each is timed for, at least three steps
 WORTH = 1.05  # a precision other than float32 has to be so many times as fast
 
 
 def fastest_precision(recipe: Recipe, dataset: data.Dataset, machine: engine.Machine) -> str:
-    """The precision in which a step of this recipe is fastest here, of those that give equivalent
-    results.
+    """The precision in which a step of this recipe is fastest here,
+    of those that give equivalent results.
 
     Each is timed for a few seconds on batches of the training images; the network trained is thrown
     away.

@@ -31,8 +31,8 @@ from arlib.training.step import Step
 
 BEST_STEPS = 10  # PGD steps of the validation attack that chooses the best weights
 EVAL_BATCH = 500
-# training images on which the copy that is attacked is compared with the network, before the first
-# step
+# training images on which the copy that is attacked is compared with the network,
+# before the first step
 FEW = 8
 Attack = Callable[[torch.Tensor, torch.Tensor, torch.Generator], torch.Tensor]
 ORDER, NOISE, STARTS, MONITOR = range(4)  # purposes of random numbers
@@ -113,8 +113,8 @@ def train_on(
 
 
 def _precision_here(machine: Machine, recipe: Recipe, folder, data_root) -> str:
-    """The one that a training was begun in, else the fastest here of those that give equivalent
-    results.
+    """The one that a training was begun in,
+    else the fastest here of those that give equivalent results.
     """
     from arlib.training.fastest import fastest_precision  # it needs this module
 
@@ -233,10 +233,8 @@ class _State:
         if not math.isfinite(loss):
             raise TrainingStopped(
                 f"{self.recipe.id}: the loss became {loss} in epoch {self.epoch + 1} at learning "
-                f"rate {rate:.3g}; "
-                "the epochs before had validation errors "
-                f"{[round(r['val_error'], 3) for r in self.history]}. "
-                "Try a smaller lr."
+                f"rate {rate:.3g}; the epochs before had validation errors "
+                f"{[round(r['val_error'], 3) for r in self.history]}. Try a smaller lr."
             )
 
     def _finish_epoch(
@@ -280,8 +278,8 @@ class _State:
             )
 
     def _watch_single_steps(self, split: data.Split) -> dict[str, float]:
-        """Errors on training images under the step trained with and under PGD; warns of
-        catastrophic overfitting.
+        """Errors on training images under the step trained with and under PGD;
+        warns of catastrophic overfitting.
         """
         eps = radius(self.recipe, self.epoch)
 
@@ -294,8 +292,8 @@ class _State:
         if catastrophic(single, many):
             warnings.warn(
                 f"{self.recipe.id}: catastrophic overfitting in epoch {self.epoch}: error "
-                f"{single:.0%} "
-                f"under the single step it trains with, {many:.0%} under PGD-{BEST_STEPS}.",
+                f"{single:.0%} under the single step it trains with, {many:.0%} under "
+                f"PGD-{BEST_STEPS}.",
                 stacklevel=5,
             )
         return {"train_step_error": single, "train_pgd_error": many}
@@ -308,8 +306,8 @@ class _State:
     def _evaluate(
         self, split: data.Split, attack: Attack | None = None
     ) -> tuple[float, float, float]:
-        """Mean loss, error and share of the most frequent prediction, in eval mode, under an attack
-        or none.
+        """Mean loss, error and share of the most frequent prediction, in eval mode,
+        under an attack or none.
         """
         total, wrong, counts = 0.0, 0, torch.zeros(len(self.data.classes), device=self.device)
         starts = self._generator(MONITOR)
@@ -334,10 +332,9 @@ class _State:
         if found.precision not in ("", self.machine.precision):
             raise InputError(
                 f"{self.recipe.id}: its {found.epoch} epochs so far were trained in "
-                f"{found.precision}, this would "
-                f"go on in {self.machine.precision}. One training stays one precision: give "
-                "precision "
-                f"{found.precision!r}, or another folder to begin anew."
+                f"{found.precision}, this would go on in {self.machine.precision}. One training "
+                f"stays one precision: give precision {found.precision!r}, or another folder to "
+                "begin anew."
             )
         self.epoch, self.history, self.collapsed = found.epoch, found.history, found.collapsed
         self.model.load_state_dict(found.model)

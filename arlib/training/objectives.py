@@ -29,8 +29,8 @@ OVERFITTING_GAP = 0.2
 
 
 def radius(recipe: Recipe, epochs_done: float) -> float:
-    """The attack radius after so many epochs: eps, reached linearly from 0 over the first
-    `eps_warmup`.
+    """The attack radius after so many epochs:
+    eps, reached linearly from 0 over the first `eps_warmup`.
     """
     return (
         recipe.eps * min(1.0, epochs_done / recipe.eps_warmup) if recipe.eps_warmup else recipe.eps
@@ -45,8 +45,8 @@ def examples(
     eps: float | Tensor,
     generator: torch.Generator | attacks.Streams,
 ) -> Tensor:
-    """The images to train on: x itself for a recipe with eps = 0, else adversarial ones. x: (n, c,
-    h, w).
+    """The images to train on: x itself for a recipe with eps = 0,
+    else adversarial ones. x: (n, c, h, w).
     """
     return craft(prepared, x, y, draws(x, recipe, eps, generator), recipe, eps)
 
@@ -125,8 +125,8 @@ def divergence(logits: Tensor, natural: Tensor) -> Tensor:
 
 
 def catastrophic(single_step_error: float, pgd_error: float) -> bool:
-    """Whether single-step training has overfitted catastrophically: it resists its own step and
-    nothing else.
+    """Whether single-step training has overfitted catastrophically:
+    it resists its own step and nothing else.
 
     Both are errors in [0, 1] on the same images and radius, under the single step that training
     uses (or FGSM) and under PGD (10 steps or more). True where PGD's is higher by more than 0.2.

@@ -64,8 +64,8 @@ class Recipe:
     seed: Annotated[int, SEED] = 0
     """Initialisation, data order, augmentation and random starts; never the split."""
     objective: Annotated[str, Choice(OBJECTIVES)] = "adversarial"
-    """adversarial (Madry et al. 2018), trades (Zhang et al. 2019), or mixed: natural and
-    adversarial loss.
+    """adversarial (Madry et al. 2018), trades (Zhang et al. 2019), or mixed:
+    natural and adversarial loss.
     """
     beta: Annotated[float, FROM_0] = 6.0
     """TRADES: weight of the divergence between the answers to natural and adversarial images."""
@@ -76,8 +76,8 @@ class Recipe:
     noise: Annotated[float, FROM_0] = 2.0
     """n-fgsm: half-width of the uniform noise, in units of eps."""
     awp: Annotated[float, Range(0, 1, below=True, note="5e-3 is usual")] = 0.0
-    """Adversarial weight perturbation: its size relative to each layer's norm (5e-3 in Wu et al.
-    2020); 0 is off.
+    """Adversarial weight perturbation:
+    its size relative to each layer's norm (5e-3 in Wu et al. 2020); 0 is off.
     """
     eps_warmup: Annotated[float, FROM_0] = 0.0
     """Epochs over which eps (and the attack's step) grows linearly from 0; 0 is off."""
@@ -88,8 +88,8 @@ class Recipe:
         check_all(self)
         if self.eps_warmup > self.epochs:
             raise InputError(
-                f"eps_warmup is {self.eps_warmup:g}; allowed: 0 to the {self.epochs} epochs of the "
-                "training.",
+                f"eps_warmup is {self.eps_warmup:g}; allowed: 0 to the {self.epochs} epochs of "
+                "the training.",
                 field="eps_warmup",
             )
         self._refuse_idle()
@@ -106,8 +106,8 @@ class Recipe:
             value, chosen = getattr(self, name), getattr(self, choice)
             if chosen != wanted and value != type(self).__dataclass_fields__[name].default:
                 raise InputError(
-                    f"{name} is {value:g}, but has no effect with {choice} {chosen!r}. "
-                    f"Leave it out, or set {choice} to {wanted!r}.",
+                    f"{name} is {value:g}, but has no effect with {choice} {chosen!r}. Leave it "
+                    f"out, or set {choice} to {wanted!r}.",
                     field=name,
                 )
 
@@ -133,8 +133,8 @@ class Recipe:
         return f"{self.dataset}-{self.model}-ar{self.strength:g}-s{self.seed}-{digest}"
 
     def to_dict(self) -> dict:
-        """The data set and every field that is not at its default, so later fields rename no old
-        run.
+        """The data set and every field that is not at its default,
+        so later fields rename no old run.
         """
         return {
             f.name: getattr(self, f.name)

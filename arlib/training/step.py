@@ -1,5 +1,5 @@
-"""One optimiser step of a recipe: craft, differentiate, update. Fast variants are layers on this
-one path.
+"""One optimiser step of a recipe: craft, differentiate, update.
+Fast variants are layers on this one path.
 
 What the layers are, by mode and precision, is in `engine.Machine`. A batch may be worked on in
 micro-batches and on several processes; its gradient is that of the whole batch, except that batch
@@ -22,8 +22,8 @@ from arlib.training.recipe import Recipe
 
 
 class Step:
-    """Crafts and differentiates batches of a recipe; calling it is one step, which never waits for
-    a GPU.
+    """Crafts and differentiates batches of a recipe;
+    calling it is one step, which never waits for a GPU.
 
     prepared: the network as attacks see it; `refresh()` it before using it outside of a step.
     """
@@ -49,8 +49,8 @@ class Step:
         self._capture()
 
     def _capture(self) -> None:
-        """Where graphs are asked for: one of the whole attack, one of the gradient (several
-        processes: not).
+        """Where graphs are asked for: one of the whole attack,
+        one of the gradient (several processes: not).
         """
         self.craft, self.differentiate = self._craft, self._differentiate
         if self.machine.graphed and self.machine.micro_batches == 1:
@@ -84,8 +84,8 @@ class Step:
         return (loss, mistakes) if counted else (torch.zeros_like(loss), torch.zeros_like(mistakes))
 
     def _gradients_in_memory(self, *batch) -> tuple[Tensor, Tensor] | None:
-        """`_gradients`, or None out of memory; the error is gone then, and the tensors its
-        traceback held.
+        """`_gradients`, or None out of memory;
+        the error is gone then, and the tensors its traceback held.
         """
         try:
             return self._gradients(*batch)
@@ -154,8 +154,8 @@ class Step:
         )
 
     def _stop_for_memory(self, x: Tensor, y: Tensor) -> NoReturn:
-        """Stop and say what would fit. Smaller parts are not taken in mid-run: batch norm would see
-        other batches.
+        """Stop and say what would fit. Smaller parts are not taken in mid-run:
+        batch norm would see other batches.
         """
         self.optimizer.zero_grad(set_to_none=True)
         size = -(-len(x) // self.machine.micro_batches)
@@ -171,8 +171,8 @@ class Step:
         )
 
     def _what_fits(self, x: Tensor, y: Tensor, size: int) -> int:
-        """The largest half, quarter, … of `size` images whose gradient can be computed; 0 if none
-        can.
+        """The largest half, quarter, … of `size` images
+        whose gradient can be computed; 0 if none can.
         """
         while size := size // 2:
             try:

@@ -1,5 +1,5 @@
-"""The files of one training: a checkpoint that is whole or not there, weights, history,
-provenance.
+"""The files of one training: a checkpoint that is whole or not there, weights,
+history, provenance.
 """
 
 import json
@@ -56,8 +56,8 @@ def write_checkpoint(folder: Path, recipe: Recipe, found: Checkpoint) -> None:
 
 
 def read_checkpoint(folder: Path, recipe: Recipe) -> Checkpoint | None:
-    """The checkpoint in the folder, None if there is none; `InputError` if it is of another
-    recipe.
+    """The checkpoint in the folder, None if there is none;
+    `InputError` if it is of another recipe.
     """
     path = folder / CHECKPOINT
     if not path.exists():
@@ -95,8 +95,8 @@ def write_finished(
     history: list[dict],
     provenance: dict,
 ) -> None:
-    """Weights, history and provenance of a finished training; `recipe.json` last, as the sign of
-    the end.
+    """Weights, history and provenance of a finished training;
+    `recipe.json` last, as the sign of the end.
     """
     write_weights(folder, "last", recipe, last.state_dict())
     write_weights(folder, "best", recipe, best.state_dict())

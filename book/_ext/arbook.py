@@ -1,5 +1,5 @@
-"""What this book needs beyond Jupyter Book 1: a sound execution cache, clean pages, readable API
-docstrings.
+"""What this book needs beyond Jupyter Book 1:
+a sound execution cache, clean pages, readable API docstrings.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ CODE = ("arlib", "records", "studies", "requirements.txt", "pyproject.toml")
 
 
 def fingerprint(root: Path, extra: tuple[str, ...] = ()) -> str:
-    """SHA-256 over the names and contents of everything a chapter's result depends on, but the
-    chapter itself.
+    """SHA-256 over the names and contents of everything a chapter's result depends on,
+    but the chapter itself.
     """
     digest = hashlib.sha256(f"{sys.version} {os.environ.get('ARLIB_STORE')}".encode())
     for path in sorted(p for name in (*CODE, *extra) for p in _files(root / name)):
@@ -39,8 +39,8 @@ def repository(root: Path) -> str:
 
 
 def configure(app, config) -> None:
-    """The book is executed from published records, with a cache that notices a change of arlib or
-    of a record.
+    """The book is executed from published records,
+    with a cache that notices a change of arlib or of a record.
     """
     root = Path(app.srcdir)
     caches = Path(app.outdir).parent / ".jupyter_cache"
@@ -64,8 +64,8 @@ def configure(app, config) -> None:
 
 
 def drop_thebe(app) -> None:
-    """sphinx_thebe is always loaded and declares its constants twice on every page; nothing here
-    uses it.
+    """sphinx_thebe is always loaded and declares its constants twice on every page;
+    nothing here uses it.
     """
     for listeners in app.events.listeners.values():
         for listener in list(listeners):
@@ -91,8 +91,8 @@ def clean_page(app, pagename, templatename, context, doctree) -> None:
 
 
 def readable_docstring(app, what, name, obj, options, lines) -> None:
-    """arlib's docstrings are plain prose with `code`: keep their paragraphs, escape what reST would
-    interpret.
+    """arlib's docstrings are plain prose with `code`:
+    keep their paragraphs, escape what reST would interpret.
     """
     paragraphs = re.split(r"\n\s*\n", "\n".join(lines).strip("\n"))
     lines[:] = [line for paragraph in paragraphs for line in (*_paragraph(paragraph), "")]

@@ -1,5 +1,5 @@
-"""A notebook client on loopback, driven by a browser as a reader would: open, run all, drag, press,
-look.
+"""A notebook client on loopback, driven by a browser as a reader would:
+open, run all, drag, press, look.
 """
 
 import json
@@ -40,8 +40,8 @@ class Server:
     def __init__(
         self, environment: str, application: str, home: Path, interpreter: Path | str, **kernel: str
     ):
-        """environment: whose client; application: a module of it (`jupyterlab`); interpreter: the
-        kernel's.
+        """environment: whose client; application: a module of it (`jupyterlab`);
+        interpreter: the kernel's.
         """
         self.home, self.work = home, home / "work"
         self.work.mkdir(parents=True)
@@ -183,8 +183,8 @@ class Lab:
         self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
 
     def finish(self, seconds: float = 120) -> None:
-        """Wait until the kernel was idle for two seconds: between two cells it is for a moment
-        only.
+        """Wait until the kernel was idle for two seconds:
+        between two cells it is for a moment only.
         """
         self.page.wait_for_timeout(1000)
         idle = [time.monotonic()]
@@ -210,8 +210,8 @@ class Lab:
         return json.loads(file.read_text(encoding="utf-8"))
 
     def find(self, selector: str, index: int = 0):
-        """Scroll down through the notebook until the thing is there, and into view; clients draw
-        what is near only.
+        """Scroll down through the notebook until the thing is there, and into view;
+        clients draw what is near only.
         """
         found = self.page.locator(selector)
         self._top()

@@ -1,5 +1,5 @@
-"""Make `.venv-clients/`: the notebook clients that readers have, and a kernel with Colab's
-ipywidgets.
+"""Make `.venv-clients/`: the notebook clients that readers have,
+and a kernel with Colab's ipywidgets.
 
     python tests/clients/environment.py lab-8      # prints the interpreter; a minute, some 200 MB
 
@@ -24,8 +24,8 @@ class Unavailable(RuntimeError):
 
 
 def python(name: str) -> Path:
-    """The interpreter of the environment of `NAME.txt` here, made if it is missing or out
-    of date.
+    """The interpreter of the environment of `NAME.txt` here,
+    made if it is missing or out of date.
     """
     home, requirements = FOLDER / name, HERE / f"{name}.txt"
     interpreter, done = home / "bin" / "python", home / "installed.txt"

@@ -1,5 +1,5 @@
-"""Our attacks and those of torchattacks and foolbox on one trained network, at equal settings;
-prints JSON.
+"""Our attacks and those of torchattacks and foolbox on one trained network,
+at equal settings; prints JSON.
 
 Run by the interpreter that environment.py makes. For each pair: which images stand (1) or fall (0),
 the seconds it took, and for minimum-norm attacks the distances.

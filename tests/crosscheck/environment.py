@@ -1,5 +1,5 @@
-"""Make `.venv-peers`: the libraries of requirements-benchmarks.txt beside the torch of this
-environment.
+"""Make `.venv-peers`: the libraries of requirements-benchmarks.txt beside the torch
+of this environment.
 
     python tests/crosscheck/environment.py     # prints the interpreter to use; some seconds, a few
     MB
