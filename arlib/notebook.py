@@ -3,8 +3,8 @@ environment stamp.
 
 A chapter begins with `SETUP_CELL` (the same in all chapters), a cell tagged `parameters` of
 annotated assignments (`study: str = "digits"  # help`), and `notebook.check(globals())`. papermill
-writes its values
-in a cell between the two, whatever their name or type: so the check is what a batch run relies on.
+writes its values in a cell between the two, whatever their name or type: so the check is what a
+batch run relies on.
 """
 
 import difflib
@@ -112,8 +112,7 @@ def records_or_explain(study, *, run_missing: bool = False, device: str = "auto"
     asked.
 
     study: as `notebook.study` returns it. Raises `ChapterStopped` if nothing is recorded and
-    `run_missing`
-    is False: the message says what running the study costs and how to do it.
+    `run_missing` is False: the message says what running the study costs and how to do it.
     """
     if run_missing and study.missing():
         study.run(device=device)
@@ -121,9 +120,8 @@ def records_or_explain(study, *, run_missing: bool = False, device: str = "auto"
     if records.empty:
         raise ChapterStopped(
             f"Nothing of the study {study.name} is recorded yet. Its {planned} runs cost: "
-            f"{study.cost.strip()} Run "
-            f"them with `arlib study run {study.name}`, or with run_missing = True here; or choose "
-            "another study."
+            f"{study.cost.strip()} Run them with `arlib study run {study.name}`, or with "
+            "run_missing = True here; or choose another study."
         )
     print(f"Study {study.name}: {planned - missing} of {planned} runs recorded.")
     return records
@@ -254,8 +252,7 @@ def _check_names(namespace: dict, declared: dict, known: dict) -> None:
             hint = f"Did you mean {close[0]!r}? " if close else ""
             raise InputError(
                 f"{name} is not a parameter of this chapter. {hint}A new one is declared where it "
-                "is checked: "
-                f"notebook.check(globals(), {name}=…)."
+                f"is checked: notebook.check(globals(), {name}=…)."
             )
     if "_checked" in namespace:
         return

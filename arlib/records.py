@@ -1,7 +1,7 @@
 """Records: what is kept of a run, and how it is read back whole or not at all.
 
 A record is a folder `<study>/<run id>/` with `record.json` (recipe, provenance, history, settings,
-rows), `arrays.npz` (quantiles of spectra, per-image margins) and, for seed 0,
+rows), `arrays.npz` (quantiles of spectra, per-image margins) and, where the study publishes them,
 `weights.safetensors`. `record.json` carries a checksum of itself and the SHA-256 of the files
 beside it. Runs are finished in the store (`runs/`, writable) and published into `records/`, which
 nothing else writes.

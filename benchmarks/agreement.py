@@ -80,8 +80,7 @@ def compare_gradients(plain: Tensor, fast: Tensor) -> dict[str, float]:
     differing signs, exact zeros.
 
     Where rounding moves one activation across the kink of its ReLU, that image's gradient changes
-    by more
-    than rounding: a few such images make the error of the batch.
+    by more than rounding: a few such images make the error of the batch.
     """
     own = (fast - plain).flatten(1).norm(dim=1) / plain.flatten(1).norm(dim=1).clamp_min(1e-30)
     return {

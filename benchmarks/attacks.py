@@ -10,7 +10,7 @@ In one process, on the same weights, images and settings:
     agreement    our fast passes against the plain loop's: broken images, gradients at the same
     iterates
 
-The peers come from `.venv-peers` (`python tests/crosscheck/environment.py` makes it). Rounds go A B
+The peers come from `.venv-peers` (`python tests/environments.py peers` makes it). Rounds go A B
 C A B C …; a wall time of a busy machine says little, so the table has processor seconds too. Writes
 records/benchmarks/attacks-DEVICE.json (with --only PART: attacks_PART-DEVICE.json; with --quick:
 nothing).

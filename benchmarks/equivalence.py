@@ -5,9 +5,10 @@ Paired seeds: each trained by the plain path (eager, no folding, float32) and by
 natural images and at the study's radius. Of each pair the difference fast − plain of
 
     natural error       on all test images, in points
-    strong error        under APGD-CE and targeted APGD at the study's radius, on --images of them,
-    in points std, std / mean     of the circular singular values: median over the counted layers of
-    the log ratio
+    strong error        under APGD-CE and targeted APGD at the study's radius, on --images of
+                        them, in points
+    std, std / mean     of the circular singular values: median over the counted layers of the
+                        log ratio
 
 and over the pairs the 90 % t interval of the mean, against ±1 point and ±2 %:
 

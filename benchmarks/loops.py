@@ -9,8 +9,7 @@ one batch a step, the same network, pictures and radius in each.
     ours …         this project's step, in one of its modes and precisions
 
 All craft in eval mode (batch statistics frozen), so that all compute the same thing. The pictures
-are random
-and fixed: time does not depend on what they show, and no data set has to be there.
+are random and fixed: time does not depend on what they show, and no data set has to be there.
 """
 
 import sys
@@ -190,7 +189,7 @@ def show_peers(folder: str | Path | None = None) -> Path:
     if not found or not (found[0] / "torchattacks").is_dir():
         raise Missing(
             f"the peers are not in {folder or ROOT / '.venv-peers'}; install them by `python "
-            "tests/crosscheck/environment.py`, or leave them out by --no-peers"
+            "tests/environments.py peers`, or leave them out by --no-peers"
         )
     if str(found[0]) not in sys.path:
         sys.path.append(str(found[0]))

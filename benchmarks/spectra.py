@@ -10,9 +10,8 @@ operators with their own strides; a CPU, and a GPU if there is one. In the same 
     fft + torch       the same through torch.fft and torch.linalg.svdvals
     half, svd         this library's blocks, SVD throughout: what `error` is taken against
     half, gram        the same blocks, eigenvalues of their Gram matrices throughout
-    ours              this library as it is, float64 and float32
-    ours, table       `spectra.of`: the same with statistics and quantiles, layers found in the
-    model
+    ours              this library as it is, float64 and float32 ours, table       `spectra.of`: the
+    same with statistics and quantiles, layers found in the model
     ours, on the CPU  GPU only: the weights go to the CPU, their values come back
     power, gram power σ_max only: 50 steps of the power method; 6 squarings of the Gram blocks
     (Delattre et al. 2023)

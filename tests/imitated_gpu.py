@@ -3,8 +3,7 @@ and errors where a real one would have them.
 
 Memory is tagged. A tensor of tagged memory calls itself a CUDA tensor; what is made from it is
 tagged; `.cpu()` gives untagged memory. As on a GPU, an operation on both kinds, or `numpy()` of the
-one, is an error. No time, no kernels, no
-streams: only whether every tensor is where it has to be.
+one, is an error. No time, no kernels, no streams: only whether every tensor is where it has to be.
 """
 
 import math

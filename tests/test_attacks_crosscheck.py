@@ -5,9 +5,9 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import environments
 import numpy as np
 import pytest
 
@@ -17,14 +17,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def pairs():
-    sys.path.insert(0, str(CROSSCHECK))
     try:
-        import environment
-    finally:
-        sys.path.remove(str(CROSSCHECK))
-    try:
-        interpreter = environment.python()
-    except environment.Unavailable as reason:
+        interpreter = environments.python("peers")
+    except environments.Unavailable as reason:
         pytest.skip(str(reason))
     quiet = os.environ | {
         "OMP_NUM_THREADS": "1",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import environments
 import numpy as np
 import pytest
 import torch
@@ -240,7 +241,7 @@ def test_modes_of_ours_can_be_chosen(subject):
 def test_missing_peers_are_said_and_left_out(tmp_path, capsys):
     options = benchmark.parsed(["--peers", str(tmp_path)])
     assert benchmark.peers_or_say(options) is False
-    assert "python tests/crosscheck/environment.py" in capsys.readouterr().out
+    assert "python tests/environments.py peers" in capsys.readouterr().out
     assert benchmark.peers_or_say(benchmark.parsed(["--no-peers"])) is False
 
 
@@ -277,14 +278,9 @@ def test_one_command_runs_and_writes_what_the_book_reads(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_peers_run_in_the_same_process():
-    sys.path.insert(0, str(loops.ROOT / "tests" / "crosscheck"))
     try:
-        import environment
-    finally:
-        sys.path.pop(0)
-    try:
-        environment.python()
-    except environment.Unavailable as reason:
+        environments.python("peers")
+    except environments.Unavailable as reason:
         pytest.skip(str(reason))
     command = [
         sys.executable,

@@ -17,7 +17,7 @@ from arlib import widgets
 
 sys.path.insert(0, str(Path(__file__).parent / "clients"))
 import client as clients
-import environment
+import environments
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(1800)]
 OURS = sys.executable
@@ -62,14 +62,14 @@ def browser():
 
 def serve(home: Path, server: str, application: str, kernel: str | None, **options):
     try:
-        interpreter = environment.python(kernel) if kernel else OURS
+        interpreter = environments.python(kernel) if kernel else OURS
         variables = {
             "PYTHONPATH": str(ROOT),
             "ARLIB_STORE": str(home / "store"),
             "OMP_NUM_THREADS": "1",
         }
         return clients.Server(server, application, home, interpreter, **variables | options)
-    except environment.Unavailable as reason:
+    except environments.Unavailable as reason:
         pytest.skip(str(reason))
 
 
@@ -240,8 +240,8 @@ def test_a_front_end_of_another_major_version_is_said(browser, tmp_path):
 
 def test_a_kernel_without_arlib_stops_at_the_setup_cell_with_its_message(browser, tmp_path):
     try:
-        interpreter = environment.python("lab-8")
-    except environment.Unavailable as reason:
+        interpreter = environments.python("lab-8")
+    except environments.Unavailable as reason:
         pytest.skip(str(reason))
     server = clients.Server("lab-8", "jupyterlab", tmp_path / "home", interpreter)
     try:

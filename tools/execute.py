@@ -5,8 +5,7 @@ python -m tools.execute --tidy           only drop metadata that does not belong
 (exit 1 if any)
 
 From published records only (runs of the store that are not published do not count), one thread, and
-with
-nothing kept that changes from run to run: no times, no machine's kernel version.
+with nothing kept that changes from run to run: no times, no machine's kernel version.
 """
 
 import os

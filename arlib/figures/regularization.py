@@ -62,10 +62,9 @@ def gap_curves(histories: pd.DataFrame, *, strength: float | None = None):
     the gap between them shaded.
 
     histories: `Study.histories()`, or the history of a live run with columns strength and seed.
-    Without
-    strength: natural error, a panel for each AR strength. With it (a frame of a slider): natural
-    error beside the error under the attack of that training; all frames have the same axes. Lines
-    are means over seeds.
+    Without strength: natural error, a panel for each AR strength. With it (a frame of a slider):
+    natural error beside the error under the attack of that training; all frames have the same axes.
+    Lines are means over seeds.
     """
     if "variant" in histories:
         histories = histories[histories["variant"] == ""]

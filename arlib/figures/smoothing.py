@@ -121,6 +121,14 @@ def jacobian(records: pd.DataFrame, *, radius: float | None = None):
     return _per_block(shown)
 
 
+def _radius_axis(ax, radii: pd.Series) -> None:
+    """A horizontal axis of radii, doubling from tick to tick."""
+    ticks = sorted(radii.unique())
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(ticks, [f"{radius:g}" for radius in ticks])
+    ax.set_xlabel("radius (255·‖δ‖∞)")
+
+
 @picture
 def flip_rates(records: pd.DataFrame):
     """Share of predictions that flip against the radius of the change:
@@ -141,14 +149,9 @@ def flip_rates(records: pd.DataFrame):
             part = rows[(rows["kind"] == kind) & (rows["strength"] == strength)]
             wide = part.pivot(index="radius", columns="seed", values="value")
             by_strength(ax, wide.index, {strength: wide.to_numpy().T})
-        ax.set_xscale("log", base=2)
-        radii = sorted(rows["radius"].unique())
-        ax.set_xticks(radii, [f"{radius:g}" for radius in radii])
-        ax.set(
-            title=title,
-            xlabel="radius (255·‖δ‖∞)",
-            ylabel="flip rate (share of images)" if ax is axes[0] else "",
-        )
+        _radius_axis(ax, rows["radius"])
+        label = "flip rate (share of images)" if ax is axes[0] else ""
+        ax.set(title=title, ylabel=label)
     legend(figure, strengths)
     largest = (
         rows[(rows["kind"] == "pgd") & (rows["radius"] == rows["radius"].median())]
@@ -182,14 +185,8 @@ def change_by_radius(changes: pd.DataFrame):
                 "linestyle": styles[direction],
             }
             ax.plot(part["radius"], part["change"], markersize=5, **style)
-        ax.set_xscale("log", base=2)
-        radii = sorted(changes["radius"].unique())
-        ax.set_xticks(radii, [f"{radius:g}" for radius in radii])
-        ax.set(
-            title=layer,
-            xlabel="radius (255·‖δ‖∞)",
-            ylabel="feature change" if ax is axes[0] else "",
-        )
+        _radius_axis(ax, changes["radius"])
+        ax.set(title=layer, ylabel="feature change" if ax is axes[0] else "")
     for ax in axes:
         log_axis(ax)
     handles = [

@@ -1,5 +1,5 @@
 """What attacks on one checkpoint find:
-each function takes a `Job` and gives back what it `Outcome`.
+each function takes a `Job` and gives back an `Outcome`.
 """
 
 import numpy as np
@@ -18,18 +18,19 @@ BOUND_RADII = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # of q(v), times radius_scale
 @reads("flip_draws", "flip_images")
 def flips(job: Job, radius: float) -> Outcome:
     """Flip rates at one radius (an AR strength), attacked and random."""
-    outcome = Outcome()
-    for attack in smoothness.FLIP_ATTACKS:
-        add_flips(outcome, job, radius, attack, job.settings.flip_images)
-    return outcome
+    return _flips_by_all(job, radius, job.settings.flip_images)
 
 
 @reads("flip_draws", "flip_images_main")
 def flips_on_more(job: Job, radius: float) -> Outcome:
     """The same on more images, at the radius by which C7 is decided."""
+    return _flips_by_all(job, radius, job.settings.flip_images_main)
+
+
+def _flips_by_all(job: Job, radius: float, images: int) -> Outcome:
     outcome = Outcome()
     for attack in smoothness.FLIP_ATTACKS:
-        add_flips(outcome, job, radius, attack, job.settings.flip_images_main)
+        add_flips(outcome, job, radius, attack, images)
     return outcome
 
 

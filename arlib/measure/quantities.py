@@ -1,5 +1,5 @@
 """The quantities of one checkpoint:
-each function takes a `Job` and gives back what it `Outcome`.
+each function takes a `Job` and gives back an `Outcome`.
 """
 
 import copy

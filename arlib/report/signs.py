@@ -113,15 +113,13 @@ def of_study(study) -> pd.DataFrame:
     table = recorded.in_terms_of_a_comparison(study.records())
     weak, strong = 0.0, float(study.claims["effect"])
     radius = {"feature_change": "feature", "feature_gain": "feature", "flip_pgd": "flip_pgd"}
+    special = {"gap": _gaps, "instance_margin": _distances}
     rows = []
     for quantity, shown in SHOWN.items():
-        own = (
-            _gaps(study)
-            if quantity == "gap"
-            else _distances(study)
-            if quantity == "instance_margin"
-            else (table[table["quantity"] == quantity])
-        )
+        if quantity in special:
+            own = special[quantity](study)
+        else:
+            own = table[table["quantity"] == quantity]
         if quantity in radius:
             own = own[own["setting"] == f"{study.claims[radius[quantity]]:g}/255"]
         own = own[(own["layer"] != "") == shown.layered]

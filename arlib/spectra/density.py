@@ -2,10 +2,9 @@
 Chebyshev, Markov and Stieltjes (Akhiezer 1965, section 2.5).
 
 A Gauss rule with nodes θ_1 < … < θ_k and weights w bounds the distribution function F of the
-measure
-it stands for: Σ_{j<i} w_j ≤ F(θ_i−) and F(θ_i) ≤ Σ_{j≤i} w_j. Averaged over probes these are bounds
-of the spectrum's distribution function up to Monte Carlo error, so the quantiles read off them are
-bounds, not an interval.
+measure it stands for: Σ_{j<i} w_j ≤ F(θ_i−) and F(θ_i) ≤ Σ_{j≤i} w_j. Averaged over probes these
+are bounds of the spectrum's distribution function up to Monte Carlo error, so the quantiles read
+off them are bounds, not an interval.
 """
 
 import numpy as np

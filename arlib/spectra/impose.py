@@ -50,14 +50,12 @@ def impose(
     Args:
         weight: (c_out, c_in/groups, *kernel); size, stride, dilation, groups as in
             `singular_values`, with a stride that divides the map and a kernel that does not reach
-            around it. The operator
-            is the circular one: with zero padding, or a stride that does not divide, singular
+            around it. The operator is the circular one: with zero padding, or a stride that does
+            not divide, singular
                 vectors
             are not waves and there is nothing to replace values in but the dense matrix. Impose on
-            the
-            circular operator of such a layer (of a nearby map that the stride divides) and look at
-            what
-            its own operator became with `singular_values` or `estimate`.
+            the circular operator of such a layer (of a nearby map that the stride divides) and look
+            at what its own operator became with `singular_values` or `estimate`.
         target: what is wanted, by kind:
             "quantiles": evenly spaced quantiles (q ≥ 2), from min to max, or a whole spectrum in
                 any order; each singular value takes the target's at its own rank.

@@ -79,8 +79,8 @@ def craft(
     """Adversarial images from `start`, after reading the trained network's present weights.
 
     eps: today's radius; the attack's step shrinks with it, as in the warm-up of de Jorge et al.
-    N-FGSM's
-    result is clipped to the pixel range but not to the ball: up to (noise + 1) · eps away from x.
+    N-FGSM's result is clipped to the pixel range but not to the ball: up to (noise + 1) · eps away
+    from x.
     """
     if start is None:
         return x

@@ -12,7 +12,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from environment import python
+from environments import python
 
 # Lab asks for news and updates, which nobody here can answer.
 QUIET = {"fetchNews": "false", "checkForUpdates": False}

@@ -1,8 +1,8 @@
 """Our attacks and those of torchattacks and foolbox on one trained network,
 at equal settings; prints JSON.
 
-Run by the interpreter that environment.py makes. For each pair: which images stand (1) or fall (0),
-the seconds it took, and for minimum-norm attacks the distances.
+Run by the interpreter that `tests/environments.py` makes. For each pair: which images stand (1) or
+fall (0), the seconds it took, and for minimum-norm attacks the distances.
 """
 
 import json
