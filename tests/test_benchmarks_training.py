@@ -98,7 +98,7 @@ def test_pictures_from_the_loader_are_cropped_copies_in_the_unit_range():
 
 
 def test_missing_peers_are_named_with_the_command_that_brings_them(tmp_path):
-    with pytest.raises(loops.Missing, match=r"environment\.py"):
+    with pytest.raises(loops.Missing, match=r"tests/environments\.py peers"):
         loops.show_peers(tmp_path)
 
 

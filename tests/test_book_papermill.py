@@ -35,7 +35,7 @@ BAD = [
     (["-p", "studdy", "digits"], "parameter is 'studdy'; allowed: "),
     (["-p", "study", "digit"], "Did you mean 'digits'?"),
     (["-p", "device", "cuda:99"], "device is 'cuda:99', but torch sees"),
-    (["-p", "run_missing", "perhaps"], "True or False belongs there"),
+    (["-p", "run_missing", "perhaps"], "run_missing is 'perhaps'; it must be true or false"),
 ]
 
 
