@@ -354,12 +354,13 @@ def test_a_network_that_is_always_wrong_has_nothing_to_attack():
     )
 
 
-def test_two_classes_are_evaluated_with_the_targeted_margin():
-    model, x, y = linear(2, n=12)
+@pytest.mark.parametrize(("classes", "targeted"), [(2, "margin-t"), (3, "margin-t"), (4, "t")])
+def test_the_default_attacks_are_those_the_number_of_classes_allows(classes, targeted):
+    model, x, y = linear(classes, n=12)
     eps = 1.001 * float(smallest_perturbation(model, x, y, "linf").median())
-    assert (
-        row(quiet(model, x, y, eps=eps, attacks=("apgd-ce", "apgd-margin-t")), eps)["correct"] == 6
-    )
+    result = quiet(model, x, y, eps=eps)
+    assert result.table["attacks"].iloc[-1] == f"apgd-ce+apgd-{targeted}"
+    assert row(result, eps)["correct"] == 6
 
 
 # When the result is not to be trusted

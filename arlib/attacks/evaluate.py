@@ -5,7 +5,7 @@ resumable, self-critical.
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from arlib.attacks import sanity
 from arlib.attacks.checks import TrustWarning as TrustWarning
 from arlib.attacks.checks import check, radius
 from arlib.attacks.losses import Goal, finite
-from arlib.attacks.named import Named
+from arlib.attacks.named import STRONG, Named, strong
 from arlib.attacks.steps import BALLS, Forward, Streams, look, nhwc, opened
 from arlib.errors import InputError
 
@@ -57,7 +57,7 @@ def evaluate(
     y: Tensor,
     *,
     eps: float | Sequence[float],
-    attacks: Sequence[str] = ("apgd-ce", "apgd-t"),
+    attacks: Sequence[str] | None = None,
     norm: str = "linf",
     seed: int = 0,
     batch_size: int = 256,
@@ -79,6 +79,7 @@ def evaluate(
             the pixels.
         attacks: "fgsm", "pgd-20", "pgd-50x10" (restarts), "apgd-ce", "apgd-dlr", "apgd-margin",
             "apgd-t" (targeted DLR), "apgd-margin-t" (for fewer than 4 classes), "square".
+            None: "apgd-ce" and the targeted one that the number of classes allows.
         seed: of each image's own random stream: batches and their order do not matter.
         independent: run every attack on every image that is right, so that each row is of that
             attack alone.
@@ -102,7 +103,8 @@ def evaluate(
     [[True, True, False], [False, False, False]]
     """
     radii = tuple(sorted({float(e) for e in np.atleast_1d(np.asarray(radius(eps, None)))}))
-    job = _Job(radii, _ordered(attacks), norm, seed, independent, tuple(map(float, clip)))
+    names = STRONG if attacks is None else attacks
+    job = _Job(radii, _ordered(names), norm, seed, independent, tuple(map(float, clip)))
     doubts = [sanity.training_modules(model)]
     with opened(model, x, y, logits) as (f, forward, x, y):
         if not job.eps:
@@ -111,6 +113,8 @@ def evaluate(
             model, forward, x, y, eps=job.eps[0], norm=norm, clip=clip, batch_size=batch_size
         )
         check(model, forward, x[:2], y[:2], eps=job.eps[-1], norm=norm, clip=clip)
+        if attacks is None:
+            job = replace(job, attacks=_ordered(strong(classes)))
         for attack in job.attacks:
             attack.check(classes, tuple(x.shape), norm)
         state = job.begin({} if state is None else state, model, forward, x, y)

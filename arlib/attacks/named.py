@@ -23,7 +23,13 @@ APGD_LOSSES = {
 }
 EXAMPLES = ("fgsm", "pgd-10", "pgd-20", "pgd-50x10", *APGD_LOSSES, "square")
 APGD_STEPS, TARGETS, SQUARE_QUERIES = 100, 9, 5000
+STRONG = ("apgd-ce", "apgd-t")  # what robust accuracy is measured with unless told otherwise
 _PGD = re.compile(r"pgd-([1-9]\d*)(?:x([1-9]\d*))?")
+
+
+def strong(classes: int) -> tuple[str, ...]:
+    """The strong attacks on a model of so many classes: the loss of "apgd-t" needs four."""
+    return STRONG if classes >= 4 else ("apgd-ce", "apgd-margin-t")
 
 
 @dataclass(frozen=True)
