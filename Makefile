@@ -24,8 +24,8 @@ book: env ## execute the chapters from records and render _build/html
 test: env ## all tests but the slow ones
 	$(PYTEST) -m "not slow" -n $(WORKERS) --dist loadfile
 
-test-slow: env ## the slow tests: live trainings, every chapter by papermill, the rendered pages in a browser
-	$(PYTEST) -m slow
+test-slow: env ## the slow tests: live trainings, chapters by nbval and papermill, the pages in a browser
+	$(PYTEST) -m slow -n $(WORKERS) --dist loadfile
 
 test-gpu: env ## the tests that need a GPU
 	$(PYTEST) -m gpu

@@ -14,6 +14,8 @@ import sysconfig
 import venv
 from pathlib import Path
 
+from filelock import FileLock
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -24,8 +26,15 @@ class Unavailable(RuntimeError):
 def python(name: str) -> Path:
     """The interpreter of an environment, made if it is missing or out of date.
 
-    name: "peers", or that of a file in `tests/clients`.
+    name: "peers", or that of a file in `tests/clients`. Of several processes that ask for the same
+    one, the first makes it and the others wait.
     """
+    (ROOT / ".venv-clients").mkdir(exist_ok=True)
+    with FileLock(ROOT / ".venv-clients" / f"{name}.lock"):
+        return _made(name)
+
+
+def _made(name: str) -> Path:
     home, requirements = _places(name)
     interpreter, done = home / "bin" / "python", home / "installed.txt"
     wanted = f"{sys.version}\n{requirements.read_text()}"

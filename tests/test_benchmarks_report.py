@@ -210,6 +210,7 @@ def test_machine_names_what_numbers_depend_on():
     assert (found["gpu"] is None) == (not torch.cuda.is_available())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["attacks", "equivalence", "training"])
 def test_a_mistaken_argument_ends_a_benchmark_with_one_line(module):
     command = [sys.executable, "-m", f"benchmarks.{module}", "--device", "abacus"]

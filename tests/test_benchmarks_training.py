@@ -303,6 +303,7 @@ def test_the_trainings_of_a_study_are_compared_at_its_own_strengths():
     assert equivalence.planned(equivalence.parsed(["--reduced"]), "cpu", Path()).pairs == 16
 
 
+@pytest.mark.slow
 def test_equivalence_keeps_what_it_trained_and_goes_on_from_it(tmp_path, monkeypatch):
     monkeypatch.setattr(equivalence, "STRONG", ("pgd-10",))
     recipe = Recipe(

@@ -10,6 +10,7 @@ from bookfiles import CHAPTERS, ROOT, nbval, read, source, tagged
 SANITIZED = re.compile(r"Environment: arlib|\d (ms|s|seconds?|min|minutes?)\b|images/s|0x|/\w+/")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_stored_outputs_are_reproduced(name, tmp_path):
@@ -17,6 +18,7 @@ def test_stored_outputs_are_reproduced(name, tmp_path):
     assert ran.returncode == 0, ran.stdout[-6000:]
 
 
+@pytest.mark.slow
 def test_one_changed_number_fails(tmp_path):
     """A test of the test above: a chapter up to its first stored number,
     as it is and with that digit changed.

@@ -363,6 +363,7 @@ def test_sensitivity_knows_the_parts():
 # --- what the chapters print of a study of protocol 2
 
 
+@pytest.mark.slow
 def test_chapters_show_the_rule_and_the_control_of_protocol_2():
     made = synthetic.study(
         big_gap(synthetic.records(controls=CONTROLS, along=0.0, noise=0.01)), protocol=2

@@ -66,6 +66,7 @@ def test_missing_gpu_is_refused_before_reading():
         data.load("digits", device="cuda")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sources.NAMES)
 def test_what_is_known_of_a_data_set_is_what_is_read(name):
     """Sizes, shape and classes exactly; mean and std to the four digits they are given with."""

@@ -107,6 +107,7 @@ def test_attacks(attack, network, images):
     assert attack(network, *images).is_cuda
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::arlib.attacks.TrustWarning")
 def test_evaluation_and_margins(network, images):
     found = attacks.evaluate(
@@ -119,6 +120,7 @@ def test_evaluation_and_margins(network, images):
     )
 
 
+@pytest.mark.slow
 def test_smoothness(network, images):
     assert len(
         smoothness.feature_change(network, images.x, radius=0.1, direction="adversarial", steps=2)

@@ -32,6 +32,7 @@ def page_faults(**environment: str) -> tuple[int, bool]:
     return int(said[0]), said[1] == "True"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_a_pass_finds_the_memory_of_the_last_one():
     kept, told = page_faults()
@@ -41,6 +42,7 @@ def test_a_pass_finds_the_memory_of_the_last_one():
     assert kept < returned / 10
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_an_allocator_that_the_user_tuned_is_left_alone():
     assert page_faults(MALLOC_TRIM_THRESHOLD_="1000000")[1] is False

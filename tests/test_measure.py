@@ -194,6 +194,7 @@ def test_jacobians_and_adversarial_changes_use_the_normaliser_of_all_images(fold
     )
 
 
+@pytest.mark.slow
 def test_measuring_again_gives_the_same_and_finished_parts_are_not_measured_again(
     folder, measured, monkeypatch
 ):
@@ -489,6 +490,7 @@ def test_folding_for_spectra_is_float64(folder):
     assert found["max"] == pytest.approx(float(exact.max()), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_instance_margins_are_checked_at_every_radius_that_can_tell(folder, tmp_path, monkeypatch):
     names = ("strong", "accept", "instance")
     monkeypatch.setattr(
@@ -514,6 +516,7 @@ def test_instance_margins_are_checked_at_every_radius_that_can_tell(folder, tmp_
     )
 
 
+@pytest.mark.slow
 def test_margins_too_large_are_not_accepted(folder, tmp_path, monkeypatch):
     """An attack too weak to find what the strong one finds says so at some radius."""
     names = ("strong", "accept", "instance")

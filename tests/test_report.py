@@ -108,6 +108,7 @@ def test_the_page_is_one_file_and_nothing_of_a_name_is_markup(found, tmp_path):
         found.save(tmp_path / "report.pdf")
 
 
+@pytest.mark.slow
 def test_finished_parts_are_not_measured_again_and_those_of_another_model_are(
     images, tmp_path, monkeypatch
 ):
@@ -143,6 +144,7 @@ def test_finished_parts_are_not_measured_again_and_those_of_another_model_are(
     assert len(calls) == done + len(PARTS)
 
 
+@pytest.mark.slow
 def test_a_part_that_cannot_be_measured_is_named_and_the_others_go_on(images):
     x, y = images
     plain = net(4)

@@ -91,6 +91,7 @@ def test_what_the_records_lack_or_took_otherwise_has_no_band(found):
     assert " to " in found.table.loc["natural error", "recorded, strength 0"]
 
 
+@pytest.mark.slow
 def test_another_radius_or_other_layers_have_no_band(images):
     other = arlib.compare({"mine": net()}, *images, eps=[32 / 255], radius=5 / 255, **FEW).band
     assert (
@@ -159,6 +160,7 @@ assert 500 < rise < 700 and held.sum() > 0 and len(more) == 2, rise
 """
 
 
+@pytest.mark.slow
 def test_the_peak_rises_by_what_is_held():
     """In a process of its own, and whatever the one that starts it has held."""
     large = torch.ones(1000 * 2**18)  # 1 GB, which the child's own peak must not begin with

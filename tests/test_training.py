@@ -154,6 +154,7 @@ def test_crafting_moves_no_batch_statistics_and_stays_in_the_ball():
     assert not torch.equal(crafted, x)
 
 
+@pytest.mark.slow
 def test_adversarial_training_resists_where_standard_training_does_not():
     digits = data.load("digits", device="cpu")
     x, y = digits.test
@@ -265,6 +266,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_kind_of_training_goes_on_with_the_same_bits(tmp_path, name):
     recipe = small(eps=32 / 255, **VARIANTS[name])

@@ -239,6 +239,7 @@ def test_bfloat16_is_only_inside_the_network():
     assert gradient.dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "eps"), [("bfloat16", 0.0), ("bfloat16-attack", 32 / 255)])
 def test_training_in_bfloat16_learns_and_says_so_and_is_judged_in_float32(precision, eps, tmp_path):
     recipe = training.Recipe(
