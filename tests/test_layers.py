@@ -14,7 +14,7 @@ ROWS = (  # from the top; CONTRIBUTING.md has the same
     ("claims",),
     ("batch", "chapters", "studies"),
     ("measure", "training"),
-    ("smoothness", "margins", "spectra", "attacks", "confidence"),
+    ("bounds", "smoothness", "margins", "spectra", "attacks", "confidence"),
     (
         "records",
         "data",
