@@ -109,6 +109,7 @@ def apgd_restarts(
 @torch.no_grad()
 def _to_targets(forward: Forward, x: Tensor, goal: Goal, targets: int) -> list[Goal]:
     """One goal for each of the most likely wrong classes of the natural image, likeliest first."""
+    # the label itself at -inf: it can never rank among the targets
     others = forward(x).scatter(1, goal.y[:, None], -math.inf)
     ranked = others.topk(min(targets, others.shape[1] - 1), dim=1).indices  # (n, targets)
     return [Goal(goal.y, goal.loss, target=column) for column in ranked.unbind(1)]
@@ -156,6 +157,7 @@ class _Walk:
         """At a checkpoint: halve the step and return to the top
         where the last steps brought too little.
         """
+        # a step halved at the last checkpoint gets one more period before a level top condemns it
         stalled = (self.rises < ENOUGH * steps) | (
             ~self.halved & (self.top_loss <= self.judged_loss)
         )
@@ -174,6 +176,7 @@ class _Walk:
 def _begin(forward: Forward, ball: Ball, x: Tensor, goal: Goal, best: Best) -> _Walk:
     gradient, hits, loss = ascent(forward, x, goal)
     best.update(x, hits, loss)
+    # 2 eps is the width of the ball: the first step reaches its far side from anywhere
     size = 2 * torch.as_tensor(ball.eps, dtype=x.dtype, device=x.device).expand(len(x))
     rises, halved = (
         torch.zeros(len(x), device=x.device),
@@ -203,6 +206,7 @@ def climb(
             ahead = ball.project(
                 walk.x + MOMENTUM * (ahead - walk.x) + (1 - MOMENTUM) * (walk.x - walk.before)
             )
+        # the last iterate needs no gradient: one forward pass says whether it hits
         if step == steps:
             return best.update(ahead, *look(forward, ahead, goal))
         gradient, hits, loss = ascent(forward, ahead, goal)

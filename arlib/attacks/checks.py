@@ -106,21 +106,22 @@ def _check_images(model: nn.Module, x: Tensor, y: Tensor, clip: tuple[float, flo
 
 def _outside(low: float, high: float, clip: tuple[float, float]) -> str:
     """What is likely wrong with images outside the pixel range, and what to do."""
-    a, b = clip
-    slack = 1e-4 * (b - a)
-    near = low >= a - slack and high <= b + slack
+    lowest, highest = clip
+    # normalising and undoing it in float32 errs by far less than this; a wrong scale by far more
+    slack = 1e-4 * (highest - lowest)
+    near = low >= lowest - slack and high <= highest + slack
     ends = f"{low:.9g} to {high:.9g}" if near else f"{low:.4g} to {high:.4g}"
-    said = f"images go from {ends}, outside {[float(end) for end in clip]}. "
+    message = f"images go from {ends}, outside {[float(end) for end in clip]}. "
     if math.isnan(low) or math.isnan(high):
-        return said + "Some pixels are not numbers; leave those images out."
+        return message + "Some pixels are not numbers; leave those images out."
     if near:
-        return said + f"That is rounding: x.clamp({a:g}, {b:g}) mends it."
-    if low >= 0 and 2 < high <= 255 and b == 1:
-        return said + (
+        return message + f"That is rounding: x.clamp({lowest:g}, {highest:g}) mends it."
+    if low >= 0 and 2 < high <= 255 and highest == 1:
+        return message + (
             "They look like pixels on the scale 0 to 255: give x / 255, and eps on the scale 0 to "
             "1 (AR strength 8 is 8/255)."
         )
-    return said + (
+    return message + (
         "They look normalised: give pixels in that range and arlib.with_normalization(model, "
         "mean, std), which makes the normalisation the model's first layer; or clip=(lowest, "
         "highest), and eps in the same units."

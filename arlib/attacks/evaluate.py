@@ -105,13 +105,14 @@ def evaluate(
     radii = tuple(sorted({float(e) for e in np.atleast_1d(np.asarray(radius(eps, None)))}))
     names = STRONG if attacks is None else attacks
     job = _Job(radii, _ordered(names), norm, seed, independent, tuple(map(float, clip)))
-    doubts = [sanity.training_modules(model)]
+    doubts = [sanity.training_modules(model)]  # before `opened`, where all are in eval mode
     with opened(model, x, y, logits) as (f, forward, x, y):
         if not job.eps:
             raise InputError("eps is empty; give at least one radius, such as eps=[8/255].")
         classes = check(
             model, forward, x, y, eps=job.eps[0], norm=norm, clip=clip, batch_size=batch_size
         )
+        # the largest radius, too; two images suffice, since the first check has read them all
         check(model, forward, x[:2], y[:2], eps=job.eps[-1], norm=norm, clip=clip)
         if attacks is None:
             job = replace(job, attacks=_ordered(strong(classes)))
@@ -123,8 +124,8 @@ def evaluate(
         for stage in job.stages():
             _attack(forward, x, y, state, job, stage, batch_size, save, progress)
         doubts += _doubts_after(forward, x, y, state, job)
-    found = [doubt for doubt in doubts if doubt]
-    for doubt in found:
+    reasons = [doubt for doubt in doubts if doubt]
+    for doubt in reasons:
         warnings.warn(f"evaluate: {doubt}", TrustWarning, stacklevel=2)
     return Evaluation(
         _table(state, job),
@@ -132,12 +133,13 @@ def evaluate(
         ~_broken(state, job).any(1),
         state["natural"] == STOOD,
         state,
-        found,
+        reasons,
     )
 
 
 def wilson(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     """Wilson's 95 % interval of a share (Wilson 1927)."""
+    # not mean ± z·std, which near 0 and 1, where robust accuracies lie, shrinks to nothing
     centre = (correct + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * np.sqrt(correct * (n - correct) / n + z * z / 4)
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
@@ -147,6 +149,7 @@ def _ordered(names: Sequence[str]) -> tuple[Named, ...]:
     names = [names] if isinstance(names, str) else list(names)
     if not names or len(set(names)) < len(names):
         raise InputError(f"attacks is {names}; give at least one, each once.")
+    # black boxes last: what they break then speaks against the gradient attacks (`sanity`)
     return tuple(sorted(map(Named, names), key=lambda attack: attack.black_box))
 
 
@@ -193,6 +196,7 @@ class _Job:
             self.seed,
             self.independent,
         ]
+        # only where it is not the default: states of before it was a setting still match
         settings += [list(self.clip)] if self.clip != (0.0, 1.0) else []
         tensors = model.state_dict().values() if isinstance(model, nn.Module) else ()
         key = {
@@ -222,6 +226,7 @@ class _Job:
 
 def _alike(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two tables of logits are those of one model, on whatever machine."""
+    # other devices and kernels move logits by rounding, another model by far more than this
     return a.shape == b.shape and np.allclose(
         a, b, rtol=0, atol=0.01 * (np.ptp(a) or 1.0), equal_nan=True
     )
@@ -232,8 +237,8 @@ def _classify(forward: Forward, x: Tensor, y: Tensor, state: State, batch_size: 
     if not (state["natural"] == UNTRIED).any():
         return
     parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
-    found = [(forward(nhwc(part)), labels) for part, labels in parts]
-    right = torch.cat([(z.argmax(1) == labels) & finite(z) for z, labels in found]).cpu().numpy()
+    answers = [(forward(nhwc(part)), labels) for part, labels in parts]
+    right = torch.cat([(z.argmax(1) == labels) & finite(z) for z, labels in answers]).cpu().numpy()
     state["natural"][:] = np.where(right, STOOD, BROKEN)
 
 
@@ -275,6 +280,7 @@ def _rounded(
     levels = (x_adv - x) / unit
     most = int(eps / unit + 1e-3)  # 7.9999 means 8
     levels = levels.trunc() if norm == "l2" else levels.round().clamp(-most, most)
+    # levels that stay in the range; the 1e-3 again, for pixels that lie on one but for rounding
     lowest, highest = ((clip[0] - x) / unit - 1e-3).ceil(), ((clip[1] - x) / unit + 1e-3).floor()
     return (x + levels.clamp(lowest, highest) * unit).clamp(*clip)
 
@@ -357,6 +363,7 @@ def _doubts_after(
     outcome, generator = state["outcome"] >= BROKEN, torch.Generator().manual_seed(job.seed)
     for e, eps in enumerate(job.eps):
         others = "+".join(job.attacks[a].name for a in white)
+        # what gradients left at any radius so far: whatever breaks there tells that they were weak
         stood = right & ~outcome[: e + 1, white].any((0, 1))
         for a, attack in enumerate(job.attacks):
             if attack.black_box and white:

@@ -24,6 +24,7 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     of logit scale (Croce & Hein 2020, eq. 6); ≥ 3 classes.
     """
     top = logits.topk(3, dim=1).values
+    # 1e-12 as in the authors' code: three equal logits would divide by 0
     return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
 
 

@@ -35,6 +35,7 @@ STEP = (1.0, 0.01)  # first and last step as a share of the radius
 CHANGE = (0.5, 0.001)  # first and last relative change of the radius
 HALVINGS = 10  # of the final bisection
 CANDIDATES = 9  # classes whose boundaries are compared
+# the steepest step of a norm climbs by the dual norm of the gradient
 DUAL = {"linf": 1, "l2": 2}
 
 
@@ -67,9 +68,10 @@ def minimum_norm(
             goals.insert(0, Goal(y, "margin-targeted", target=_nearest_class(forward, x, y, norm)))
         nearest = x
         for part, goal in enumerate(goals):
+            # the shares add up to steps, also where it is odd
             share = (steps + part) // len(goals)
-            found = _search(forward, x, goal, norm, share, clip)
-            nearest = _shorter(forward, x, nearest, found, goal, norm)
+            candidate = _search(forward, x, goal, norm, share, clip)
+            nearest = _shorter(forward, x, nearest, candidate, goal, norm)
         return _walk_back(forward, x, nearest, goals[-1]).contiguous()
 
 
@@ -128,6 +130,7 @@ def _search(
             radius = torch.where(
                 hits, torch.minimum(radius, shortest) * (1 - change), radius * (1 + change)
             )
+        # the range holds nothing further away; where nothing fools it would grow without end
         radius = radius.clamp(max=largest)
         x_adv = BALLS[norm](x, radius, clip).ascend(
             x_adv, gradient, radius * _cosine(STEP, step, steps)
@@ -150,6 +153,7 @@ def _nearest_class(forward: Forward, x: Tensor, y: Tensor, norm: str) -> Tensor:
         distances = []
         for target in candidates.unbind(1):
             losses = margin_to(logits, y, target)
+            # the graph is kept: one forward pass serves all the candidates
             gradient = gradient_of(losses.sum(), x, retain_graph=True).nan_to_num(nan=0.0)
             distances.append(_to_boundary(gradient, losses.detach(), norm))
     nearest = torch.stack(distances, 1).argmin(1, keepdim=True)
@@ -178,6 +182,7 @@ def _walk_back(forward: Forward, x: Tensor, x_adv: Tensor, goal: Goal) -> Tensor
         middle = (low + high) / 2
         hits, _ = look(forward, x + per_image(middle, x) * (x_adv - x), goal)
         low, high = torch.where(hits, low, middle), torch.where(hits, middle, high)
+    # not x + 1 · (x_adv − x): that may round to another image than the one known to hit
     return torch.where(per_image(high == 1, x), x_adv, x + per_image(high, x) * (x_adv - x))
 
 

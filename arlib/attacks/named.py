@@ -22,6 +22,7 @@ APGD_LOSSES = {
     "apgd-margin-t": "margin-targeted",
 }
 EXAMPLES = ("fgsm", "pgd-10", "pgd-20", "pgd-50x10", *APGD_LOSSES, "square")
+# as in AutoAttack's standard version, so that numbers compare with published ones
 APGD_STEPS, TARGETS, SQUARE_QUERIES = 100, 9, 5000
 STRONG = ("apgd-ce", "apgd-t")  # what robust accuracy is measured with unless told otherwise
 _PGD = re.compile(r"pgd-([1-9]\d*)(?:x([1-9]\d*))?")

@@ -47,6 +47,7 @@ def normalised(x: Tensor, clip: tuple[float, float]) -> str | None:
     """
     low, high = float(x.min()), float(x.max())
     wide = clip[1] - clip[0] > 1.5 and clip[0] < 0 < clip[1]
+    # pixels on -1 to 1 cannot pass 1.2; normalised black and white lie near ±2
     if wide and abs(float(x.mean())) < 0.25 and low < -1.2 and high > 1.2:
         return (
             "the images look normalised (mean near 0, both signs): then eps is in units of the "
@@ -61,7 +62,7 @@ def behaviour(f: nn.Module, forward: Forward, x: Tensor) -> list[str | None]:
     and one of the first two alone, give away.
     """
     once, alone = forward(x), forward(x[:2])
-    found, bad = [None] * 4, ~torch.isfinite(once).all(1)
+    doubts, bad = [None] * 4, ~torch.isfinite(once).all(1)
     if bad.any():
         share = float(bad.double().mean())
         return [
@@ -70,29 +71,30 @@ def behaviour(f: nn.Module, forward: Forward, x: Tensor) -> list[str | None]:
             "measured here means anything."
         ]
     if any(module.training for module in _inside(f)):
-        found[0] = (
+        doubts[0] = (
             "the network puts modules back into training mode in its forward pass; its answers "
             "depend on it."
         )
     scale = float(once.max() - once.min())
     few = forward(x[:FEW])
+    # the same few again, not a part of `once`: in a batch of another size sums round otherwise
     if any(float((forward(x[:FEW]) - few).abs().max()) > 1e-3 * scale for _ in range(PASSES)):
-        found[1] = (
+        doubts[1] = (
             "two forward passes of the same images differ: a random network needs attacks on its "
             "average answer."
         )
     elif float((once[:2] - alone).abs().max()) > 0.05 * scale:
-        found[2] = (
+        doubts[2] = (
             "an image's logits depend on the other images of its batch, as with batch norm in "
             "training mode."
         )
     sums = once.sum(1)
     if float(once.min()) >= 0 and float((sums - 1).abs().max()) < 1e-2:
-        found[3] = (
+        doubts[3] = (
             "the network returns probabilities: give logits, or the loss's gradient vanishes "
             "where it is sure."
         )
-    return found
+    return doubts
 
 
 def _inside(f: nn.Module) -> Iterator[nn.Module]:
@@ -104,15 +106,15 @@ def gradients(forward: Forward, x: Tensor, y: Tensor) -> list[str | None]:
     """Gradients that lead nowhere: exactly zero, or not numbers."""
     raw = raw_gradient(forward, nhwc(x), Goal(y))
     bad = ~raw.isfinite().flatten(1)
-    found = None
+    doubt = None
     if bad.any():
         images, pixels = float(bad.any(1).double().mean()), float(bad.double().mean())
-        found = (
+        doubt = (
             f"the gradient is not finite in {pixels:.1%} of the pixels, of {images:.1%} of the "
             "images (a root or a logarithm of a black pixel, 0/0): attacks leave pixels without "
             "a direction where they are."
         )
-    return [found, _zero_gradients(raw.nan_to_num(nan=0.0))]
+    return [doubt, _zero_gradients(raw.nan_to_num(nan=0.0))]
 
 
 def _zero_gradients(gradient: Tensor) -> str | None:
@@ -131,6 +133,7 @@ def near_chance(correct: int, n: int, classes: int) -> str | None:
     """A network that guesses was trained on something else,
     or gets its images or labels in another form.
     """
+    # twice chance; of few classes, where that is easily had, a tenth above chance
     if correct / n < min(2 / classes, 1 / classes + 0.1):
         return (
             f"natural accuracy is {correct / n:.1%} ({correct} of {n}), near chance for {classes} "
@@ -173,6 +176,7 @@ def does_not_fall(
     """
     eps = HUGE * (clip[1] - clip[0]) * (1.0 if norm == "linf" else math.sqrt(x[0].numel()))
     left = len(x)
+    # two losses: cross-entropy has no gradient left where a network is very sure, the margin has
     for loss in ("margin", "ce"):
         options = {
             "steps": STEPS,

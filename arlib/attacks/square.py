@@ -95,11 +95,13 @@ def search(
     x, (channels, _, width) = ball.x, ball.x.shape[1:]
     best = Best(x)
     best.update(x, *look(forward, x, goal))
+    # drawn for all, also for images already hit: no image's draws depend on the others
     stripes = draw(torch.rand, x, (channels, 1, width), generator) < 0.5
     alive = best.survivors()
     if not len(alive):
         return best
     ball, goal = ball.take(alive), goal.take(alive)
+    # the stripes are taken whatever their loss: the search begins at a corner of the ball
     x_adv, loss = (
         torch.where(stripes[alive], ball.high, ball.low),
         torch.full_like(best.losses[alive], -torch.inf),

@@ -67,9 +67,11 @@ class Streams:
     """
 
     def __init__(self, seed: int, images: Sequence[int], label: str = ""):
+        # hashed: as sums, (seed 0, image 1) and (seed 1, image 0) would be one stream
         seeds = [
             hashlib.blake2b(f"{seed}/{label}/{i}".encode(), digest_size=7).digest() for i in images
         ]
+        # on the CPU, whose numbers are the same whatever device the images are on
         self.generators = [torch.Generator().manual_seed(int.from_bytes(s, "big")) for s in seeds]
 
 
@@ -85,6 +87,7 @@ def draw(
     if isinstance(generator, Streams):
         rows = [kind(tuple(shape), generator=g, dtype=x.dtype) for g in generator.generators]
         return torch.stack(rows).to(x.device)
+    # drawn where the generator lives, and moved: a CPU generator starts alike on every device
     return kind((len(x), *shape), generator=generator, device=generator.device, dtype=x.dtype).to(
         x.device
     )
@@ -129,6 +132,7 @@ class L2Ball:
     def project(self, z: Tensor) -> Tensor:
         """Onto the ball, then into the pixel range; the second only brings it nearer to x."""
         delta = z - self.x
+        # at the centre, which has no direction, 0/0 would be NaN
         length = norms(delta, "l2").clamp_min(torch.finfo(z.dtype).tiny)
         return (self.x + delta * per_image((self.eps / length).clamp_max(1.0), z)).clamp_(
             *self.clip
@@ -141,6 +145,7 @@ class L2Ball:
     def start(self, generator: torch.Generator | Streams) -> Tensor:
         """Uniform in the ball, then clipped to the allowed pixel range."""
         direction = unit(draw(torch.randn, self.x, self.x.shape[1:], generator))
+        # volume grows as r^d: of uniform radii far too many starts would crowd at the centre
         radius = self.eps * draw(torch.rand, self.x, (), generator).pow_(1 / self.x[0].numel())
         return self.project(self.x + per_image(radius, self.x) * direction)
 
@@ -182,8 +187,8 @@ def forward_of(f: Forward, logits: Callable[[object], Tensor] | None = None) -> 
     own = None if isinstance(f, engine.Prepared) else engine.dtype_of(f)
 
     def forward(x: Tensor) -> Tensor:
-        found = engine.logits_of(f(x if own in (None, x.dtype) else x.to(own)), logits)
-        return found.to(torch.promote_types(found.dtype, torch.float32))
+        answer = engine.logits_of(f(x if own in (None, x.dtype) else x.to(own)), logits)
+        return answer.to(torch.promote_types(answer.dtype, torch.float32))
 
     return forward
 
@@ -214,8 +219,8 @@ def in_parts(x: Tensor, run: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Ten
     if x.device.type != "cpu" or len(x) <= most:
         return run(slice(None))
     size = math.ceil(len(x) / math.ceil(len(x) / most))
-    found = [run(slice(start, start + size)) for start in range(0, len(x), size)]
-    return tuple(torch.cat(same) for same in zip(*found, strict=True))
+    parts = [run(slice(start, start + size)) for start in range(0, len(x), size)]
+    return tuple(torch.cat(same) for same in zip(*parts, strict=True))
 
 
 def input_gradient(
@@ -248,6 +253,7 @@ def raw_gradient(forward: Forward, x: Tensor, goal: Goal) -> Tensor:
 def _raw(
     forward: Forward, x: Tensor, loss: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
+    # a leaf of its own: neither the caller's tensor nor its graph is touched
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
         outputs = forward(x)
@@ -293,6 +299,7 @@ def nhwc(x: Tensor) -> Tensor:
 
 def time_to_drop(step: int, device: str) -> bool:
     """Whether to look for images that need no more work; when it is done changes no verdict."""
+    # early and often on a CPU, since most images that break do so in the first steps
     return step <= 2 or step % 5 == 0 if device == "cpu" else step % 10 == 2
 
 
