@@ -157,8 +157,8 @@ def reading_of(shares: pd.Series) -> str:
         return ""
     if shares["reading"] == CANNOT_TELL:
         return CANNOT_TELL
-    told = [_share_text(shares, axis) for axis in AXES]
-    return f"{shares['reading']}: {', '.join(told)}"
+    texts = [_share_text(shares, axis) for axis in AXES]
+    return f"{shares['reading']}: {', '.join(texts)}"
 
 
 def _share_text(shares: pd.Series, axis: str) -> str:
@@ -192,15 +192,15 @@ def _rows(
             "statistic": statistic.label,
             "strength": strength,
         }
-        found = {axis: _left(grid, curve, strength) for axis, (grid, curve) in by_axis.items()}
-        for axis, left in found.items():
+        lefts = {axis: _left(grid, curve, strength) for axis, (grid, curve) in by_axis.items()}
+        for axis, left in lefts.items():
             row |= {
                 f"{axis}_left": left.share.value,
                 f"{axis}_low": left.share.low,
                 f"{axis}_high": left.share.high,
             }
             row |= {f"{axis}_seeds": left.seeds, f"{axis}_reading": left.reading}
-        rows.append(row | {"reading": _together([left.reading for left in found.values()])})
+        rows.append(row | {"reading": _together([left.reading for left in lefts.values()])})
     return rows
 
 
@@ -246,8 +246,8 @@ def _left(grid: pd.DataFrame, curve: pd.DataFrame, strength: float) -> Left:
         if control is not None:
             rest.append(float((at.loc[seed, layers] - control).median()))
             effect.append(float((at.loc[seed, layers] - plain.loc[seed, layers]).median()))
-    told = len(rest) >= SEEDS_NEEDED and np.isfinite([rest, effect]).all()
-    return Left(fieller(rest, effect) if told else Ratio(), len(rest))
+    enough = len(rest) >= SEEDS_NEEDED and np.isfinite([rest, effect]).all()
+    return Left(fieller(rest, effect) if enough else Ratio(), len(rest))
 
 
 def _together(readings: list[str]) -> str:

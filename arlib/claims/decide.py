@@ -40,6 +40,7 @@ def decide(records: pd.DataFrame, config: Config | dict | None = None) -> pd.Dat
     Raises InputError for missing columns, unknown config keys, or two values of one thing.
     """
     config, table = Config.of(config), clean(records)
+    # a seed with any record counts: where one statistic lacks it, the note can say so
     config = replace(config, seeds=tuple(sorted({*config.seeds, *table["seed"].unique().tolist()})))
     gone = collapsed(table, config)
     if config.protocol == 2:
@@ -71,7 +72,9 @@ def _by_protocol_2(
     for whole, parts in PARTS.items():
         rows[whole] |= _whole(whole, rows[whole], [rows[part] for part in parts])
     frame = pd.DataFrame(rows.values())
+    # a claim with parts follows from them and tests nothing itself: it is none of the family
     deciding = frame[(frame["primary_verdict"] != NOT_MEASURED) & ~frame["claim"].isin(PARTS)]
+    # effect and trend must both be significant, so the larger p is the p of the claim
     adjusted = holm(deciding[["p", "trend_p"]].max(axis=1)) if len(deciding) else []
     return frame.assign(holm_p=pd.Series(adjusted, index=deciding.index, dtype=float))
 
@@ -88,11 +91,11 @@ def _whole(claim: str, row: dict, parts: list[dict]) -> dict:
             if second != NOT_MEASURED
             else NOT_MEASURED
         )
-    told = "; ".join(
+    outcomes = "; ".join(
         f"{part['claim']} ({part['title'].partition(': ')[2]}): {part['verdict']}" for part in parts
     )
-    said = f"{told[0]}{told[1:]}. {parts[0]['note']}"
-    return {"verdict": verdict, "matched": parts[0]["matched"], "note": said}
+    note = f"{outcomes}. {parts[0]['note']}"
+    return {"verdict": verdict, "matched": parts[0]["matched"], "note": note}
 
 
 def judge(evidence: Evidence, expected: int, protocol: int = 1) -> str:
@@ -197,19 +200,19 @@ def _evidence(
     return gather(values(table, statistic), statistic, config, out=set(gone["strength"]))
 
 
-def _columns(statistic: Statistic | None, found: Evidence | None, config: Config) -> dict:
-    found = found or Evidence()
+def _columns(statistic: Statistic | None, evidence: Evidence | None, config: Config) -> dict:
+    evidence = evidence or Evidence()
     return {
         "statistic": statistic.at(config).label if statistic else "",
-        "at_zero": found.at_zero,
-        "at_effect": found.at_effect,
-        "effect": found.effect.mean,
-        "low": found.effect.low,
-        "high": found.effect.high,
-        "differences": found.differences,
-        "seeds": len(found.seeds),
-        "trend_p": found.trend_p,
-        "strengths": found.strengths,
-        "share": min(found.shares, default=float("nan")),
-        "floor": found.floor,
-    } | ({"p": found.p, "noise": found.noise} if config.protocol == 2 else {})
+        "at_zero": evidence.at_zero,
+        "at_effect": evidence.at_effect,
+        "effect": evidence.effect.mean,
+        "low": evidence.effect.low,
+        "high": evidence.effect.high,
+        "differences": evidence.differences,
+        "seeds": len(evidence.seeds),
+        "trend_p": evidence.trend_p,
+        "strengths": evidence.strengths,
+        "share": min(evidence.shares, default=float("nan")),
+        "floor": evidence.floor,
+    } | ({"p": evidence.p, "noise": evidence.noise} if config.protocol == 2 else {})

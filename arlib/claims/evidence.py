@@ -13,7 +13,7 @@ import pandas as pd
 from arlib.claims.declared import Config, Statistic
 from arlib.claims.statistics import Interval, page_trend, t_interval, t_test
 
-SEEDS_NEEDED = 3
+SEEDS_NEEDED = 3  # with two, t is 12.7: an interval so wide decides nothing
 LEVEL = 0.05
 
 
@@ -62,6 +62,7 @@ def gather(
     """
     frame = frame[~frame.index.get_level_values("strength").isin(list(out))]
     if statistic.log:
+        # 0 has no logarithm: as NaN its layer drops out below, and a remark says so
         frame = np.log(frame.where(frame > 0))
     layered = bool(statistic.layers)
     whole = frame.dropna(axis="columns") if layered else frame.dropna()
@@ -71,6 +72,7 @@ def gather(
     seeds = sorted(have.get(0.0, set()) & have.get(config.effect, set()))
     if len(seeds) < SEEDS_NEEDED or whole.shape[1] == 0:
         return Evidence(problem=_problem(have, config, out), seeds=tuple(seeds))
+    # Page's test needs a complete table, so a strength that one seed lacks is left out for all
     used = [s for s in sorted(have) if have[s] >= set(seeds)]
     left = [
         f"AR strength {s:g} is left out: {_missing(set(seeds) - have[s])}."
@@ -116,6 +118,7 @@ def _summary(
 
 
 def _between(grid: dict[float, np.ndarray], start: float, end: float) -> list[float]:
+    # paired in seed and layer before the median: what the two nets have in common cancels
     return np.median(grid[end] - grid[start], axis=1).tolist()
 
 
@@ -167,8 +170,8 @@ def _problem(have: dict[float, set[int]], config: Config, out: Collection[float]
         return "Nothing is recorded yet."
     known = set(config.seeds).union(*have.values())
     gaps = {s: known - have.get(s, set()) for s in compared}
-    found = [f"{_missing(gap)} at AR strength {s:g}" for s, gap in gaps.items() if gap]
-    detail = "; ".join(found) or f"{len(known)} recorded"
+    missing = [f"{_missing(gap)} at AR strength {s:g}" for s, gap in gaps.items() if gap]
+    detail = "; ".join(missing) or f"{len(known)} recorded"
     return (
         f"At least {SEEDS_NEEDED} seeds at AR strengths 0 and {config.effect:g} are needed: "
         f"{detail}."

@@ -133,7 +133,9 @@ def _compare(
     met = {seed: point for seed, point in met.items() if point is not None}
     points = pd.DataFrame(met.values(), index=met, columns=layers)
     rest = (at.loc[[*met], layers] - points).median(axis=1).tolist()
-    effect, found = (t_interval(d) if len(d) >= SEEDS_NEEDED else Interval() for d in (whole, rest))
+    effect, difference = (
+        t_interval(d) if len(d) >= SEEDS_NEEDED else Interval() for d in (whole, rest)
+    )
     return {
         "claim": claim.id,
         "title": claim.title,
@@ -141,12 +143,12 @@ def _compare(
         "strength": strength,
         "train_ce": at["fit"].mean(),
         "effect": effect.mean,
-        "difference": found.mean,
-        "low": found.low,
-        "high": found.high,
+        "difference": difference.mean,
+        "low": difference.low,
+        "high": difference.high,
         "differences": tuple(rest),
         "seeds": len(rest),
-        "reading": _reading(effect, found),
+        "reading": _reading(effect, difference),
     }
 
 
@@ -161,6 +163,7 @@ def interpolated(curve: pd.DataFrame, fit: float, layers: list[str]) -> pd.Serie
 
     curve: a row per net, with column "fit" and one per layer.
     """
+    # np.interp needs rising points, and along a training the fit may also get worse
     curve = curve.sort_values("fit")
     fits = curve["fit"].to_numpy(dtype=float)
     if not len(fits) or not fits[0] <= fit <= fits[-1]:

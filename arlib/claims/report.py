@@ -148,28 +148,29 @@ def combine(by_study: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     out["title"] = [claim.title for claim in declared.values()]
     counted = []
     for name, frame in by_study.items():
-        found, toy = (
+        by_claim, toy = (
             frame.set_index("claim")["verdict"].reindex(declared, fill_value=ABSENT),
             bool(frame["toy"].any()),
         )
-        out[f"{name} (toy)" if toy else name] = found
-        counted += [] if toy else [found]
+        out[f"{name} (toy)" if toy else name] = by_claim
+        counted += [] if toy else [by_claim]
     votes = {
         claim: [f[claim] for f in counted if f[claim] not in (NOT_MEASURED, ABSENT)]
         for claim in declared
     }
-    out["combined"] = [_together(found) for found in votes.values()]
-    out["studies"] = [len(found) for found in votes.values()]
+    out["combined"] = [_together(per_study) for per_study in votes.values()]
+    out["studies"] = [len(per_study) for per_study in votes.values()]
     out.attrs["tested"] = sum(
-        len(found) for claim, found in votes.items() if not declared[claim].part_of
+        len(per_study) for claim, per_study in votes.items() if not declared[claim].part_of
     )
     return out
 
 
-def _together(found: list[str]) -> str:
-    decided = set(found) - {"undecided", NO_GAP}
+def _together(per_study: list[str]) -> str:
+    # a study that decides nothing is no vote against one that does
+    decided = set(per_study) - {"undecided", NO_GAP}
     if not decided:
-        return "undecided" if found else NOT_MEASURED
+        return "undecided" if per_study else NOT_MEASURED
     if len(decided) == 1:
         return decided.pop()
     return SCALE_ONLY if decided == {"supported", SCALE_ONLY} else "mixed"

@@ -30,18 +30,18 @@ def sensitivity(
     out = set(collapsed(table, config)["strength"])
     rows = []
     for role, statistic in _statistics(declared, table, config):
-        found = gather(values(table, statistic), statistic, config, out=out)
-        if not found.problem:
+        evidence = gather(values(table, statistic), statistic, config, out=out)
+        if not evidence.problem:
             rows.append(
                 (
                     role,
                     statistic.label,
                     statistic.setting,
                     statistic.checkpoint,
-                    *found.effect,
-                    effect_text(statistic, found.effect),
-                    len(found.seeds),
-                    found.trend_p,
+                    *evidence.effect,
+                    effect_text(statistic, evidence.effect),
+                    len(evidence.seeds),
+                    evidence.trend_p,
                 )
             )
     columns = [
@@ -69,11 +69,12 @@ def _statistics(
     listed = [("primary", declared.primary), ("twin", declared.twin)]
     listed += [("sensitivity", statistic) for statistic in declared.sensitivity]
     for role, statistic in listed:
-        for found in _spread(statistic.at(config), table) if statistic else ():
-            key = replace(found, label="")
+        for concrete in _spread(statistic.at(config), table) if statistic else ():
+            # without the label: what "*" stands for may be the primary by another name
+            key = replace(concrete, label="")
             if key not in seen:
                 seen.add(key)
-                yield role, found
+                yield role, concrete
 
 
 def _spread(statistic: Statistic, table: pd.DataFrame) -> list[Statistic]:

@@ -98,6 +98,7 @@ def fieller(above, below, level: float = 0.95) -> Ratio:
     value = float(a / b) if b else math.nan
     if leading <= 0:
         return Ratio(value, -math.inf, math.inf)
+    # rounding may take a discriminant of 0 just below it
     root = math.sqrt(max(0.0, middle * middle - leading * last))
     return Ratio(value, float((middle - root) / leading), float((middle + root) / leading))
 
@@ -134,6 +135,7 @@ def page_trend(values) -> Trend:
     count = values.shape[1]
     observed = sum(j * rank for row in ranks for j, rank in enumerate(row, 1))
     centre = len(ranks) * (count + 1) * count * (count + 1)  # twice the mean of the doubled L
+    # Python's whole numbers: however many permutations there are, p is an exact ratio
     totals = Counter({0: 1})
     for row in ranks:
         totals = _convolve(totals, _rank_sums(tuple(sorted(row))))

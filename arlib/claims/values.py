@@ -25,7 +25,7 @@ def clean(records: pd.DataFrame) -> pd.DataFrame:
     )
     for name in ("layer", "setting", "split"):
         table[name] = table[name].fillna("")
-    return table[table["value"].abs() < float("inf")]
+    return table[table["value"].abs() < float("inf")]  # NaN compares as False, so it goes too
 
 
 def values(

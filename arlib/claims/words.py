@@ -24,20 +24,20 @@ def _signed(value: float, digits: int) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
-def effect_text(statistic: Statistic, found: Interval) -> str:
+def effect_text(statistic: Statistic, effect: Interval) -> str:
     """An effect with its 95 % interval:
     a factor for log statistics, points for rates, else the difference.
 
     "× 0.55 [0.50, 0.61]", "+12.2 points [10.9, 13.5]", "−0.210 [−0.250, −0.170]", "–" if not
     measured.
     """
-    if math.isnan(found.mean):
+    if math.isnan(effect.mean):
         return "–"
     if statistic.log:
-        mean, low, high = (math.exp(value) for value in found)
+        mean, low, high = (math.exp(value) for value in effect)
         return f"× {mean:.3g} [{low:.3g}, {high:.3g}]"
     scale, digits, unit = (100, 1, " points") if statistic.percent else (1, 3, "")
-    mean, low, high = (_signed(scale * value, digits) for value in found)
+    mean, low, high = (_signed(scale * value, digits) for value in effect)
     return f"{mean}{unit} [{low}, {high}]"
 
 
@@ -62,12 +62,12 @@ def describe(
     """The verdict's reasons, in sentences."""
     if primary is None:
         return f"Not measured. It needs {claim.needs}."
-    said = [_sentence(claim.primary.at(config), primary, config)]
-    said += [_why(claim, primary, verdict, config)]
+    sentences = [_sentence(claim.primary.at(config), primary, config)]
+    sentences += [_why(claim, primary, verdict, config)]
     if twin is not None:
-        said.append("Beside it: " + _sentence(claim.twin.at(config), twin, config))
-    said += primary.remarks
-    said += [
+        sentences.append("Beside it: " + _sentence(claim.twin.at(config), twin, config))
+    sentences += primary.remarks
+    sentences += [
         f"AR strength {row.strength:g} is out: seed {row.seed} collapsed ({row.reason})."
         for row in collapsed.itertuples()
     ]
@@ -76,38 +76,38 @@ def describe(
         if config.protocol == 1
         else "Beside shorter trainings"
     )
-    said += [f"{beside}: {reading}."] if reading else []
-    return " ".join(text for text in said if text)
+    sentences += [f"{beside}: {reading}."] if reading else []
+    return " ".join(text for text in sentences if text)
 
 
-def _sentence(statistic: Statistic, found: Evidence, config: Config) -> str:
+def _sentence(statistic: Statistic, evidence: Evidence, config: Config) -> str:
     name = statistic.label[0].upper() + statistic.label[1:]
-    if found.problem:
-        return f"{name}: not measured. {found.problem}"
-    verb = {1: "rises", -1: "falls", 0: "goes"}[found.effect.sign]
+    if evidence.problem:
+        return f"{name}: not measured. {evidence.problem}"
+    verb = {1: "rises", -1: "falls", 0: "goes"}[evidence.effect.sign]
     kind = ", median over layers," if statistic.layers else ""
     text = (
-        f"{name}{kind} {verb} from {_level(statistic, found.at_zero)} at AR strength 0 to "
-        f"{_level(statistic, found.at_effect)} at {config.effect:g}: "
-        f"{effect_text(statistic, found.effect)}, 95 % interval over {len(found.seeds)} seeds; "
-        f"trend {p_text(found.trend_p)}."
+        f"{name}{kind} {verb} from {_level(statistic, evidence.at_zero)} at AR strength 0 to "
+        f"{_level(statistic, evidence.at_effect)} at {config.effect:g}: "
+        f"{effect_text(statistic, evidence.effect)}, 95 % interval over {len(evidence.seeds)} "
+        f"seeds; trend {p_text(evidence.trend_p)}."
     )
-    return text + (" " + _shares(found, config, log=statistic.log) if found.shares else "")
+    return text + (" " + _shares(evidence, config, log=statistic.log) if evidence.shares else "")
 
 
-def _shares(found: Evidence, config: Config, *, log: bool) -> str:
-    low, high = f"{100 * min(found.shares):.0f}", f"{100 * max(found.shares):.0f}"
+def _shares(evidence: Evidence, config: Config, *, log: bool) -> str:
+    low, high = f"{100 * min(evidence.shares):.0f}", f"{100 * max(evidence.shares):.0f}"
     own = (
         f"{low} % of the layers in every seed"
         if low == high
         else f"{low} to {high} % of the layers"
     )
-    noise = f"in up to {100 * found.floor:.0f} %"
+    noise = f"in up to {100 * evidence.floor:.0f} %"
     if config.protocol == 2:
         noise = (
-            f"the median differs by a factor of up to {math.exp(found.noise):.3g}"
+            f"the median differs by a factor of up to {math.exp(evidence.noise):.3g}"
             if log
-            else f"by {found.noise:.3g}"
+            else f"by {evidence.noise:.3g}"
         )
     return f"It is smaller in {own}; between two seeds of one strength, {noise}."
 
@@ -130,22 +130,22 @@ def _why(claim: Claim, primary: Evidence, verdict: str, config: Config) -> str:
     return _undecided(primary, config) if verdict == "undecided" else ""
 
 
-def _undecided(found: Evidence, config: Config) -> str:
-    if found.effect.sign == 0:
+def _undecided(evidence: Evidence, config: Config) -> str:
+    if evidence.effect.sign == 0:
         return "The interval contains no change."
-    if found.trend_p >= LEVEL:
+    if evidence.trend_p >= LEVEL:
         few = (
             " (with so few usable strengths it cannot fall below .05)"
-            if _smallest_p(found) >= LEVEL
+            if _smallest_p(evidence) >= LEVEL
             else ""
         )
         return f"The trend over strengths is not significant{few}."
-    if found.trend != found.effect.sign:
+    if evidence.trend != evidence.effect.sign:
         return "The trend over strengths points the other way."
     if config.protocol == 2:
-        few = min(found.shares if found.effect.sign < 0 else found.larger) <= 0.5
+        few = min(evidence.shares if evidence.effect.sign < 0 else evidence.larger) <= 0.5
         return "In some seed it holds in no more than half of the layers." if few else _INSIDE_NOISE
-    if found.floor == 1:
+    if evidence.floor == 1:
         return (
             "Two seeds of one strength already differ in all layers alike, so that no share of "
             "layers can stand out."
@@ -153,5 +153,6 @@ def _undecided(found: Evidence, config: Config) -> str:
     return "The share of layers does not stand out from the differences between seeds."
 
 
-def _smallest_p(found: Evidence) -> float:
-    return 2 / math.factorial(len(found.strengths)) ** len(found.seeds)
+def _smallest_p(evidence: Evidence) -> float:
+    # of all orders in which each seed's strengths can come, two are extreme: all rise or all fall
+    return 2 / math.factorial(len(evidence.strengths)) ** len(evidence.seeds)
