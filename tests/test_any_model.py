@@ -87,7 +87,7 @@ class Net(nn.Module):
 
 @pytest.fixture(autouse=True)
 def _doubts_are_told_each_time():
-    engine.prepared._said.clear()
+    engine.prepared._warned.clear()
 
 
 def silent(function, *args, **options):

@@ -76,10 +76,10 @@ def _read_elsewhere(graph: fx.GraphModule) -> set[int]:
 
 
 def _attribute(graph: fx.GraphModule, path: str) -> object:
-    found = graph
+    value = graph
     for name in path.split("."):
-        found = getattr(found, name, None)
-    return found
+        value = getattr(value, name, None)
+    return value
 
 
 def foldable_pairs(graph: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
@@ -106,6 +106,7 @@ def foldable_pairs(graph: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
         if (
             kinds
             and calls[conv.target] == calls[bn.target] == 1
+            # without running statistics even eval mode normalises by the batch: nothing to fold
             and modules[bn.target].running_var is not None
         ):
             pairs.append((conv, bn))
@@ -117,6 +118,7 @@ def without_batchnorm(graph: fx.GraphModule) -> nn.Module:
     graph = copy.deepcopy(graph)
     for conv, bn in foldable_pairs(graph):
         module = graph.get_submodule(conv.target)
+        # a place for the folded bias, which `copy_weights` fills in
         module.bias = nn.Parameter(module.weight.new_zeros(module.weight.shape[0]))
         bn.replace_all_uses_with(conv)
         graph.graph.erase_node(bn)

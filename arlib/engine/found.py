@@ -27,6 +27,7 @@ def left_as_found(model: nn.Module | Callable, *, rng: bool = True) -> Iterator[
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     modes = [(module, module.training) for module in modules]
     flags = [(p, p.requires_grad) for p in model.parameters()] if modules else []
+    # a scripted module keeps its state in C++, where these dictionaries do not reach
     plain = [module for module in modules if not isinstance(module, torch.jit.ScriptModule)]
     buffers = [
         (m, name, b, None if b is None else b.clone())
@@ -98,12 +99,14 @@ def _restore(
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    # NaN counts as equal to NaN: that buffer was not changed
     return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _random_state() -> tuple:
     cuda = (
         torch.cuda.get_rng_state_all()
+        # asking would start CUDA in a process that has not used it
         if torch.cuda.is_available() and torch.cuda.is_initialized()
         else None
     )

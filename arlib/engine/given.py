@@ -37,6 +37,7 @@ def images_and_labels(model: nn.Module | Callable, x, y=None) -> tuple[Tensor, T
 
 def _tensor(value, where: torch.device | None):
     if isinstance(value, np.ndarray):
+        # from_numpy refuses negative strides, which a mirrored array has
         return torch.from_numpy(np.ascontiguousarray(value)).to(where)
     if isinstance(value, list | tuple) and all(isinstance(one, int | np.integer) for one in value):
         return torch.tensor([int(one) for one in value], device=where)
@@ -46,6 +47,7 @@ def _tensor(value, where: torch.device | None):
 def _out_of_inference(value):
     if not isinstance(value, Tensor) or not value.is_inference():
         return value
+    # autograd refuses inference tensors; a clone made outside of that mode is an ordinary one
     with torch.inference_mode(False):
         return value.clone()
 
@@ -76,7 +78,7 @@ def logits_of(output: object, pick: Callable[[object], Tensor] | None = None) ->
 
     Raises `InputError` where no tensor is found.
     """
-    logits = _found(output) if pick is None else pick(output)
+    logits = _logits_in(output) if pick is None else pick(output)
     if not isinstance(logits, Tensor):
         raise InputError(
             f"the model returns {_described(output)}, in which no logits were found; a tensor (n, "
@@ -91,7 +93,7 @@ def logits_of(output: object, pick: Callable[[object], Tensor] | None = None) ->
     return logits
 
 
-def _found(output: object) -> object:
+def _logits_in(output: object) -> object:
     if isinstance(output, Tensor):
         return output
     if isinstance(output, Mapping):
@@ -110,7 +112,7 @@ def _found(output: object) -> object:
         if not named and hasattr(output, "_fields"):
             named = list(output[:1])
     named = [one for one in named if one is not None]
-    return _found(named[0]) if named and named[0] is not output else None
+    return _logits_in(named[0]) if named and named[0] is not output else None
 
 
 def _described(output: object) -> str:
@@ -125,6 +127,7 @@ def digest(*tensors: Tensor) -> str:
     for tensor in tensors:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         sha.update(
+            # type and shape, too: the same bytes may also be another tensor
             f"{tensor.dtype}{tuple(tensor.shape)}".encode()
             + flat.view(torch.uint8).numpy().tobytes()
         )

@@ -64,6 +64,7 @@ class Captured:
             with torch.cuda.graph(self.graph):
                 self.outputs = self.function(*self.inputs)
         except torch.OutOfMemoryError:
+            # nothing is wrong with the graph: a later call, with more memory free, may try again
             self.shapes = None
             raise
         except RuntimeError as error:

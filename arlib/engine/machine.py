@@ -133,6 +133,7 @@ def _instead(name: str, asked: str, given: str, why: str, strict: bool) -> str:
 
 
 def _has_bfloat16(where: torch.device) -> bool:
+    # torch also says yes where bfloat16 is only emulated, which gains nothing
     return where.type == "cpu" or (
         where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     )

@@ -29,8 +29,8 @@ from arlib.errors import InputError, one_of
 
 # what autocast would run in half precision, cast once instead of at each pass
 _IN_HALF = (*CONVOLUTIONS, nn.Linear)
-# models that a doubt was said of
-_said: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
+# models whose doubt was told, which happens once; weak, so that none is kept alive
+_warned: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
 
 class Prepared(nn.Module):
@@ -91,11 +91,13 @@ class Prepared(nn.Module):
         if not self.checked:
             self.compare(x)
         x = x.to(self.takes) if self.takes not in (None, x.dtype) and x.is_floating_point() else x
+        # the model writes over its input, and the caller's images are not its own
         x = x.clone() if self.copies_input else x
         if x.ndim == 4 and self.mode != "plain":
             x = x.contiguous(memory_format=torch.channels_last)
         if self.precision != "float32":
             with Machine(x.device, precision=self.precision).autocast():
+                # losses and differences of logits are not to be taken in half precision
                 return self.run(x).float()
         return _without_fast_paths(self.run, x) if self.attention else self.run(x)
 
@@ -152,8 +154,8 @@ class Prepared(nn.Module):
         subject, self.doubt = self._subject[0], why
         del self.run, self.module  # modules; what takes their place is none
         self.run, self.module, self.pairs = self._source_itself, None, []
-        if subject not in _said:
-            _said[subject] = True
+        if subject not in _warned:
+            _warned[subject] = True
             warnings.warn(
                 f"a prepared copy of {type(subject).__name__} is not the model: {why}. The model "
                 "itself is used, "

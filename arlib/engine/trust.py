@@ -94,9 +94,11 @@ def _compared(theirs: Behaviour, copy: Callable, x: Tensor, half: bool) -> str:
 def _pass(model: Callable, x: Tensor) -> tuple[Tensor, Tensor | None]:
     x = x.clone().requires_grad_(True)
     with torch.enable_grad():
+        # of a copy: a model that writes over its input may not do so to a leaf
         outputs = joined(model(x.clone()))
         if not outputs.requires_grad:
             return outputs.detach(), None
+        # at random weights: a plain sum is constant, without gradient, for a model of probabilities
         weights = torch.rand(
             outputs.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
         )
