@@ -23,6 +23,7 @@ def max_softmax(logits: torch.Tensor) -> torch.Tensor:
 
 def entropy(logits: torch.Tensor) -> torch.Tensor:
     """Entropy of each image's softmax in nats, (n,) float64 in [0, log classes]."""
+    # entr(0) is 0, where −p log p written out is NaN
     return torch.special.entr(_checked(logits).softmax(1)).sum(1)
 
 
@@ -65,6 +66,7 @@ def temperature(logits: torch.Tensor, y: torch.Tensor) -> float:
     the end of the range 1e-3 … 1e3, where no finite T is best (all right, or worse than chance).
     """
     logits = _checked(logits, y)
+    # softmax does not see the shift; without it E z − z_y may be a difference of large numbers
     logits = logits - logits.amax(1, keepdim=True)
     slope = partial(_slope, logits, y)
     low, high = _INVERSE_RANGE

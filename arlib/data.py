@@ -26,6 +26,7 @@ class Split:
     pixels: (n, c, h, w) uint8, y: (n,) int64, levels: pixel value that means 1.0.
     """
 
+    # bytes: a quarter of the memory that the same images take as float32
     pixels: torch.Tensor
     y: torch.Tensor
     levels: int = 255
@@ -91,6 +92,7 @@ def augment(x: torch.Tensor, generator: torch.Generator, padding: int = 4) -> to
     top, left, flip = draw(2 * padding + 1), draw(2 * padding + 1), draw(2).bool()
     rows = top[:, None] + torch.arange(height, device=x.device)  # (n, h)
     columns = torch.arange(width, device=x.device).expand(n, width)
+    # crop and flip in one gather
     columns = left[:, None] + torch.where(flip[:, None], columns.flip(1), columns)  # (n, w)
     padded = F.pad(x, (padding,) * 4)
     image = torch.arange(n, device=x.device)

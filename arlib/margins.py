@@ -93,7 +93,7 @@ def instance(
     >>> instance(net, x, y).round(decimals=3).tolist()
     [0.25, 0.0]
     """
-    found = []
+    distances = []
     with parts.opened(model, x, y, logits) as (f, forward, x, y):
         check(model, forward, x, y, norm=norm, clip=clip, halvings=halvings, steps=steps)
         cap = attacks.longest(norm, x, clip) if cap is None else cap
@@ -101,11 +101,11 @@ def instance(
         generator = parts.default_generator(generator, x)
         with tqdm(total=len(x), disable=not progress, desc="instance margins") as bar:
             for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-                found.append(
+                distances.append(
                     _instance(f, forward, images, labels, halvings, steps, cap, generator, options)
                 )
                 bar.update(len(images))
-    return torch.cat(found)
+    return torch.cat(distances)
 
 
 def _instance(
@@ -131,14 +131,15 @@ def _instance(
     low = torch.zeros_like(high)
     for _ in range(halvings):
         middle = (low + high) / 2
-        how = {"steps": count, "loss": "margin", "generator": generator, "early_stop": True}
-        seen = _distance(
-            forward, x, attacks.apgd(f, x, y, eps=middle, **how, **options), y, norm, math.inf
+        search = {"steps": count, "loss": "margin", "generator": generator, "early_stop": True}
+        reached = _distance(
+            forward, x, attacks.apgd(f, x, y, eps=middle, **search, **options), y, norm, math.inf
         )
-        hit = seen < math.inf
+        hit = reached < math.inf
+        # the attack may arrive well inside its ball, or a rounding outside of it
         low, high = (
             torch.where(hit, low, middle),
-            torch.where(hit, torch.minimum(seen, middle), high),
+            torch.where(hit, torch.minimum(reached, middle), high),
         )
     values[right] = high
     return values

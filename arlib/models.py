@@ -68,6 +68,7 @@ class Block(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, stride: int):
         super().__init__()
+        # no bias: the batch norm behind would take it out again
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)

@@ -83,8 +83,8 @@ def feature_change(
     >>> net[1].weight.data.fill_(1.0)
     tensor([[1., 1., 1., 1.]])
     >>> x = torch.tensor([0.25, 0.75]).view(2, 1, 1, 1).expand(2, 1, 2, 2)
-    >>> found = feature_change(net, x, radius=0.1, direction="adversarial")
-    >>> found["change"].round(4).tolist() == [round(0.4 / 2**0.5, 4)]
+    >>> changes = feature_change(net, x, radius=0.1, direction="adversarial")
+    >>> changes["change"].round(4).tolist() == [round(0.4 / 2**0.5, 4)]
     True
     """
     one_of("direction", direction, DIRECTIONS)
@@ -117,6 +117,7 @@ class _Moments:
     def add(self, outputs: tuple[Tensor, ...]) -> None:
         self.n += len(outputs[0])
         for index, h in enumerate(outputs):
+            # in float64: E‖h‖² and ‖E h‖² nearly cancel where outputs hardly depend on the image
             self.squares[index] += float(parts.norms(h, "l2").double().square().sum())
             self.sums[index] = self.sums[index] + h.sum(0, dtype=torch.float64)
 
@@ -160,7 +161,7 @@ def _largest_distances(
     """Largest distance (n,) that PGD on the distance itself meets."""
     f = inner.prepare(model, [layer])
     check(f, x, radius)
-    found = []
+    distances = []
 
     def forward(z: Tensor) -> Tensor:
         return f(z)[0]
@@ -178,8 +179,8 @@ def _largest_distances(
             z, best = ball.ascend(z, gradient, radius / 4), torch.maximum(best, squares)
         with torch.no_grad():
             best = torch.maximum(best, _squared_distance(forward(z), clean))
-        found.append(best.sqrt())
-    return torch.cat(found).double().cpu()
+        distances.append(best.sqrt())
+    return torch.cat(distances).double().cpu()
 
 
 def _squared_distance(h: Tensor, clean: Tensor) -> Tensor:

@@ -57,6 +57,7 @@ def jacobian(
         )
     generator, rows = parts.default_generator(generator, x), []
 
+    # seeds from the one generator: batches draw different probes, and the whole can be repeated
     def draw() -> int:
         return int(torch.randint(2**31, (), generator=generator, device=generator.device))
 
@@ -66,10 +67,13 @@ def jacobian(
         with torch.no_grad():
             starts = [start(part) for part in x.split(batch_size)]
         options = {"exact_limit": exact_limit, "steps": steps, "probes": probes}
-        found = pd.concat([spectra.jacobian(f, part, seed=draw(), **options) for part in starts])
+        jacobians = pd.concat(
+            [spectra.jacobian(f, part, seed=draw(), **options) for part in starts]
+        )
         rows.append(
             {"layer": name}
-            | _of_jacobians(found, of_layer(normaliser, name) or math.nan)
+            # a layer that answers all images alike has normaliser 0: no scale to give a slope in
+            | _of_jacobians(jacobians, of_layer(normaliser, name) or math.nan)
             | {"n": len(x)}
         )
     return pd.DataFrame(rows)
@@ -95,16 +99,16 @@ class _First(nn.Module):
         return self.f(x)[0]
 
 
-def _of_jacobians(found: pd.DataFrame, scale: float) -> dict[str, float]:
+def _of_jacobians(jacobians: pd.DataFrame, scale: float) -> dict[str, float]:
     """Means and medians over images of one layer's Jacobians, a row per image."""
-    rank = int(found["count"].iloc[0])
-    frobenius = found["sum_of_squares"] ** 0.5
-    ratio = (found["max"] * rank**0.5 / frobenius)[frobenius > 0]
+    rank = int(jacobians["count"].iloc[0])
+    frobenius = jacobians["sum_of_squares"] ** 0.5
+    ratio = (jacobians["max"] * rank**0.5 / frobenius)[frobenius > 0]
     return {
-        "sigma_max": found["max"].mean() / scale,
+        "sigma_max": jacobians["max"].mean() / scale,
         "frobenius": frobenius.mean() / scale,
         "uniformity": ratio.mean(),
         "uniformity_median": ratio.median(),
-        "effective_rank_median": found["effective_rank"].median(),
+        "effective_rank_median": jacobians["effective_rank"].median(),
         "rank": rank,
     }

@@ -133,6 +133,7 @@ def _traced(model: nn.Module, layers: list[str]) -> fx.GraphModule | None:
     outputs = [_checked(tracer.outputs[name], name, fx.Proxy).node for name in layers]
     (end,) = [node for node in graph.nodes if node.op == "output"]
     end.args = (tuple(outputs),)
+    # backwards: what only fed an erased node has lost its readers by then
     for node in reversed(graph.nodes):
         if not node.users and node.op not in ("output", "placeholder"):
             graph.erase_node(node)
@@ -160,6 +161,7 @@ class _Watched(nn.Module):
 
         def keep(name: str, value: object) -> None:
             if name not in seen:
+                # cloned: what comes after the layer may write over it in place
                 seen[name] = _checked(value, name, torch.Tensor).clone()
             if len(seen) == len(self.layers):
                 raise _Reached
