@@ -139,9 +139,9 @@ def geometry(
         )
     low, high = _amounts(kernel, dilation, 0 if padding == "valid" else amount)
     mode = "zeros" if padding == "valid" else padding
-    found = Geometry(kernel, size, stride, dilation, low, high, mode, groups)
-    _check_fits(found)
-    return found
+    shape = Geometry(kernel, size, stride, dilation, low, high, mode, groups)
+    _check_fits(shape)
+    return shape
 
 
 def _each(name: str, value, dims: int, least: int = 1) -> tuple[int, ...]:
@@ -159,14 +159,14 @@ def _amounts(kernel, dilation, amount) -> tuple[tuple[int, ...], tuple[int, ...]
     return tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
 
 
-def _check_fits(found: Geometry) -> None:
-    if min(found.out) < 1:
+def _check_fits(shape: Geometry) -> None:
+    if min(shape.out) < 1:
         raise InputError(
-            f"A kernel {found.kernel} with dilation {found.dilation} does not fit a map "
-            f"{found.size}."
+            f"A kernel {shape.kernel} with dilation {shape.dilation} does not fit a map "
+            f"{shape.size}."
         )
-    widest = [max(lo, hi) for lo, hi in zip(found.low, found.high, strict=True)]
-    if found.mode == "reflect" and any(w >= n for w, n in zip(widest, found.size, strict=True)):
+    widest = [max(lo, hi) for lo, hi in zip(shape.low, shape.high, strict=True)]
+    if shape.mode == "reflect" and any(w >= n for w, n in zip(widest, shape.size, strict=True)):
         raise InputError(
-            f"Reflect padding of {widest} needs a map larger than that; it is {found.size}."
+            f"Reflect padding of {widest} needs a map larger than that; it is {shape.size}."
         )

@@ -78,6 +78,6 @@ def _differences(geometry: Geometry) -> tuple[torch.Tensor, ...]:
     periods = torch.tensor(periods)
     difference = (lags[pairs[:, 0]] - lags[pairs[:, 1]]) % periods
     code, opposite = difference @ weights, (-difference % periods) @ weights
-    found, place = torch.minimum(code, opposite).unique(return_inverse=True)
+    distinct, place = torch.minimum(code, opposite).unique(return_inverse=True)
     sign = torch.where(code <= opposite, 1.0, -1.0).double()
-    return pairs, found[:, None] // weights % periods, place, sign
+    return pairs, distinct[:, None] // weights % periods, place, sign

@@ -86,8 +86,8 @@ def impose(
     residual = float(
         _norm(values - want(values), symbol) / _norm(want(values), symbol).clamp_min(1e-300)
     )
-    found = symbol.taps.view(-1, *kernel.shape[:2]).permute(1, 2, 0).reshape(kernel.shape)
-    return Imposed(found.to(weight.dtype), residual, done)
+    imposed = symbol.taps.view(-1, *kernel.shape[:2]).permute(1, 2, 0).reshape(kernel.shape)
+    return Imposed(imposed.to(weight.dtype), residual, done)
 
 
 def spread_penalty(
@@ -102,6 +102,7 @@ def spread_penalty(
     sigma = torch.linalg.svdvals(symbol.blocks(symbol.frequencies))
     share = symbol.multiplicity.to(sigma)[:, None, None] / _count(symbol, sigma)
     mean, square = (share * sigma).sum(), (share * sigma**2).sum()
+    # squared: where all values are equal, the root has no gradient
     return square / mean**2 - 1
 
 

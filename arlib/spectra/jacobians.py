@@ -151,6 +151,7 @@ def jacobian_map(function: Callable, x: torch.Tensor) -> LinearMap:
     # Attention is differentiated twice here, which only its plain form can be.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         x = x.clone().requires_grad_()
+        # of a copy: a function that writes over its input may not do so to a leaf
         y = function(x.clone())
         if (
             not isinstance(y, torch.Tensor)
@@ -269,6 +270,7 @@ def _extremes(
     generator = torch.Generator().manual_seed(seed)
 
     def signs() -> torch.Tensor:
+        # ±1, not normal: of all probes with independent entries these scatter least
         bits = torch.randint(0, 2, (len(x), small.columns), generator=generator)
         return (2 * bits - 1).to(x)
 
@@ -284,6 +286,7 @@ def _extremes(
     for samples, t, w in zip(squares, theta, weight, strict=True):
         mean, half = float(samples.mean()), t_half_width(samples, 0.95)
         ends = {"sum_of_squares_low": max(mean - half, 0.0), "sum_of_squares_high": mean + half}
+        # nodes without weight come from an exhausted Krylov space and are no singular values
         known = {"count": small.columns, "max": float(t.max()), "min": float(t[w > 1e-12].min())}
         rows.append(
             {"method": "lanczos", "sum_of_squares": mean}

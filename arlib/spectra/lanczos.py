@@ -88,6 +88,7 @@ class _Basis:
 
     def append(self, x: torch.Tensor) -> None:
         if self.size == self.buffer.shape[1]:
+            # room for 16 more at a time: how many steps it takes is not known before
             self.buffer = torch.nn.functional.pad(self.buffer, (0, 0, 0, 16))
         self.buffer[:, self.size] = x
         self.size += 1

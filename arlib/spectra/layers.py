@@ -259,6 +259,7 @@ def _does(module: nn.Module, shape: tuple[int, ...], linear) -> bool:
     """
     like = next(module.parameters())
     generator = torch.Generator().manual_seed(0)
+    # two sizes: a map that saturates or normalises may look linear at one of them
     for size in (1.0, 30.0):
         x = (size * torch.randn(shape, generator=generator)).to(like)
         mine, theirs = linear(x), module(x) - module(torch.zeros_like(x))

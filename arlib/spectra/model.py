@@ -108,15 +108,15 @@ def of(
         ]
         spectra = _spectra(measured, operator, options, threads, progress)
     rows, middle, bounds = [], {}, {}
-    for layer, bn, found in zip(layers, bns, spectra, strict=True):
+    for layer, bn, spectrum in zip(layers, bns, spectra, strict=True):
         about = {
             "dead_channels": dead_channels(bn),
             "folded": _folded_word(layer, bn) if fold_bn else "no",
         }
-        rows.append(_description(layer, operator) | about | found.row())
-        middle[layer.name] = found.quantiles
-        if found.bounds is not None:
-            bounds[layer.name] = found.bounds
+        rows.append(_description(layer, operator) | about | spectrum.row())
+        middle[layer.name] = spectrum.quantiles
+        if spectrum.bounds is not None:
+            bounds[layer.name] = spectrum.bounds
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame.attrs |= {"quantiles": middle, "quantile_bounds": bounds}
     return frame
@@ -134,11 +134,11 @@ class _Spectrum:
 
     @classmethod
     def exact(cls, values: torch.Tensor, method: str) -> "_Spectrum":
-        found = statistics(values)
+        by_name = statistics(values)
         return cls(
             method,
-            found.pop("count"),
-            {name: (v, v, v) for name, v in found.items()},
+            by_name.pop("count"),
+            {name: (v, v, v) for name, v in by_name.items()},
             quantiles(values),
         )
 
@@ -158,14 +158,15 @@ def _spectra(
     cyclic = [shape is not None and shape.cyclic for shape in shapes]
     with tqdm(total=len(layers), disable=not progress, desc="spectra") as bar:
 
-        def counted(found: _Spectrum) -> _Spectrum:
+        def counted(spectrum: _Spectrum) -> _Spectrum:
             bar.update()
-            return found
+            return spectrum
 
         def exact(values: torch.Tensor) -> _Spectrum:
             return counted(_Spectrum.exact(values, "frequencies"))
 
         def other(index: int) -> _Spectrum:
+            # a seed of its own: with shared probes the errors of equal layers would be one error
             its_own = options | {"seed": options["seed"] + index}
             return counted(_spectrum(weights[index], shapes[index], its_own))
 
@@ -181,10 +182,13 @@ def _spectrum(weight: torch.Tensor, shape: Geometry | None, options: dict) -> _S
     """Of a layer without frequency blocks."""
     if shape is None:
         return _Spectrum.exact(torch.linalg.svdvals(weight.flatten(1)), "svd")
+    # an operator of zeros has no estimate, since that needs Σσ² > 0
     if _cheap_dense(weight, shape) or not weight.any():
         return _Spectrum.exact(singular_values_dense(weight, shape), "dense")
-    found = estimate_convolution(weight, shape, **options)
-    return _Spectrum("lanczos", found.count, found.values, found.quantiles, found.quantile_bounds)
+    estimate = estimate_convolution(weight, shape, **options)
+    return _Spectrum(
+        "lanczos", estimate.count, estimate.values, estimate.quantiles, estimate.quantile_bounds
+    )
 
 
 def _cheap_dense(weight: torch.Tensor, shape: Geometry) -> bool:

@@ -85,6 +85,7 @@ def _pad(x: torch.Tensor, shape: Geometry) -> torch.Tensor:
                 for v in pair
             ],
         )
+    # by index, so that the adjoint is the same index read backwards, exact to the last row
     for dim in range(len(shape.size)):
         x = x.index_select(dim + 2, _sources(shape, dim).to(x.device))
     return x

@@ -62,11 +62,12 @@ class Spread:
             float((w * (t / rms - 1) ** 2).sum(1)[:PILOTS].mean())
             for t, w in (rules.gauss, rules.radau)
         ]
+        # not near 0: two pilots scatter, and all that follows is divided by μ
         mu = rms * max(1 - sum(pilots) / 4, 0.05)
-        found = [
+        by_rule = [
             (w * (t / mu - 1) ** 2).sum(1)[PILOTS:].numpy() for t, w in (rules.gauss, rules.radau)
         ]
-        return cls(mu, mean_square / mu**2, *found, probes, confidence)
+        return cls(mu, mean_square / mu**2, *by_rule, probes, confidence)
 
     @property
     def centre(self) -> float:

@@ -110,6 +110,7 @@ def estimate_map(
     narrow as ± this, relative to it. largest_bound: of σ_max, if one is known. seed: of the probes.
     Raises `InputError` for fewer than 8 probes or Σσ² that is not positive.
     """
+    # the smaller side: zeros that the shape alone makes are no singular values here
     operator = operator if operator.columns <= operator.rows else operator.transposed
     n = operator.columns
     probes = int(min(32, max(8, 65536 / n))) if probes is None else probes
@@ -117,6 +118,7 @@ def estimate_map(
         raise InputError(f"probes is {probes}; a t interval needs at least 8.")
     if not (math.isfinite(sum_of_squares) and sum_of_squares > 0):
         raise InputError(f"Σσ² is {sum_of_squares}; an estimate needs a finite one > 0.")
+    # drawn on the CPU: the same probes on every device
     signs = torch.randint(0, 2, (PILOTS + probes, n), generator=torch.Generator().manual_seed(seed))
     start = (2 * signs - 1).to(operator.device, operator.dtype)
 

@@ -40,9 +40,10 @@ def statistics(values: torch.Tensor) -> dict[str, float]:
             "empty."
         )
     largest, mean, std = sigma.max(), sigma.mean(), sigma.std()
-    found = {"count": sigma.size, "max": largest, "min": sigma.min(), "mean": mean, "std": std}
+    sizes = {"count": sigma.size, "max": largest, "min": sigma.min(), "mean": mean, "std": std}
     if largest == 0:
-        return {**found, **dict.fromkeys(NAMES[5:], math.nan)}
+        return {**sizes, **dict.fromkeys(NAMES[5:], math.nan)}
+    # 0 log 0 is 0 in an entropy: the zeros add nothing
     p = sigma[sigma > 0] / sigma.sum()
     low, high = _at_levels(sigma, np.array((0.05, 0.95)))
     ranks = np.exp(-(p * np.log(p)).sum()), ((sigma / largest) ** 2).sum()
@@ -54,7 +55,7 @@ def statistics(values: torch.Tensor) -> dict[str, float]:
     )
     return {
         name: int(v) if name == "count" else float(v)
-        for name, v in zip(NAMES, (*found.values(), *ratios), strict=True)
+        for name, v in zip(NAMES, (*sizes.values(), *ratios), strict=True)
     }
 
 

@@ -53,6 +53,7 @@ class Symbol:
         less the columns of phases that no tap reads.
         """
         phase = self.phase_factors(frequencies)
+        # rounded only here: the angles are float64, whatever the weights are
         cos, sin = (part.to(self.taps) for part in (phase.real, phase.imag))
         parts = [
             torch.complex(cos[:, t] @ self.taps[t], sin[:, t] @ self.taps[t]) for t in self.phases
@@ -167,6 +168,7 @@ def descending(values: torch.Tensor) -> torch.Tensor:
     """Sorted; on a CPU by numpy, which sorts numbers some ten times as fast."""
     if values.is_cuda:
         return values.sort(descending=True).values
+    # copied: from_numpy refuses the negative stride of a reversed array
     return torch.from_numpy(np.sort(values.numpy())[::-1].copy())
 
 

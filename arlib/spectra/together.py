@@ -36,8 +36,8 @@ def each_cyclic(
         ]
 
     on_gpu = any(weight.is_cuda for weight, _ in layers)
-    found = in_threads(done, stacks, 1 if on_gpu else threads)
-    by_index = zip(itertools.chain(*stacks), itertools.chain(*found), strict=True)
+    results = in_threads(done, stacks, 1 if on_gpu else threads)
+    by_index = zip(itertools.chain(*stacks), itertools.chain(*results), strict=True)
     return [result for _, result in sorted(by_index, key=lambda pair: pair[0])]
 
 
