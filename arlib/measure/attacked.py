@@ -68,6 +68,7 @@ def robust_errors(job: Job) -> Outcome:
     common = settings.radius(settings.robust_radius)
     for split in ("train", "test"):
         x, y = job.images(split, n)
+        # a set: where the common radius is the trained one, one attack serves both
         errors = {eps: _pgd_error(job, x, y, eps) for eps in {common, job.recipe.eps}}
         outcome.add(
             "robust_error",

@@ -48,18 +48,20 @@ class Parts:
 
     def _read(self, name: str, key: str) -> Outcome | None:
         path, table = self.folder / f"{name}.json", self.folder / f"{name}.npz"
-        said = files.read_json(path)
-        if not isinstance(said, dict) or not {"key", "sha256", *Outcome.__dataclass_fields__} <= {
-            *said,
+        stored = files.read_json(path)
+        if not isinstance(stored, dict) or not {"key", "sha256", *Outcome.__dataclass_fields__} <= {
+            *stored,
             "arrays",
         }:
             raise RecordError(f"{path} is damaged: fields are missing.")
-        if said["key"] != key:
+        if stored["key"] != key:
             return None
-        if said["sha256"] and (not table.exists() or files.sha256(table) != said["sha256"]):
+        if stored["sha256"] and (not table.exists() or files.sha256(table) != stored["sha256"]):
             raise RecordError(f"{table} is damaged: it is not the file that {path.name} names.")
-        arrays = files.read_arrays(table) if said["sha256"] else {}
-        return Outcome(_numbers(said["rows"], float), arrays, said["seconds"], said["warnings"])
+        arrays = files.read_arrays(table) if stored["sha256"] else {}
+        return Outcome(
+            _numbers(stored["rows"], float), arrays, stored["seconds"], stored["warnings"]
+        )
 
     def save(self, name: str, uses: dict, outcome: Outcome) -> None:
         if self.folder is None:
@@ -67,13 +69,13 @@ class Parts:
         path, table = self.folder / f"{name}.json", self.folder / f"{name}.npz"
         if outcome.arrays:
             files.write_arrays(table, outcome.arrays)
-        said = asdict(outcome) | {
+        stored = asdict(outcome) | {
             "key": self.key(uses),
             "sha256": files.sha256(table) if outcome.arrays else "",
         }
-        del said["arrays"]
+        del stored["arrays"]
         # as words: nan and inf are no JSON
-        files.write_json(path, said | {"rows": _numbers(outcome.rows, repr)})
+        files.write_json(path, stored | {"rows": _numbers(outcome.rows, repr)})
 
 
 def _numbers(rows: list[dict], convert) -> list[dict]:

@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from arlib import data, files, training
 from arlib.errors import InputError
-from arlib.measure import attacked
-from arlib.measure import quantities as q
+from arlib.measure import attacked, quantities
 from arlib.measure.job import ALWAYS, COLUMNS, Job, Outcome, Reading
 from arlib.measure.parts import Parts
 from arlib.measure.settings import Settings
@@ -105,6 +104,7 @@ def measure(
     names = ["last"] if control else _checkpoints(run_folder, recipe)
     checkpoints = {which: files.sha256(_weights(run_folder, which)) for which in names}
     if recipe.eps == 0 and not control:  # the networks of a seed all start from this one
+        # not a file's hash: it is drawn anew, and another version of torch may draw otherwise
         checkpoints[INITIAL] = f"initialisation by torch {torch.__version__}"
     trained = training.trained_split(recipe, dataset)
     total = sum(len(plan(which, recipe, settings, control)) for which in checkpoints)
@@ -119,6 +119,7 @@ def measure(
             )
             for part in plan(which, recipe, settings, control):
                 bar.set_postfix_str(f"{which} {part.name}")
+                # not the strong attack: the best weights have images of their own number for it
                 known = done.get(f"last/{part.name}") if same and part.name != "strong" else None
                 done[f"{which}/{part.name}"] = known or _part(job, parts, part)
                 bar.update()
@@ -132,28 +133,28 @@ def plan(
     which: str, recipe: training.Recipe, settings: Settings, control: bool = False
 ) -> list[Part]:
     """The parts of a checkpoint in order: later ones may use arrays of earlier ones."""
-    outputs = Part("outputs", q.outputs)
+    outputs = Part("outputs", quantities.outputs)
     robust = Part("robust", attacked.robust_errors)
-    start = Part("start", q.distances_from_start)
-    features = Part("features", q.feature_changes)
-    jacobian = Part("jacobian", q.jacobians)
+    start = Part("start", quantities.distances_from_start)
+    features = Part("features", quantities.feature_changes)
+    jacobian = Part("jacobian", quantities.jacobians)
     if which == INITIAL:
-        return [Part("initialisation", q.initialisation)]
+        return [Part("initialisation", quantities.initialisation)]
     if which.startswith("epoch-"):
-        return [Part("along", q.along)]
+        return [Part("along", quantities.along)]
     if which == "best":
         images = settings.strong_images_best
         return [outputs, robust, *([_strong(images)] if images else [])]
     if control:
-        spectra = Part("spectra", q.spectra_to_compare)
+        spectra = Part("spectra", quantities.spectra_to_compare)
         flips = Part("flips", attacked.deciding_flips, {"radius": settings.flip_main})
         return [outputs, start, spectra, features, jacobian, flips]
     return [
         outputs,
         start,
-        Part("spectra", q.spectra_of_layers),
+        Part("spectra", quantities.spectra_of_layers),
         features,
-        Part("adversarial", q.adversarial_changes),
+        Part("adversarial", quantities.adversarial_changes),
         jacobian,
         robust,
         *(_flips(settings, radius) for radius in settings.flip_radii),
@@ -219,6 +220,7 @@ def _part(job: Job, parts: Parts, part: Part) -> Outcome:
     if outcome is None:
         begun = time.monotonic()
         with warnings.catch_warnings(record=True) as caught:
+            # "always": a warning that an earlier part gave at the same line would not come again
             warnings.simplefilter("always", UserWarning)
             outcome = part.measure(job)
         outcome.warnings += [str(warning.message) for warning in caught]

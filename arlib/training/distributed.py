@@ -28,8 +28,8 @@ class World:
     @classmethod
     def launched(cls) -> "World":
         """As `torchrun` describes it to its processes; without it, a world of one."""
-        said = [os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")]
-        return cls(int(said[0]), int(said[1])) if all(said) else cls()
+        variables = [os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")]
+        return cls(int(variables[0]), int(variables[1])) if all(variables) else cls()
 
     @property
     def first(self) -> bool:

@@ -161,6 +161,7 @@ def trained_split(recipe: Recipe, dataset: data.Dataset) -> data.Split:
 
 def generator(seed: int, epoch: int, purpose: int, device: str | torch.device) -> torch.Generator:
     """A generator of its own for each (seed, epoch, purpose)."""
+    # no two streams are one while epochs and purposes stay below the factor
     return torch.Generator(device).manual_seed((seed * 1_000_003 + epoch) * 1_000_003 + purpose)
 
 
@@ -207,6 +208,7 @@ class _State:
     def run_epoch(self, bar: tqdm) -> None:
         begun = time.monotonic()
         order, noise, starts = (self._generator(purpose) for purpose in (ORDER, NOISE, STARTS))
+        # summed on the device: to read a number at each step is to wait for it
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # of losses, of mistakes
         self.model.train()
         shuffled = torch.randperm(len(self.train), generator=order, device=self.device)
@@ -264,11 +266,13 @@ class _State:
             "seconds": time.monotonic() - begun,
             "images_per_second": len(self.train) / training_seconds,
         }
+        # strictly less: of epochs with equal errors the earliest stays the best
         if row["val_robust_error"] < min(
             (r["val_robust_error"] for r in self.history), default=2.0
         ):
             self.best = {name: value.clone() for name, value in self.judged.state_dict().items()}
         self.history.append(row)
+        # not in the first half: a training may begin with one class for all, and still learn
         if self.epoch > self.recipe.epochs / 2 and largest > 0.9:
             self.collapsed = (
                 f"epoch {self.epoch}: {largest:.0%} of the validation images get one class"
@@ -326,26 +330,30 @@ class _State:
         """Take up the checkpoint in the folder, if there is one."""
         if self.folder is None:
             return
-        found = store.read_checkpoint(self.folder, self.recipe)
-        if found is None:
+        checkpoint = store.read_checkpoint(self.folder, self.recipe)
+        if checkpoint is None:
             return
-        if found.precision not in ("", self.machine.precision):
+        if checkpoint.precision not in ("", self.machine.precision):
             raise InputError(
-                f"{self.recipe.id}: its {found.epoch} epochs so far were trained in "
-                f"{found.precision}, this would go on in {self.machine.precision}. One training "
-                f"stays one precision: give precision {found.precision!r}, or another folder to "
-                "begin anew."
+                f"{self.recipe.id}: its {checkpoint.epoch} epochs so far were trained in "
+                f"{checkpoint.precision}, this would go on in {self.machine.precision}. One "
+                f"training stays one precision: give precision {checkpoint.precision!r}, or "
+                "another folder to begin anew."
             )
-        self.epoch, self.history, self.collapsed = found.epoch, found.history, found.collapsed
-        self.model.load_state_dict(found.model)
-        self.best = {name: value.to(self.device) for name, value in found.best.items()}
+        self.epoch, self.history, self.collapsed = (
+            checkpoint.epoch,
+            checkpoint.history,
+            checkpoint.collapsed,
+        )
+        self.model.load_state_dict(checkpoint.model)
+        self.best = {name: value.to(self.device) for name, value in checkpoint.best.items()}
         for name, parameter in self.model.named_parameters():
-            if name in found.momentum:
+            if name in checkpoint.momentum:
                 # keeps channels_last strides
-                buffer = torch.empty_like(parameter).copy_(found.momentum[name])
+                buffer = torch.empty_like(parameter).copy_(checkpoint.momentum[name])
                 self.step.optimizer.state[parameter]["momentum_buffer"] = buffer
         if self.average is not None:
-            self.average.load_state_dict(found.average)
+            self.average.load_state_dict(checkpoint.average)
 
     def checkpoint(self) -> None:
         if self.folder is None or not self.world.first:
@@ -360,7 +368,7 @@ class _State:
         }
         average = {} if self.average is None else self.average.state_dict()
         weights = self.model.state_dict()
-        found = store.Checkpoint(
+        checkpoint = store.Checkpoint(
             self.epoch,
             self.history,
             self.collapsed,
@@ -370,7 +378,7 @@ class _State:
             average,
             self.machine.precision,
         )
-        store.write_checkpoint(self.folder, self.recipe, found)
+        store.write_checkpoint(self.folder, self.recipe, checkpoint)
 
     def result(self) -> Run:
         finished = self.epoch >= self.recipe.epochs or bool(self.collapsed)
@@ -399,6 +407,7 @@ class _State:
 
 def initial_model(recipe: Recipe) -> nn.Module:
     """The untrained network of a recipe; the caller's global random state is left alone."""
+    # devices=[]: only the CPU draws here, and to save every GPU's state would start them
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return models.build(recipe.model, recipe.dataset, recipe.width)

@@ -44,6 +44,7 @@ class Step:
         )
         together = self.world.size > 1
         self.network = (
+            # no broadcast: after each step all have the average statistics, not the first one's
             DistributedDataParallel(model, broadcast_buffers=False) if together else model
         )
         self._capture()
@@ -68,6 +69,7 @@ class Step:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         eps = objectives.radius(self.recipe, epochs_done)
+        # drawn for the whole batch, then cut: all processes keep the same stream
         start = objectives.draws(x, self.recipe, eps, generator)
         mine, weight = self.world.part(len(x))
         counted = weight > 0
@@ -128,14 +130,14 @@ class Step:
         ):
             crafted = px if pstart is None else self._craft(px, py, pstart, eps)
             batches.append((px, crafted.contiguous(memory_format=self.machine.layout), py))
-        found = []
+        outcomes = []
         with self._worst_weights(batches, weight):
             for i, (px, crafted, py) in enumerate(batches):
                 # processes exchange gradients once, at the last part
                 share = self.world.size > 1 and i < parts - 1
                 with self.network.no_sync() if share else nullcontext():
-                    found.append(self._backward(px, crafted, py, weight * len(px) / len(x)))
-        return sum(total for total, _ in found), sum(wrong for _, wrong in found)
+                    outcomes.append(self._backward(px, crafted, py, weight * len(px) / len(x)))
+        return sum(total for total, _ in outcomes), sum(wrong for _, wrong in outcomes)
 
     def _backward(
         self, x: Tensor, crafted: Tensor, y: Tensor, weight: float | Tensor

@@ -34,25 +34,25 @@ class Checkpoint:
     """What it was trained in so far; empty in checkpoints of before this was kept."""
 
 
-def write_checkpoint(folder: Path, recipe: Recipe, found: Checkpoint) -> None:
+def write_checkpoint(folder: Path, recipe: Recipe, checkpoint: Checkpoint) -> None:
     """One file, so that weights, momentum and history can never be of different epochs."""
     groups = {
-        "model": found.model,
-        "best": found.best,
-        "momentum": found.momentum,
-        "average": found.average,
+        "model": checkpoint.model,
+        "best": checkpoint.best,
+        "momentum": checkpoint.momentum,
+        "average": checkpoint.average,
     }
     tensors = {
         f"{group}|{name}": value for group, part in groups.items() for name, value in part.items()
     }
-    said = {
-        "epoch": found.epoch,
-        "history": found.history,
-        "collapsed": found.collapsed,
+    described = {
+        "epoch": checkpoint.epoch,
+        "history": checkpoint.history,
+        "collapsed": checkpoint.collapsed,
         "recipe": recipe.to_dict(),
     }
-    said["precision"] = found.precision
-    files.write_tensors(folder / CHECKPOINT, tensors, {"arlib": json.dumps(said)})
+    described["precision"] = checkpoint.precision
+    files.write_tensors(folder / CHECKPOINT, tensors, {"arlib": json.dumps(described)})
 
 
 def read_checkpoint(folder: Path, recipe: Recipe) -> Checkpoint | None:
@@ -62,22 +62,22 @@ def read_checkpoint(folder: Path, recipe: Recipe) -> Checkpoint | None:
     path = folder / CHECKPOINT
     if not path.exists():
         return None
-    tensors, said = files.read_tensors(path), files.read_described(path, "arlib")
-    if said["recipe"] != recipe.to_dict():
+    tensors, described = files.read_tensors(path), files.read_described(path, "arlib")
+    if described["recipe"] != recipe.to_dict():
         raise InputError(
-            f"{folder} holds the training of {said['recipe']}, not of {recipe.to_dict()}. Give "
-            "another folder."
+            f"{folder} holds the training of {described['recipe']}, not of {recipe.to_dict()}. "
+            "Give another folder."
         )
     groups = {"model": {}, "best": {}, "momentum": {}, "average": {}}
     for key, value in tensors.items():
         group, _, name = key.partition("|")
         groups[group][name] = value
     return Checkpoint(
-        said["epoch"],
-        said["history"],
-        said["collapsed"],
+        described["epoch"],
+        described["history"],
+        described["collapsed"],
         **groups,
-        precision=said.get("precision", ""),
+        precision=described.get("precision", ""),
     )
 
 
