@@ -65,10 +65,10 @@ class Client:
     def _shown(self):
         from IPython.display import Markdown
 
-        found = [text for text in self.glued.values() if " " in text]
-        said = " ".join(found) or "What this chapter finds stands here when its cells have run."
+        sentences = [text for text in self.glued.values() if " " in text]
+        line = " ".join(sentences) or "What this chapter finds stands here when its cells have run."
         where = f" [This chapter as a page]({self.page})." if self.page else ""
-        return Markdown(said + where)
+        return Markdown(line + where)
 
     def _caption(self, result) -> None:
         """After each cell: if it is a figure of the chapter and has drawn one,
@@ -84,7 +84,7 @@ class Client:
 def caption(known: dict, glued: dict) -> str:
     """A figure's caption and description as Markdown that any client renders."""
     words = _ROLE.sub(
-        lambda found: glued.get(found["target"], f"({found['target']})"), known["caption"]
+        lambda role: glued.get(role["target"], f"({role['target']})"), known["caption"]
     )
     label = f"**{known['name']}** " if known["name"] else ""  # what {numref} in the text names
     about = html.escape(known["alt"], quote=False)
@@ -95,17 +95,17 @@ def captions(chapter: dict) -> dict[str, dict]:
     """The captions of a chapter's figures, by the source of their cell:
     an edited cell has lost its caption.
     """
-    found = {}
+    by_source = {}
     for cell in chapter["cells"]:
         shown = cell["metadata"].get("mystnb", {})
         if shown:
             figure = shown.get("figure", {})
-            found[key("".join(cell["source"]))] = {
+            by_source[key("".join(cell["source"]))] = {
                 "name": figure.get("name", ""),
                 "caption": figure.get("caption", ""),
                 "alt": shown["image"]["alt"],
             }
-    return found
+    return by_source
 
 
 def key(source: str) -> str:

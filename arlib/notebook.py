@@ -141,11 +141,11 @@ def verdict(claim: str, study):
     one_of("claim", claim, tuple(table["claim"]))
     row = table[table["claim"] == claim].iloc[0]
     toy = ", a toy" if study.toy else ""
-    said = Markdown(
+    sentence = Markdown(
         f"**{claim} {row['title']}: {row['verdict']}** (study `{study.name}`{toy}). {row['note']}"
     )
-    glue(f"verdict_{claim}", said)
-    return said
+    glue(f"verdict_{claim}", sentence)
+    return sentence
 
 
 def if_measured(make: Callable, *args, **options):

@@ -87,13 +87,13 @@ def figure_slider(
         raise InputError(f"start is {start}; allowed: 0 to {len(figures) - 1}.")
     from IPython.display import HTML
 
-    said = [f"{label} = {value}" for value in values]
+    captions = [f"{label} = {value}" for value in values]
     pngs = [figure if isinstance(figure, bytes) else _png(figure, dpi) for figure in figures]
     frames = [
-        _frame(png, f"{about} {text}", text, last=i == len(said) - 1)
-        for i, (png, about, text) in enumerate(zip(pngs, alts, said, strict=True))
+        _frame(png, f"{about} {text}", text, last=i == len(captions) - 1)
+        for i, (png, about, text) in enumerate(zip(pngs, alts, captions, strict=True))
     ]
-    bar = _bar(said, label, alts[0], start)
+    bar = _bar(captions, label, alts[0], start)
     return HTML("\n".join([f"<style>{_STYLE}</style>", bar, *frames, f"</div>{_BEGIN}"]))
 
 
@@ -173,16 +173,16 @@ def _live_class() -> type:
             self.progress = FloatProgress(
                 min=0, max=1, description="computing", layout={"visibility": "hidden"}
             )
-            self.said = HTML()
+            self.message = HTML()
             super().__init__(*args, **options)
-            self.children = [*self.children[:-1], self.progress, self.children[-1], self.said]
+            self.children = [*self.children[:-1], self.progress, self.children[-1], self.message]
 
         def _ipython_display_(self, **_):
             """The view, or for a client that has none the static figure;
             ipywidgets 7 and 8 both ask here first.
             """
-            if said := other_major_version():
-                print(said)
+            if warning := other_major_version():
+                print(warning)
             shown = display(self.bundle(), raw=True, display_id=True)
             # A front end that cannot make the controls closes their connection.
             self.comm.on_close(lambda _: shown.update(Page(self.instead(_refused()))))
@@ -202,9 +202,9 @@ def _live_class() -> type:
                 data["text/html"] = self.instead(NO_WIDGETS)
             return data
 
-        def instead(self, said: str) -> str:
+        def instead(self, reason: str) -> str:
             """The sentence and the static figure, as HTML."""
-            sentence = f"<p>{html.escape(said)}</p>"
+            sentence = f"<p>{html.escape(reason)}</p>"
             if self.static is None:
                 return sentence
             image = (
@@ -228,13 +228,13 @@ def _live_class() -> type:
             except (
                 Exception
             ) as error:  # whatever the chapter's function raises is said, not thrown at the reader
-                self.said.value = (
+                self.message.value = (
                     f"<b>Not computed.</b> {html.escape(f'{type(error).__name__}: {error}')}"
                 )
                 return
             finally:
                 self.manual_button.disabled = False
-            self.said.value = ""
+            self.message.value = ""
             self.out.clear_output(wait=True)
             with self.out:
                 printed.show()
@@ -253,6 +253,7 @@ def _running(bar, seconds: float) -> Iterator[None]:
         while not over.wait(0.25):
             gone = time.monotonic() - begun
             bar.layout.visibility = "visible"
+            # comes ever nearer to the end and never stands there, however long it takes
             bar.value, bar.description = (
                 1 - math.exp(-2 * gone / seconds),
                 f"computing, {gone:.0f} s",
@@ -268,26 +269,26 @@ def _running(bar, seconds: float) -> Iterator[None]:
         bar.layout.visibility, bar.value = "hidden", 0
 
 
-def _bar(said: list[str], label: str, alt: str, start: int) -> str:
+def _bar(captions: list[str], label: str, alt: str, start: int) -> str:
     """The head of the slider. Its id depends on the words alone,
     so stored outputs stay the same.
     """
-    name = "ar-" + hashlib.sha256("\0".join([*said, alt]).encode()).hexdigest()[:10]
+    name = "ar-" + hashlib.sha256("\0".join([*captions, alt]).encode()).hexdigest()[:10]
     move = " ".join(_MOVE.split())
     return (
         '<div class="ar-slider">\n<div class="ar-bar" hidden><label '
         f'for="{name}">{html.escape(label)}</label>\n'
-        f'<input type="range" id="{name}" min="0" max="{len(said) - 1}" step="1" value="{start}" '
-        'autocomplete="off" '
-        f'aria-valuetext="{html.escape(said[start])}" oninput="{html.escape(move)}">\n'
-        f'<output for="{name}">{html.escape(said[start])}</output></div>'
+        f'<input type="range" id="{name}" min="0" max="{len(captions) - 1}" step="1" '
+        f'value="{start}" autocomplete="off" '
+        f'aria-valuetext="{html.escape(captions[start])}" oninput="{html.escape(move)}">\n'
+        f'<output for="{name}">{html.escape(captions[start])}</output></div>'
     )
 
 
-def _frame(png: bytes, alt: str, said: str, *, last: bool) -> str:
+def _frame(png: bytes, alt: str, caption: str, *, last: bool) -> str:
     loaded = f' onload="{html.escape(_LOADED)}"' if last else ""
     image = f'<img src="{_address(png)}" alt="{html.escape(alt)}"{loaded}>'
-    return f"<figure>{image}<figcaption>{html.escape(said)}</figcaption></figure>"
+    return f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def _address(png: bytes) -> str:

@@ -194,7 +194,9 @@ def test_live_shows_what_it_computes_in_a_kernel_and_keeps_it_on_an_error():
     import nbformat
     from nbclient import NotebookClient
 
-    look = "print([dict(o) for o in box.out.outputs], box.said.value, box.manual_button.disabled)"
+    look = (
+        "print([dict(o) for o in box.out.outputs], box.message.value, box.manual_button.disabled)"
+    )
     click = "box.manual_button.click()"
     sources = [CLICKED, look, click, look, "box.children[0].value = 8", click, look]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])

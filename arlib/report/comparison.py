@@ -69,10 +69,10 @@ class Comparison:
                 "claim": declared.claim,
                 "expected": {1: "↑", -1: "↓", 0: "–"}[declared.expected],
             }
-            found = part.set_index("model")
+            by_model = part.set_index("model")
             row |= {
-                model: _text(found.loc[model], declared.percent)
-                if model in found.index
+                model: _text(by_model.loc[model], declared.percent)
+                if model in by_model.index
                 else "not measured"
                 for model in self.models
             }
@@ -145,8 +145,8 @@ def compare(
     >>> nets = {"narrow": models.resnet(8, width=4), "wide": models.resnet(8, width=8)}
     >>> x, y = torch.rand(8, 3, 8, 8), torch.arange(8)
     >>> few = {"robust_images": 2, "instance_images": 2, "jacobian_images": 2, "progress": False}
-    >>> found = compare(nets, x, y, eps=[0.01], **few)
-    >>> found.table.columns.tolist(), len(found.left_out)
+    >>> comparison = compare(nets, x, y, eps=[0.01], **few)
+    >>> comparison.table.columns.tolist(), len(comparison.left_out)
     (['claim', 'expected', 'narrow', 'wide', 'n'], 0)
 
     Args:
@@ -203,19 +203,19 @@ def compare(
                         f"{part} of {subject.name}: the time budget of {time_budget:g} s is spent"
                     )
                 else:
-                    found = known.parts.get(key) or known.save(
+                    outcome = known.parts.get(key) or known.save(
                         key, _measured(part, subject, logits)
                     )
-                    rows += [{"model": subject.name} | row for row in found["rows"]]
-                    doubts += [f"{subject.name}, {part}: {doubt}" for doubt in found["doubts"]]
+                    rows += [{"model": subject.name} | row for row in outcome["rows"]]
+                    doubts += [f"{subject.name}, {part}: {doubt}" for doubt in outcome["doubts"]]
                     left_out += (
-                        [f"{part} of {subject.name}: {found['refused']}"]
-                        if found["refused"]
+                        [f"{part} of {subject.name}: {outcome['refused']}"]
+                        if outcome["refused"]
                         else []
                     )
-                    seconds[f"{subject.name}/{part}"] = found["seconds"]
-                    megabytes[f"{subject.name}/{part}"] = found.get("megabytes")
-                    longest = max(longest, found["seconds"])
+                    seconds[f"{subject.name}/{part}"] = outcome["seconds"]
+                    megabytes[f"{subject.name}/{part}"] = outcome.get("megabytes")
+                    longest = max(longest, outcome["seconds"])
                 bar.update()
     frame = _with_shared_margins(pd.DataFrame(rows), list(models))
     return Comparison(
@@ -243,6 +243,7 @@ def _subject(name: str, model, x, y, settings: Settings, logits) -> Subject:
     # By its tensors and, since Python numbers count too, by some answers.
     known_by = [
         engine.digest(x, y, *tensors),
+        # rounded: another device's answers differ in the last digits
         [round(value, 2) for value in answers.flatten().tolist()],
     ]
     return Subject(name, model, x, y, settings, answers.shape[1], known_by)
@@ -274,18 +275,18 @@ class _Known:
         if path is None or not path.exists():
             return
         try:
-            said = files.read_json(path)
+            stored = files.read_json(path)
         except RecordError as error:
             raise InputError(f"resume: {error}") from error
         if (
-            not isinstance(said, dict)
-            or said.get("format") != FORMAT
-            or not isinstance(said.get("parts"), dict)
+            not isinstance(stored, dict)
+            or stored.get("format") != FORMAT
+            or not isinstance(stored.get("parts"), dict)
         ):
             raise InputError(
                 f"resume is {str(path)!r}, which is no file of finished parts; give another name."
             )
-        self.parts = {key: _numbered(part) for key, part in said["parts"].items()}
+        self.parts = {key: _numbered(part) for key, part in stored["parts"].items()}
 
     @staticmethod
     def key(part: str, subject: Subject) -> str:
@@ -293,15 +294,15 @@ class _Known:
             json.dumps([part, asdict(subject.settings), subject.known_by]).encode()
         ).hexdigest()
 
-    def save(self, key: str, found: dict) -> dict:
-        self.parts[key] = found
+    def save(self, key: str, outcome: dict) -> dict:
+        self.parts[key] = outcome
         if self.path is not None:
-            plain = {
+            plain = {  # JSON has no NaN
                 key: part | {"rows": [_plain(row) for row in part["rows"]]}
                 for key, part in self.parts.items()
             }
             files.write_json(self.path, {"format": FORMAT, "parts": plain})
-        return found
+        return outcome
 
 
 def _plain(row: dict) -> dict:
@@ -326,6 +327,7 @@ def _with_shared_margins(rows: pd.DataFrame, models: list[str]) -> pd.DataFrame:
     each = rows[rows["quantity"] == "instance_margin"] if len(rows) else rows
     if len(each) and set(each["model"]) == set(models):
         wide = each.pivot(index="layer", columns="model", values="value")[models]
+        # 0 is a wrong prediction, which has no margin
         shared = wide[(wide > 0).all(axis=1)]
         medians = [
             {
@@ -357,11 +359,11 @@ def _spans(
     if band is None:
         return {}
     spans, form = band.of(quantity, setting), _form(percent)
-    said = {
+    texts = {
         s: " to ".join(map(form, spans[s])).replace("-", "−") if s in spans else "–"
         for s in band.strengths
     }
-    return {f"recorded, strength {strength:g}": text for strength, text in said.items()}
+    return {f"recorded, strength {strength:g}": text for strength, text in texts.items()}
 
 
 def _form(percent: bool) -> Callable[[float], str]:
@@ -370,7 +372,7 @@ def _form(percent: bool) -> Callable[[float], str]:
 
 def _text(row: pd.Series, percent: bool) -> str:
     form = _form(percent)
-    said = form(row["value"])
-    if row["low"] == row["low"]:
-        said += f" [{form(row['low'])}, {form(row['high'])}]"
-    return said.replace("-", "−")
+    text = form(row["value"])
+    if row["low"] == row["low"]:  # not NaN
+        text += f" [{form(row['low'])}, {form(row['high'])}]"
+    return text.replace("-", "−")

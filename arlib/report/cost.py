@@ -46,12 +46,15 @@ def table(
     rows = {}
     for part in parts:
         keys = [f"{model}/{part}" for model in models]
-        row = {model: _said(seconds.get(key), "s") for model, key in zip(models, keys, strict=True)}
+        row = {
+            model: _with_unit(seconds.get(key), "s")
+            for model, key in zip(models, keys, strict=True)
+        }
         grown = [megabytes.get(key) for key in keys]
-        told = [value for value in grown if value is not None]
-        rows[part] = row | {"memory": f"+{_said(sum(told), 'MB')}" if told else "–"}
+        known = [value for value in grown if value is not None]
+        rows[part] = row | {"memory": f"+{_with_unit(sum(known), 'MB')}" if known else "–"}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("part")
 
 
-def _said(value: float | None, unit: str) -> str:
+def _with_unit(value: float | None, unit: str) -> str:
     return "–" if value is None else f"{value:.1f} {unit}"

@@ -18,7 +18,7 @@ def page(comparison) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     figure = comparison.figure()
     settings = {
-        name: _said(value) for name, value in comparison.settings.items() if value is not None
+        name: _as_text(value) for name, value in comparison.settings.items() if value is not None
     }
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=f"{', '.join(comparison.models)}: what robustness does",
@@ -40,7 +40,7 @@ def _images(comparison) -> str:
     return f"{counted.max():,}" if len(counted) else "0"
 
 
-def _said(value: object) -> str:
+def _as_text(value: object) -> str:
     if isinstance(value, tuple | list):
-        return ", ".join(_said(one) for one in value)
+        return ", ".join(_as_text(one) for one in value)
     return f"{255 * value:g}/255" if isinstance(value, float) else str(value)

@@ -165,8 +165,8 @@ def singular_values(subject: Subject, logits) -> None:
             for row in frame.to_dict("records") if name else ():
                 subject.add(name, row[column], row["count"], layer=row["layer"])
             if name:
-                told = frame[frame["counted"]] if frame["counted"].any() else frame
-                subject.add(name, told[column].median(), len(told))
+                counted = frame[frame["counted"]] if frame["counted"].any() else frame
+                subject.add(name, counted[column].median(), len(counted))
 
 
 def jacobians(subject: Subject, logits) -> None:
@@ -185,10 +185,10 @@ def robustness(subject: Subject, logits) -> None:
     """Accuracy under the strong attack at several radii."""
     settings = subject.settings
     x, y = subject.x[: settings.robust_images], subject.y[: settings.robust_images]
-    found = attacks.evaluate(
+    evaluation = attacks.evaluate(
         subject.model, x, y, eps=settings.eps, logits=logits, seed=settings.seed
     )
-    table = found.table[found.table["attack"] == "worst case"]
+    table = evaluation.table[evaluation.table["attack"] == "worst case"]
     for row in table.itertuples():
         subject.add(
             "robust_accuracy",

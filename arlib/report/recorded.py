@@ -139,10 +139,10 @@ def band_of(study, settings, rows: pd.DataFrame) -> Band | None:
     """
     if study is None or not len(rows):
         return None
-    found = in_terms_of_a_comparison(study.records())
-    found = found[found["strength"].isin(_ends(study))]
-    networks = tuple(int(found.loc[found["strength"] == s, "seed"].nunique()) for s in _ends(study))
-    comparable = found[_comparable(found, settings, rows)]
+    table = in_terms_of_a_comparison(study.records())
+    table = table[table["strength"].isin(_ends(study))]
+    networks = tuple(int(table.loc[table["strength"] == s, "seed"].nunique()) for s in _ends(study))
+    comparable = table[_comparable(table, settings, rows)]
     comparable = comparable.assign(
         setting=comparable["setting"].mask(comparable["quantity"].isin(LAYERED), "")
     )
@@ -205,21 +205,21 @@ def _as_compared(quantity: str, settings: pd.Series) -> pd.Series:
     return settings.str.partition("@")[2].map(lambda radius: f"{radius}/255" if radius else "")
 
 
-def _comparable(found: pd.DataFrame, settings, rows: pd.DataFrame) -> pd.Series:
+def _comparable(table: pd.DataFrame, settings, rows: pd.DataFrame) -> pd.Series:
     """Which rows of the networks as a whole are the same quantity as one
     of the comparison's, taken alike.
     """
-    same = pd.Series(False, index=found.index)
-    whole = found["layer"] == ""
+    same = pd.Series(False, index=table.index)
+    whole = table["layer"] == ""
     for quantity in WHOLE:
         taken = rows.loc[rows["quantity"] == quantity, "setting"].unique()
-        same |= whole & (found["quantity"] == quantity) & found["setting"].isin(taken)
+        same |= whole & (table["quantity"] == quantity) & table["setting"].isin(taken)
     for quantity in LAYERED:
-        own = found[found["quantity"] == quantity]
+        own = table[table["quantity"] == quantity]
         setting = f"{255 * settings.radius:g}/255" if quantity.startswith("feature") else ""
         own = own[own["setting"] == setting]
         if _same_layers(quantity, own, rows[rows["quantity"] == quantity]):
-            same |= whole & (found["quantity"] == quantity) & (found["setting"] == setting)
+            same |= whole & (table["quantity"] == quantity) & (table["setting"] == setting)
     return same
 
 

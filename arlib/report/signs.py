@@ -88,7 +88,7 @@ def of_others(content: dict | None = None) -> pd.DataFrame:
         for robust in family["robust"]:
             before, after = frames[family["base"]], frames[robust]
             for quantity, shown in SHOWN.items():
-                found = (
+                sign = (
                     _layers(before, after, quantity)
                     if shown.layered
                     else _whole(before, after, quantity)
@@ -98,7 +98,7 @@ def of_others(content: dict | None = None) -> pd.DataFrame:
                     "data": family["dataset"],
                 }
                 about |= {"images": _images(after), "quantity": quantity, "book": False}
-                rows += [about | found] if found else []
+                rows += [about | sign] if sign else []
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
@@ -153,10 +153,11 @@ def table(frame: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
     """
     lines = {}
     for (pair, data), part in frame.groupby(["pair", "data"], sort=False):
-        found = part.set_index("quantity")
-        line = {"data": data, "n": found["images"].iloc[0]}
+        by_quantity = part.set_index("quantity")
+        line = {"data": data, "n": by_quantity["images"].iloc[0]}
         line |= {
-            SHOWN[q].head: _cell(found.loc[q]) if q in found.index else NONE for q in quantities
+            SHOWN[q].head: _cell(by_quantity.loc[q]) if q in by_quantity.index else NONE
+            for q in quantities
         }
         lines[pair, data] = line
     wide = pd.DataFrame(list(lines.values()), index=[pair for pair, _ in lines])
@@ -168,17 +169,17 @@ def sentence(frame: pd.DataFrame) -> str:
     by primary quantity.
     """
     frame = frame[~frame["book"].astype(bool)]
-    said = []
+    counts = []
     for quantity in PRIMARY:
         part, shown = frame[frame["quantity"] == quantity], SHOWN[quantity]
         way = part["sign"] * shown.expected * part["sure"].astype(bool)
         if len(part):
-            said.append(f"{shown.head} {(way > 0).sum()}, {(way < 0).sum()}, {(way == 0).sum()}")
-    if not said:
+            counts.append(f"{shown.head} {(way > 0).sum()}, {(way < 0).sum()}, {(way == 0).sum()}")
+    if not counts:
         raise NotMeasured("no pair of networks is recorded of which the paper says anything.")
     return (
         f"Of {frame['pair'].nunique()} pairs of networks that others trained, so many go the "
-        f"paper's way, against it, or neither clearly: {'; '.join(said)}."
+        f"paper's way, against it, or neither clearly: {'; '.join(counts)}."
     )
 
 
@@ -262,10 +263,10 @@ def _distances(study) -> pd.DataFrame:
     from arlib.figures.shared import collect
 
     try:
-        _, found = shared_margins(collect(study))
+        _, medians = shared_margins(collect(study))
     except NotMeasured:
         return pd.DataFrame(columns=["strength", "seed", "layer", "value"])
-    return found["instance"].rename("value").reset_index().assign(layer="")
+    return medians["instance"].rename("value").reset_index().assign(layer="")
 
 
 def _cell(row: pd.Series) -> str:
