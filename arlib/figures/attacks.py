@@ -67,10 +67,10 @@ def image_grid(rows: Sequence[ImageRow], *, columns: Sequence[str] = (), about: 
         line[0].set_ylabel(row.label, fontsize=9)
     for title, ax in zip(columns, axes[0], strict=False):
         ax.set_title(title, fontsize=9.5)
-    said = [
+    phrases = [
         f"{row.label.replace(chr(10), ' ')}: {', '.join(row.words)}" for row in rows if row.words
     ]
-    return figure, f"{about or 'Rows of images'}. {'; '.join(said)}".rstrip(". ") + "."
+    return figure, f"{about or 'Rows of images'}. {'; '.join(phrases)}".rstrip(". ") + "."
 
 
 def _show(ax, image: Tensor, scale: float | None) -> None:
@@ -132,11 +132,11 @@ def ascent_paths(
     figure.legend(loc="outside right upper")
     with torch.no_grad():
         ends = {name: float(loss(path[-1:])[0]) > boundary for name, path in paths.items()}
-    said = "; ".join(
+    summary = "; ".join(
         f"{name} ends {'beyond' if beyond else 'short of'} the boundary"
         for name, beyond in ends.items()
     )
-    return figure, f"Paths of attacks inside the square around an image of two pixels: {said}."
+    return figure, f"Paths of attacks inside the square around an image of two pixels: {summary}."
 
 
 @picture
@@ -167,11 +167,11 @@ def attack_ladder(table: pd.DataFrame):
     )
     if len(strengths) > 1:
         legend(figure, strengths)
-    said = "; ".join(
+    summary = "; ".join(
         f"{row.attack} at AR strength {row.strength:g}: {row.accuracy:.3f}"
         for row in table.itertuples()
     )
-    return figure, f"Accuracy under each attack: {said}."
+    return figure, f"Accuracy under each attack: {summary}."
 
 
 @picture
@@ -187,7 +187,7 @@ def survival(arrays: Mapping, *, largest: float | None = None):
     end = largest or max(255 * float(np.quantile(everything, 0.99)), 1.0)
     radii = np.linspace(0, end, 200)
     figure, (ax,) = panels(1, height=3.4)
-    said = []
+    medians = []
     for strength, group in runs.items():
         margins = [255 * run["instance_margin|test"].astype(float) for run in group]
         by_strength(
@@ -196,7 +196,7 @@ def survival(arrays: Mapping, *, largest: float | None = None):
             {strength: np.stack([(m[:, None] > radii).mean(axis=0) for m in margins])},
             every=40,
         )
-        said.append(f"{strength:g}: {np.median(np.concatenate(margins)):.3g}")
+        medians.append(f"{strength:g}: {np.median(np.concatenate(margins)):.3g}")
     counts = sorted({len(run["instance_margin|test"]) for group in runs.values() for run in group})
     ax.set(
         xlabel="radius r (255·ε)",
@@ -207,5 +207,6 @@ def survival(arrays: Mapping, *, largest: float | None = None):
     legend(figure, runs)
     return (
         figure,
-        f"Survival curves of instance margins; medians (255·ε) by AR strength: {', '.join(said)}.",
+        "Survival curves of instance margins; medians (255·ε) by AR strength: "
+        f"{', '.join(medians)}.",
     )

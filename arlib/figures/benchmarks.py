@@ -51,13 +51,14 @@ def growth(table: pd.DataFrame):
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     largest = table.sort_values(["channels", "map"]).groupby("method").last()
-    said = "; ".join(
+    summary = "; ".join(
         f"{method} {row['wall s']:.2g} s at {row['channels']:g} channels, {row['map']:g} pixels"
         for method, row in largest.iterrows()
     )
     return (
         figure,
-        f"Seconds and memory of one layer against its channels and its map. Largest tried: {said}.",
+        "Seconds and memory of one layer against its channels and its map. Largest tried: "
+        f"{summary}.",
     )
 
 
@@ -91,8 +92,8 @@ def speeds(found: dict | None):
     )
 
 
-def _first_rates(found: dict | None) -> tuple[pd.DataFrame, tuple[str, str, str], str]:
-    for table in (found or {"tables": {}})["tables"].values():
+def _first_rates(results: dict | None) -> tuple[pd.DataFrame, tuple[str, str, str], str]:
+    for table in (results or {"tables": {}})["tables"].values():
         for rates in _RATES:
             who = next((name for name in _WHO if name in table), None)
             if who and len(table) and set(rates) <= set(table):

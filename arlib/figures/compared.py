@@ -59,12 +59,12 @@ def compared(comparison):
         ax.set_title(part["claim"].iloc[0], fontsize=9, color=NEUTRAL)
         _widen(ax, part["value"].abs().max())
     table = comparison.table[models]
-    said = "; ".join(
+    summary = "; ".join(
         f"{name}: " + ", ".join(f"{model} {row[model]}" for model in models)
         for name, row in table.iterrows()
     )
     shaded = "" if comparison.band is None else f" {comparison.band.about}"
-    return figure, f"{len(groups)} quantities of {', '.join(models)}. {said}.{shaded}"
+    return figure, f"{len(groups)} quantities of {', '.join(models)}. {summary}.{shaded}"
 
 
 def _shade(ax, band, quantity: str, setting: str) -> None:

@@ -33,23 +33,25 @@ def depth(names: Sequence[str]) -> list[str]:
 
 
 def by_depth(table: pd.DataFrame, statistic: Statistic) -> pd.DataFrame:
-    found = values(table, statistic).dropna(axis="columns")
-    strengths_of(found)
-    return found[depth(found.columns)]
+    wide = values(table, statistic).dropna(axis="columns")
+    strengths_of(wide)
+    return wide[depth(wide.columns)]
 
 
 def relative(shown: dict[str, pd.DataFrame], what: str, xlabel: str):
     """Panels of layer statistics relative to AR strength 0, the noise floor as a band."""
     figure, axes = panels(len(shown), sharey=True, height=3.2)
-    said = []
+    phrases = []
     for ax, (title, wide) in zip(axes, shown.items(), strict=True):
         share = ratios(ax, np.log(wide))
         ax.set(title=title, xlabel=xlabel, ylabel="ratio to AR strength 0" if ax is axes[0] else "")
         ax.xaxis.get_major_locator().set_params(integer=True)
-        said.append(f"{title}: smaller than at 0 in {words(100 * share, ' %')} of layers and seeds")
+        phrases.append(
+            f"{title}: smaller than at 0 in {words(100 * share, ' %')} of layers and seeds"
+        )
     band = Line2D([], [], color=GREY, alpha=0.4, linewidth=7, label="seed against seed")
     legend(figure, [s for s in strengths_of(wide) if s > 0], extra=[band])
-    return figure, f"{what[0].upper()}{what[1:]} by AR strength. {'; '.join(said)}."
+    return figure, f"{what[0].upper()}{what[1:]} by AR strength. {'; '.join(phrases)}."
 
 
 def ratios(ax, wide: pd.DataFrame) -> pd.Series:

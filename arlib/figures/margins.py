@@ -88,10 +88,10 @@ def margin_distributions(arrays: Mapping):
     _histograms(axes, runs, list(runs), bins=40)
     axes[0].set_ylabel("share of test images")
     axes[0].legend()
-    said = "; ".join(f"{strength:g}: {_medians(group)}" for strength, group in runs.items())
+    summary = "; ".join(f"{strength:g}: {_medians(group)}" for strength, group in runs.items())
     return (
         figure,
-        f"Distributions of margins of right and wrong predictions by AR strength: {said}.",
+        f"Distributions of margins of right and wrong predictions by AR strength: {summary}.",
     )
 
 
@@ -137,6 +137,7 @@ def _medians(group: list[dict]) -> str:
 
 
 def _margins(runs: list[dict], right: bool) -> np.ndarray:
+    # stored as float16, in which sums of thousands would round
     return together(runs, "margin|test").astype(float)[together(runs, "correct|test") == right]
 
 
@@ -191,7 +192,7 @@ def reliability(arrays: Mapping, *, bins: int = 15):
     runs = of_strengths(arrays)
     figure, (ax,) = panels(1, height=3.6)
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=1)
-    said = []
+    phrases = []
     for strength, group in runs.items():
         sure, right = (
             together(group, "max_softmax|test").astype(float),
@@ -200,14 +201,15 @@ def reliability(arrays: Mapping, *, bins: int = 15):
         parts = np.array_split(np.argsort(sure, kind="stable"), bins)
         points = np.array([(sure[part].mean(), right[part].mean()) for part in parts])
         by_strength(ax, points[:, 0], {strength: points[:, 1]})
-        said.append(f"{strength:g}: confidence {sure.mean():.3f}, accuracy {right.mean():.3f}")
+        phrases.append(f"{strength:g}: confidence {sure.mean():.3f}, accuracy {right.mean():.3f}")
     ax.set(
         xlabel="mean max-softmax in the bin", ylabel="accuracy in the bin", xlim=(0, 1), ylim=(0, 1)
     )
     legend(figure, runs)
     return (
         figure,
-        f"Reliability by AR strength, {bins} bins of equal mass, seeds pooled. {'; '.join(said)}.",
+        f"Reliability by AR strength, {bins} bins of equal mass, seeds pooled. "
+        f"{'; '.join(phrases)}.",
     )
 
 
@@ -230,7 +232,7 @@ def linear_margins(
     figure, axes = panels(len(classifiers), height=3.1, sharex=True, sharey=True)
     places = torch.linspace(0, 1, 61)
     grid = torch.cartesian_prod(places, places)
-    said = []
+    phrases = []
     for ax, (name, (w, b)) in zip(axes, classifiers.items(), strict=True):
         heights = (grid @ w + b).view(61, 61).T.numpy()
         levels = np.arange(np.floor(heights.min()), heights.max() + 1)
@@ -246,10 +248,11 @@ def linear_margins(
         ax.set_title(f"{name}\nm = {margin:.1f} logits, v = {distance:.2f}")
         ax.set(xlabel="first pixel", ylabel="second pixel" if ax is axes[0] else "", aspect="equal")
         ax.set(xlim=(0, 1), ylim=(0, 1))
-        said.append(f"{name}: output margin {margin:.2g} logits, distance {distance:.2g}")
+        phrases.append(f"{name}: output margin {margin:.2g} logits, distance {distance:.2g}")
     return (
         figure,
-        f"Linear classifiers of two-pixel images and both margins of one image. {'; '.join(said)}.",
+        "Linear classifiers of two-pixel images and both margins of one image. "
+        f"{'; '.join(phrases)}.",
     )
 
 
@@ -295,9 +298,9 @@ def shared_margins(arrays: Mapping) -> tuple[int, pd.DataFrame]:
             "instance": np.median(v),
             "slope": np.median(m / v),
         }
-    found = pd.DataFrame.from_dict(rows, orient="index")
-    found.index = pd.MultiIndex.from_tuples(found.index, names=["seed", "strength"])
-    return int(shared.sum()), found
+    medians = pd.DataFrame.from_dict(rows, orient="index")
+    medians.index = pd.MultiIndex.from_tuples(medians.index, names=["seed", "strength"])
+    return int(shared.sum()), medians
 
 
 @picture
@@ -305,23 +308,23 @@ def two_margins(arrays: Mapping):
     """Medians of output margin, instance margin and their ratio,
     on the images that every network gets right.
     """
-    n, found = shared_margins(arrays)
+    n, medians = shared_margins(arrays)
     figure, axes = panels(3)
     titles = {
         "output": ("Output margin", "median m (logits)"),
         "instance": ("Instance margin (≤)", "median v (255·ε)"),
         "slope": ("Slope between", "median m/v (logits per 255·ε)"),
     }
-    said = []
+    phrases = []
     for ax, (name, (title, label)) in zip(axes, titles.items(), strict=True):
-        against_strength(ax, found[name], label=label)
+        against_strength(ax, medians[name], label=label)
         ax.set_title(title)
         ax.set_ylim(bottom=0)
-        said.append(f"{title} ({words(found[name].groupby('strength').mean())})")
+        phrases.append(f"{title} ({words(medians[name].groupby('strength').mean())})")
     return (
         figure,
         f"On {n} images that every network gets right, means over seeds by AR strength: "
-        f"{'; '.join(said)}.",
+        f"{'; '.join(phrases)}.",
     )
 
 
@@ -332,7 +335,7 @@ def margin_against_distance(arrays: Mapping):
     """
     runs = of_strengths(arrays, _DISTANCE)
     figure, axes = panels(len(runs), sharex=True, sharey=True, height=2.8)
-    said = []
+    slopes = []
     for ax, (strength, group) in zip(axes, runs.items(), strict=True):
         v = np.concatenate([255 * run[_DISTANCE].astype(float) for run in group])
         m = [run["margin|test"].astype(float)[: len(run[_DISTANCE])] for run in group]
@@ -347,11 +350,11 @@ def margin_against_distance(arrays: Mapping):
         ax.scatter(v[right], m[right], **style)
         ax.set(title=f"AR strength {strength:g}", xlabel="instance margin v (255·ε)")
         if right.any():
-            said.append(f"{strength:g}: median slope {np.median(m[right] / v[right]):.3g}")
+            slopes.append(f"{strength:g}: median slope {np.median(m[right] / v[right]):.3g}")
     axes[0].set_ylabel("output margin m (logits)")
     axes[0].set(xlim=(0, None), ylim=(0, None))
     return (
         figure,
         "Output margin against instance margin, in logits per 255·ε by AR strength: "
-        f"{', '.join(said)}.",
+        f"{', '.join(slopes)}.",
     )

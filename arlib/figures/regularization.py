@@ -93,11 +93,11 @@ def gap_curves(histories: pd.DataFrame, *, strength: float | None = None):
         for label, style in styles.items()
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=2)
-    said = "; ".join(f"{title}: {gap:.3f}" for title, gap in ends.items())
+    summary = "; ".join(f"{title}: {gap:.3f}" for title, gap in ends.items())
     return (
         figure,
         "Training and validation error by epoch; validation − training error after the last "
-        f"epoch: {said}.",
+        f"epoch: {summary}.",
     )
 
 

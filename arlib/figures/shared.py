@@ -21,9 +21,9 @@ from arlib.figures.style import (
 
 def values_of(table: pd.DataFrame, statistic: Statistic) -> pd.Series:
     """One number per run, index (seed, strength); medians over the layers of layer statistics."""
-    found = values(table, statistic)
-    strengths_of(found)
-    return found.median(axis=1)
+    wide = values(table, statistic)
+    strengths_of(wide)
+    return wide.median(axis=1)
 
 
 def row_of_panels(records: pd.DataFrame, shown: list[tuple]):
@@ -32,13 +32,13 @@ def row_of_panels(records: pd.DataFrame, shown: list[tuple]):
     """
     table = clean(records)
     figure, axes = panels(len(shown))
-    said = []
+    phrases = []
     for ax, (title, label, statistic, *factor) in zip(axes, shown, strict=True):
-        found = values_of(table, statistic) * (factor or [1])[0]
-        against_strength(ax, found, label=label)
+        numbers = values_of(table, statistic) * (factor or [1])[0]
+        against_strength(ax, numbers, label=label)
         ax.set_title(title)
-        said.append(f"{title} ({words(found.groupby('strength').mean())})")
-    return figure, "Means over seeds by AR strength: " + "; ".join(said) + "."
+        phrases.append(f"{title} ({words(numbers.groupby('strength').mean())})")
+    return figure, "Means over seeds by AR strength: " + "; ".join(phrases) + "."
 
 
 def collect(study) -> dict[tuple[float, int], dict[str, np.ndarray]]:
@@ -55,14 +55,14 @@ def of_strengths(arrays: Mapping, needed: str = "") -> dict[float, list[dict[str
 
     Runs without the array `needed` are left out; `NotMeasured` if none has it.
     """
-    found = defaultdict(list)
+    by_strength = defaultdict(list)
     for key, value in arrays.items():
         if not needed or needed in value:
-            found[key[0] if isinstance(key, tuple) else key].append(value)
-    if not found:
+            by_strength[key[0] if isinstance(key, tuple) else key].append(value)
+    if not by_strength:
         what = f" (no {needed.partition('|')[0]})" if needed else ""
         raise NotMeasured(f"nothing is recorded to draw{what}; run the study first.")
-    return dict(sorted(found.items()))
+    return dict(sorted(by_strength.items()))
 
 
 def together(runs: list[dict], name: str) -> np.ndarray:

@@ -55,13 +55,13 @@ def operators(records: pd.DataFrame):
     median over layers, relative to AR strength 0.
     """
     table = clean(records)
-    found = set(table.loc[table["statistic"] == "sv_std", "setting"])
+    recorded = set(table.loc[table["statistic"] == "sv_std", "setting"])
     styles = dict(zip(OPERATORS, ("-", "--", (0, (5, 1, 1, 1, 1, 1)), ":", "-."), strict=True))
     figure, axes = panels(2, sharey=True, height=3.4)
     for ax, (name, title) in zip(
         axes, {"sv_std": "std", "sv_std_over_mean": "std / mean"}.items(), strict=True
     ):
-        for operator in (o for o in OPERATORS if o in found):
+        for operator in (o for o in OPERATORS if o in recorded):
             wide = np.log(
                 by_depth(
                     table, Statistic("", name, split="", setting=operator, layers=CONVOLUTIONS)
@@ -84,7 +84,7 @@ def operators(records: pd.DataFrame):
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return (
         figure,
-        f"Relative change with AR strength under {len(found & set(OPERATORS))} operators; last "
+        f"Relative change with AR strength under {len(recorded & set(OPERATORS))} operators; last "
         f"drawn: {words(ratio)}.",
     )
 
@@ -138,8 +138,8 @@ def spectra(
             ylim=(0, 1.05 * top),
         )
     legend(figure, chosen)
-    said = f"Sorted {OPERATORS.get(operator, operator)} singular values of {', '.join(layers)}"
-    return figure, f"{said}, AR strengths {', '.join(f'{s:g}' for s in chosen)}."
+    summary = f"Sorted {OPERATORS.get(operator, operator)} singular values of {', '.join(layers)}"
+    return figure, f"{summary}, AR strengths {', '.join(f'{s:g}' for s in chosen)}."
 
 
 @picture
@@ -171,10 +171,10 @@ def symbol(kernel: Tensor, size: int):
         ylabel="singular value",
         ylim=(0, None),
     )
-    said = f"from {ordered[-1]:.3g} to {ordered[0]:.3g}"
+    span = f"from {ordered[-1]:.3g} to {ordered[0]:.3g}"
     return (
         figure,
-        f"Gains of a {kernel.shape[0]}×{kernel.shape[1]} kernel on {size}² frequencies, {said}, "
+        f"Gains of a {kernel.shape[0]}×{kernel.shape[1]} kernel on {size}² frequencies, {span}, "
         "and sorted.",
     )
 
@@ -185,9 +185,9 @@ def readings(layers: Mapping[str, Mapping[str, Tensor]]):
     {reading: values (n,)}}.
     """
     figure, axes = panels(len(layers), height=2.9)
-    said = []
-    for ax, (layer, found) in zip(axes, layers.items(), strict=True):
-        for (name, values), paint, line in zip(found.items(), _COLOURS, _LINES, strict=False):
+    phrases = []
+    for ax, (layer, by_reading) in zip(axes, layers.items(), strict=True):
+        for (name, values), paint, line in zip(by_reading.items(), _COLOURS, _LINES, strict=False):
             ordered = np.sort(np.asarray(values.detach().cpu(), dtype=float))[::-1]
             ax.plot(
                 np.linspace(0, 1, len(ordered)), ordered, color=paint, linestyle=line, label=name
@@ -196,12 +196,12 @@ def readings(layers: Mapping[str, Mapping[str, Tensor]]):
         ax.set_ylabel("singular value" if ax is axes[0] else "")
         spread = [
             f"{name} {float(values.double().std(correction=0)):.3g}"
-            for name, values in found.items()
+            for name, values in by_reading.items()
         ]
-        said.append(f"{layer}: {', '.join(spread)}")
+        phrases.append(f"{layer}: {', '.join(spread)}")
     handles = axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper center", ncols=len(handles[0]))
-    return figure, f"Sorted singular values in several readings; std: {'; '.join(said)}."
+    return figure, f"Sorted singular values in several readings; std: {'; '.join(phrases)}."
 
 
 @picture

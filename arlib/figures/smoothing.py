@@ -33,7 +33,7 @@ def _per_block(
     strength: draw only this one and 0, in the frame of all; first: number of the first block shown.
     """
     figure, axes = panels(len(shown), height=3.2)
-    said = []
+    phrases = []
     for ax, (title, label, wide) in zip(axes, shown, strict=True):
         chosen = [s for s in strengths_of(wide) if strength is None or s in (0, strength)]
         for s in chosen:
@@ -44,11 +44,11 @@ def _per_block(
         log_axis(ax)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set(title=title, xlabel="residual block", ylabel=label)
-        said.append(
+        phrases.append(
             f"{title} ({words(wide.median(axis=1).groupby('strength').mean().loc[chosen])})"
         )
     legend(figure, chosen)
-    return figure, "Medians over blocks by AR strength: " + "; ".join(said) + "."
+    return figure, "Medians over blocks by AR strength: " + "; ".join(phrases) + "."
 
 
 def _changes(records: pd.DataFrame, radius: float) -> dict[str, pd.DataFrame]:
@@ -198,10 +198,13 @@ def change_by_radius(changes: pd.DataFrame):
         .groupby(["direction", "strength"])["change"]
         .mean()
     )
-    said = ", ".join(
+    summary = ", ".join(
         f"{kind} at {strength:g}: {value:.3g}" for (kind, strength), value in largest.items()
     )
-    return figure, f"Feature change against radius; mean over blocks at the largest radius: {said}."
+    return (
+        figure,
+        f"Feature change against radius; mean over blocks at the largest radius: {summary}.",
+    )
 
 
 @picture
@@ -212,10 +215,10 @@ def ratio_by_band(ratios: Mapping[str, Mapping[float, Sequence[float]]], bands: 
     A flat line is a smoothing that is the same in all bands.
     """
     figure, axes = panels(len(ratios), sharey=True, height=2.9)
-    said = []
-    for ax, (layer, found) in zip(axes, ratios.items(), strict=True):
+    phrases = []
+    for ax, (layer, curves) in zip(axes, ratios.items(), strict=True):
         ax.axhline(1, color=GREY, linewidth=1)
-        for strength, values in found.items():
+        for strength, values in curves.items():
             ax.plot(
                 range(len(bands)),
                 values,
@@ -227,15 +230,16 @@ def ratio_by_band(ratios: Mapping[str, Mapping[float, Sequence[float]]], bands: 
         ax.set(
             title=layer,
             xlabel="spatial frequency",
-            ylim=(0, 1.1 * max(1, *(max(v) for v in found.values()))),
+            ylim=(0, 1.1 * max(1, *(max(v) for v in curves.values()))),
         )
         ax.set_ylabel("change relative to AR strength 0" if ax is axes[0] else "")
-        said += [
+        phrases += [
             f"{layer} at {s:g}: {', '.join(f'{v:.2f}' for v in values)}"
-            for s, values in found.items()
+            for s, values in curves.items()
         ]
-    legend(figure, sorted({strength for found in ratios.values() for strength in found}))
+    legend(figure, sorted({strength for curves in ratios.values() for strength in curves}))
     return (
         figure,
-        f"Feature change relative to AR strength 0 in bands {', '.join(bands)}. {'; '.join(said)}.",
+        f"Feature change relative to AR strength 0 in bands {', '.join(bands)}. "
+        f"{'; '.join(phrases)}.",
     )

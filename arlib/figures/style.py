@@ -121,10 +121,10 @@ def strengths_of(frame: pd.DataFrame) -> list[float]:
     """The strengths in a frame (column or index level), in order;
     `NotMeasured` if there are none.
     """
-    found = frame.reset_index()["strength"].unique()
-    if not len(found):
+    strengths = frame.reset_index()["strength"].unique()
+    if not len(strengths):
         raise NotMeasured("nothing is recorded to draw; run the study first.")
-    return sorted(found)
+    return sorted(strengths)
 
 
 def against_strength(ax, values: pd.Series, *, label: str) -> None:

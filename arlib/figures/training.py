@@ -43,8 +43,10 @@ def training_curves(histories: pd.DataFrame):
         .groupby("strength")["val_error"]
         .mean()
     )
-    said = f"Training curves; validation error after the last epoch by AR strength: {words(last)}."
-    return figure, said + " The attack is at the trained strength; at 0 it is none."
+    summary = (
+        f"Training curves; validation error after the last epoch by AR strength: {words(last)}."
+    )
+    return figure, summary + " The attack is at the trained strength; at 0 it is none."
 
 
 @picture

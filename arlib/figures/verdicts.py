@@ -78,11 +78,11 @@ def matched_fit(points: pd.DataFrame, claim: str | None = None):
         [s for s in strengths if s > 0],
         extra=[Line2D([], [], color=colour(0), marker="o", markersize=3, label=f"0, {less}")],
     )
-    said = (
+    summary = (
         f"standard nets {less} as lines, adversarially trained nets as points, at their train "
         "cross-entropy"
     )
-    return figure, f"{', '.join(shown)}: {said}."
+    return figure, f"{', '.join(shown)}: {summary}."
 
 
 def _wrapped(claim: str, part: pd.DataFrame) -> str:
@@ -106,8 +106,8 @@ def verdict_strip(by_study: pd.DataFrame | Mapping[str, pd.DataFrame]):
                 for name, frame in frames.items()}  # fmt: skip
     figure, (ax,) = panels(1, height=0.5 + 0.32 * len(first))
     figure.set_figwidth(3.2 + 2.0 * len(frames))
-    for column, found in enumerate(verdicts.values()):
-        for row, verdict in enumerate(found):
+    for column, of_study in enumerate(verdicts.values()):
+        for row, verdict in enumerate(of_study):
             ax.fill(
                 [column, column + 1, column + 1, column],
                 [row, row, row + 1, row + 1],
@@ -131,8 +131,8 @@ def verdict_strip(by_study: pd.DataFrame | Mapping[str, pd.DataFrame]):
     ax.grid(False)
     for edge in range(len(first) + 1):
         ax.axhline(edge, color=GREY, linewidth=0.5)
-    said = [
-        f"{name}: " + ", ".join(f"{claim} {verdict}" for claim, verdict in found.items())
-        for name, found in zip(names, verdicts.values(), strict=True)
+    phrases = [
+        f"{name}: " + ", ".join(f"{claim} {verdict}" for claim, verdict in of_study.items())
+        for name, of_study in zip(names, verdicts.values(), strict=True)
     ]
-    return figure, "Verdicts. " + "; ".join(said) + "."
+    return figure, "Verdicts. " + "; ".join(phrases) + "."

@@ -29,8 +29,8 @@ def benchmark(name: str) -> dict | None:
     """
     if not re.fullmatch(r"[a-z0-9_]+-[a-z0-9]+", name):
         raise InputError(f"name is {name!r}; give a benchmark and a device, as in 'spectra-cpu'.")
-    found = [path for folder in folders() if (path := folder / f"{name}.json").is_file()]
-    return read(found[0]) if found else None
+    paths = [path for folder in folders() if (path := folder / f"{name}.json").is_file()]
+    return read(paths[0]) if paths else None
 
 
 def names(start: str, device: str) -> list[str]:
@@ -63,11 +63,11 @@ def table(name: str, title: str) -> pd.DataFrame:
     """One table of a benchmark; `NotMeasured` where it was never run,
     `InputError` for a title it does not have.
     """
-    found = benchmark(name)
-    if found is None:
+    result = benchmark(name)
+    if result is None:
         raise NotMeasured(f"there is no result of the benchmark {name}.")
-    one_of("title", title, tuple(found["tables"]))
-    return found["tables"][title]
+    one_of("title", title, tuple(result["tables"]))
+    return result["tables"][title]
 
 
 def text(name: str, *devices: str, without: Collection[str] = ()) -> str:
@@ -78,12 +78,12 @@ def text(name: str, *devices: str, without: Collection[str] = ()) -> str:
     """
     parts = []
     for device in devices or ("cpu", "cuda"):
-        found = benchmark(f"{name}-{device}")
-        if found is None:
+        result = benchmark(f"{name}-{device}")
+        if result is None:
             parts.append(f"*`{name}` on {_WORDS.get(device, device)}: not measured.*")
             continue
-        parts.append(f"{_where(found)} Command: `{found['command']}`")
-        for title, frame in found["tables"].items():
+        parts.append(f"{_where(result)} Command: `{result['command']}`")
+        for title, frame in result["tables"].items():
             if title not in without:
                 parts.append(f"**{title[:1].upper()}{title[1:]}**\n\n{markdown_of_numbers(frame)}")
     return "\n\n".join(parts)
@@ -98,10 +98,10 @@ def equivalences(device: str) -> pd.DataFrame:
     """
     rows = []
     for name in names("equivalence", device):
-        found = benchmark(name)
+        result = benchmark(name)
         notes, compared = (
-            found["notes"],
-            found["tables"].get(f"plain against {found['notes']['fast']}"),
+            result["notes"],
+            result["tables"].get(f"plain against {result['notes']['fast']}"),
         )
         if compared is None:  # time to equal accuracy of another batch size
             continue
@@ -131,9 +131,9 @@ def _otherwise(row: dict) -> str:
 _WORDS = {"cpu": "a CPU", "cuda": "a GPU"}
 
 
-def _where(found: dict) -> str:
+def _where(result: dict) -> str:
     """On what and when, in a sentence or two."""
-    machine = found["machine"]
+    machine = result["machine"]
     counts = (
         f"{machine[what]} {what if machine[what] != 1 else what[:-1]}"
         for what in ("cores", "threads")
@@ -146,7 +146,7 @@ def _where(found: dict) -> str:
         if busy
         else ""
     )
-    return f"{gpu}{cores}, torch {machine['torch']}, {found['date']}{load}."
+    return f"{gpu}{cores}, torch {machine['torch']}, {result['date']}{load}."
 
 
 def _frame(table: dict) -> pd.DataFrame:
@@ -157,6 +157,7 @@ def _frame(table: dict) -> pd.DataFrame:
         if values.map(
             lambda v: v is None or isinstance(v, int | float) or v in ("inf", "-inf")
         ).all():
+            # for Python a bool is a number: a column of yes and no stays one
             frame[name] = (
                 values if values.map(lambda v: isinstance(v, bool)).all() else pd.to_numeric(values)
             )

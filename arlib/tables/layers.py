@@ -28,41 +28,45 @@ def layer_rule(study, claim: str) -> pd.DataFrame:
     declared = known[claim]
     out, columns = set(claims.collapsed(table, config)["strength"]), {}
     for statistic in (declared.primary.at(config), declared.twin.at(config)):
-        found = claims.gather(values(table, statistic), statistic, config, out=out)
-        if found.problem and not columns:
-            raise NotMeasured(f"{claim} is not measured on {study.name}: {found.problem}")
+        evidence = claims.gather(values(table, statistic), statistic, config, out=out)
+        if evidence.problem and not columns:
+            raise NotMeasured(f"{claim} is not measured on {study.name}: {evidence.problem}")
         expected = declared.expected * (declared.twin_follows if columns else 1)
-        columns[statistic.label] = _conditions(found, statistic, expected, config.protocol)
+        columns[statistic.label] = _conditions(evidence, statistic, expected, config.protocol)
     return pd.DataFrame(columns).fillna(NOT_MEASURED)
 
 
 def _conditions(
-    found: claims.Evidence, statistic: claims.Statistic, expected: int, protocol: int
+    evidence: claims.Evidence, statistic: claims.Statistic, expected: int, protocol: int
 ) -> dict[str, str]:
-    if found.problem:
+    if evidence.problem:
         return {}
-    rises = found.effect.mean > 0
-    shares = found.larger if rises else found.shares
-    said = {
-        "ratio, median over layers [95 % interval]": effect_text(statistic, found.effect),
-        "trend over strengths": p_text(found.trend_p),
+    rises = evidence.effect.mean > 0
+    shares = evidence.larger if rises else evidence.shares
+    conditions = {
+        "ratio, median over layers [95 % interval]": effect_text(statistic, evidence.effect),
+        "trend over strengths": p_text(evidence.trend_p),
         f"share of layers that go {'up' if rises else 'down'}, by seed": ", ".join(
             f"{100 * s:.0f} %" for s in shares
         ),
     }
     if protocol == 2:
-        stands = min(shares) > 0.5 and abs(found.effect.mean) > found.noise
-        said["ratio between two seeds of one strength, 95th percentile"] = (
-            f"× {np.exp(found.noise):.3g}"
+        stands = min(shares) > 0.5 and abs(evidence.effect.mean) > evidence.noise
+        conditions["ratio between two seeds of one strength, 95th percentile"] = (
+            f"× {np.exp(evidence.noise):.3g}"
         )
-        said["stands out"] = "yes" if stands else "no"
+        conditions["stands out"] = "yes" if stands else "no"
     else:
-        stands = min(shares) > max(0.5, found.floor)
-        said["share between two seeds of one strength"] = f"up to {100 * found.floor:.0f} %"
-        said["stands out"] = (
-            "yes" if stands else "cannot: the floor is 100 %" if found.floor == 1 else "no"
+        stands = min(shares) > max(0.5, evidence.floor)
+        conditions["share between two seeds of one strength"] = (
+            f"up to {100 * evidence.floor:.0f} %"
         )
-    return said | {"verdict of this statistic alone": claims.judge(found, expected, protocol)}
+        conditions["stands out"] = (
+            "yes" if stands else "cannot: the floor is 100 %" if evidence.floor == 1 else "no"
+        )
+    return conditions | {
+        "verdict of this statistic alone": claims.judge(evidence, expected, protocol)
+    }
 
 
 def operators(records: pd.DataFrame, *, strength: float) -> pd.DataFrame:
@@ -81,20 +85,20 @@ def operators(records: pd.DataFrame, *, strength: float) -> pd.DataFrame:
 
     plain = read("sv_std", "circular")
     for operator, name in OPERATORS.items():
-        found = {"std": read("sv_std", operator), "std/mean": read("sv_std_over_mean", operator)}
-        if found["std"].empty:
+        spectra = {"std": read("sv_std", operator), "std/mean": read("sv_std_over_mean", operator)}
+        if spectra["std"].empty:
             continue
         levels = {
-            title: wide.median(axis=1).groupby("strength").mean() for title, wide in found.items()
+            title: wide.median(axis=1).groupby("strength").mean() for title, wide in spectra.items()
         }
         if not {0.0, strength} <= set(levels["std"].index):
             raise NotMeasured(f"no spectra at AR strengths 0 and {strength:g} are recorded.")
         row = {}
         for title, level in levels.items():
             row |= {f"{title} at {s:g}": f"{level[s]:.3g}" for s in (0.0, strength)}
-            row[f"{title} goes"] = _way(_differences(np.log(found[title]), strength))
+            row[f"{title} goes"] = _way(_differences(np.log(spectra[title]), strength))
         ratio = (
-            found["std"].groupby("strength").mean().loc[0.0]
+            spectra["std"].groupby("strength").mean().loc[0.0]
             / plain.groupby("strength").mean().loc[0.0]
         )
         rows[name] = row | {"std / circular": f"{ratio.median():.2f}"}
@@ -167,8 +171,8 @@ def unevenness(study) -> pd.DataFrame:
 
 def _factor(logs: pd.DataFrame, strength: float) -> str:
     """The factor from AR strength 0 to this one as text; empty with fewer than two seeds."""
-    found, ratio = _differences(logs, strength), claims.Statistic("", "", log=True)
-    return effect_text(ratio, claims.t_interval(found)) if len(found) > 1 else ""
+    differences, ratio = _differences(logs, strength), claims.Statistic("", "", log=True)
+    return effect_text(ratio, claims.t_interval(differences)) if len(differences) > 1 else ""
 
 
 def _differences(logs: pd.DataFrame, strength: float) -> pd.Series:

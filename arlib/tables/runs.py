@@ -18,7 +18,7 @@ CROSS = ("pgd-50x10", "square")  # attacks that check the strong one, on a few n
 
 def interval(accuracy: float, n: int) -> str:
     """An accuracy on n images with Wilson's 95 % interval: "81.1 % [76.8, 84.8]"."""
-    low, high = wilson(round(accuracy * n), n)
+    low, high = wilson(round(accuracy * n), n)  # back to a count, which the interval is of
     return f"{100 * accuracy:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
@@ -36,28 +36,28 @@ def accuracies(records: pd.DataFrame, *, checkpoint: str = "last") -> pd.DataFra
     kinds = rows["setting"].str.partition("@")[0]
     rows = rows[(rows["setting"] != "pgd-10@trained") & ~kinds.map(_crosses)]
     kinds = kinds[rows.index]
-    found = rows[["strength", "seed", "setting", "n"]].assign(
+    table = rows[["strength", "seed", "setting", "n"]].assign(
         attack=kinds.where(kinds != "", "natural"), accuracy=1 - rows["value"]
     )
-    ends = [wilson(round(row.accuracy * row.n), row.n) for row in found.itertuples()]
-    found[["low", "high"]] = np.array(ends)
-    order = found["attack"].map({"natural": 0, "pgd-10": 1}).fillna(2)
-    found = (
-        found.assign(order=order).sort_values(["strength", "seed", "order"]).drop(columns="order")
+    ends = [wilson(round(row.accuracy * row.n), row.n) for row in table.itertuples()]
+    table[["low", "high"]] = np.array(ends)
+    order = table["attack"].map({"natural": 0, "pgd-10": 1}).fillna(2)
+    table = (
+        table.assign(order=order).sort_values(["strength", "seed", "order"]).drop(columns="order")
     )
-    return found.reset_index(drop=True)
+    return table.reset_index(drop=True)
 
 
 def under_attack(records: pd.DataFrame, *, checkpoint: str = "last") -> pd.DataFrame:
     """`accuracies` as text: a row per run, a column an attack with its radius and n,
     intervals over images.
     """
-    found = accuracies(records, checkpoint=checkpoint)
-    head = found.apply(lambda row: f"{row['setting'] or 'natural'} (n = {row['n']:,})", axis=1)
-    found = found.assign(
-        head=head, text=[interval(row.accuracy, row.n) for row in found.itertuples()]
+    table = accuracies(records, checkpoint=checkpoint)
+    head = table.apply(lambda row: f"{row['setting'] or 'natural'} (n = {row['n']:,})", axis=1)
+    table = table.assign(
+        head=head, text=[interval(row.accuracy, row.n) for row in table.itertuples()]
     )
-    wide = found.pivot(index=["strength", "seed"], columns="head", values="text")[
+    wide = table.pivot(index=["strength", "seed"], columns="head", values="text")[
         list(dict.fromkeys(head))
     ]
     return wide.fillna(NOT_MEASURED).rename_axis(columns=None).rename(index=lambda key: f"{key:g}")
@@ -94,6 +94,7 @@ def cross_checks(records: pd.DataFrame) -> pd.DataFrame:
         "value", ["strength", "seed"], "kind"
     )
     together = "+".join(("apgd-ce+t", *CROSS))
+    # the others' share is of images that all attacks saw; on fewer it would be another share
     same_images = rows.groupby(["strength", "seed"])["n"].nunique().eq(1).all()
     wide.attrs["added"] = (
         100 * float((errors[together] - errors["apgd-ce+t"]).max()) if same_images else float("nan")
@@ -177,17 +178,17 @@ def by_seed(records: pd.DataFrame, claim: str, *, twin: bool = False) -> pd.Data
         "claim", claim, [c.id for c in claims.CLAIMS.values() if c.primary and not c.primary.layers]
     )
     statistic = claims.CLAIMS[claim].twin if twin else claims.CLAIMS[claim].primary
-    found = values(clean(records), statistic)
-    if found.empty:
+    numbers = values(clean(records), statistic)
+    if numbers.empty:
         raise NotMeasured(f"no {statistic.label} is recorded; run the study first.")
 
     def text(value: float) -> str:
         if np.isnan(value):
             return NOT_MEASURED
-        said = f"{100 * value:.1f} %" if statistic.percent else f"{value:.3g}"
-        return said.replace("-", "−")
+        number = f"{100 * value:.1f} %" if statistic.percent else f"{value:.3g}"
+        return number.replace("-", "−")
 
-    wide = found[""].unstack("strength").map(text)
+    wide = numbers[""].unstack("strength").map(text)
     wide = wide.rename(columns=lambda s: f"{s:g}").rename_axis(columns=None)
     wide.index = pd.Index([f"seed {seed}" for seed in wide.index], name="AR strength")
     wide.attrs["statistic"] = statistic.label
@@ -200,15 +201,15 @@ def sensitivity(study, claim: str) -> pd.DataFrame:
 
     Empty where fewer than three seeds can be compared.
     """
-    found = claims.sensitivity(study.records(), claim, claims.config_of(study))
-    twice = found["statistic"].duplicated(keep=False) & (found["setting"] != "")
-    names = found["statistic"].where(~twice, found["statistic"] + ", " + found["setting"])
+    table = claims.sensitivity(study.records(), claim, claims.config_of(study))
+    twice = table["statistic"].duplicated(keep=False) & (table["setting"] != "")
+    names = table["statistic"].where(~twice, table["statistic"] + ", " + table["setting"])
     out = {
-        "role": found["role"],
-        "effect [95 % interval]": found["text"],
-        "seeds": found["seeds"].astype(str),
+        "role": table["role"],
+        "effect [95 % interval]": table["text"],
+        "seeds": table["seeds"].astype(str),
     }
-    out = pd.DataFrame(out | {"trend": found["trend_p"].map(p_text)})
+    out = pd.DataFrame(out | {"trend": table["trend_p"].map(p_text)})
     out.index = pd.Index(names, name="statistic")
     return out
 
@@ -223,12 +224,12 @@ def matched(study, claim: str) -> pd.DataFrame:
     """
     if study.protocol == 2:
         return _left(study, claim)
-    found = claims.matched_fit(study.records(), claims.config_of(study))
-    found = found[found["claim"] == claim]
-    if found.empty:
+    table = claims.matched_fit(study.records(), claims.config_of(study))
+    table = table[table["claim"] == claim]
+    if table.empty:
         raise NotMeasured(f"{study.name} has no measurements along training for {claim}.")
     statistic, rows = claims.CLAIMS[claim].primary, {}
-    for row in found.itertuples():
+    for row in table.itertuples():
         whole = effect_text(statistic, claims.Interval(row.effect, row.effect, row.effect)).split(
             " ["
         )[0]
@@ -245,10 +246,10 @@ def matched(study, claim: str) -> pd.DataFrame:
 
 
 def _left(study, claim: str) -> pd.DataFrame:
-    found = claims.shares_left(study.records(), claims.config_of(study))
+    table = claims.shares_left(study.records(), claims.config_of(study))
     parts = claims.PARTS.get(claim, (claim,))
-    found = found[found["claim"].isin(parts)]
-    if found.empty:
+    table = table[table["claim"].isin(parts)]
+    if table.empty:
         raise NotMeasured(f"{study.name} has no controls measured for {claim}.")
 
     def share(row: pd.Series, axis: str) -> str:
@@ -264,7 +265,7 @@ def _left(study, claim: str) -> pd.DataFrame:
             "seeds that reach it": f"{row['ce_seeds']}, {row['error_seeds']}",
             "reading": row["reading"],
         }
-        for row in found.to_dict("records")
+        for row in table.to_dict("records")
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("AR strength")
 
@@ -281,11 +282,11 @@ def gaps(records: pd.DataFrame) -> pd.DataFrame:
     }
     table, out = clean(records), {}
     for name, (statistic, factor, form) in columns.items():
-        found = factor * values(table, statistic)
-        if found.empty:
+        numbers = factor * values(table, statistic)
+        if numbers.empty:
             raise NotMeasured(f"no {statistic.name} is recorded; run the study first.")
         out[name] = (
-            found[""]
+            numbers[""]
             .groupby("strength")
             .apply(lambda part, form=form: _range(part, form).replace("-", "−"))
         )
@@ -304,8 +305,8 @@ def instance_margins(records: pd.DataFrame) -> pd.DataFrame:
     last = _rows(records, "last", "test", ("instance_margin_median", "instance_margin_accepted"))
     rows = {}
     for strength, part in last.groupby("strength"):
-        found = part.pivot(index="seed", columns="statistic", values="value")
-        median, accepted = 255 * found["instance_margin_median"], found["instance_margin_accepted"]
+        wide = part.pivot(index="seed", columns="statistic", values="value")
+        median, accepted = 255 * wide["instance_margin_median"], wide["instance_margin_accepted"]
         rows[f"{strength:g}"] = {
             "images": f"{part['n'].min():,}",
             "median (255·ε)": _range(median, "{:.2f}"),
