@@ -72,7 +72,7 @@ def _by_protocol_2(
     for whole, parts in PARTS.items():
         rows[whole] |= _whole(whole, rows[whole], [rows[part] for part in parts])
     frame = pd.DataFrame(rows.values())
-    # a claim with parts follows from them and tests nothing itself: it is none of the family
+    # a claim with parts follows from them and tests nothing itself: it is not counted
     deciding = frame[(frame["primary_verdict"] != NOT_MEASURED) & ~frame["claim"].isin(PARTS)]
     # effect and trend must both be significant, so the larger p is the p of the claim
     adjusted = holm(deciding[["p", "trend_p"]].max(axis=1)) if len(deciding) else []

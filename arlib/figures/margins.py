@@ -99,32 +99,43 @@ def _histograms(axes, runs: Mapping, strengths: list[float], *, bins: int) -> No
     """One panel per strength, in the frame of all:
     filled right, hatched wrong, grey all at the smallest strength.
     """
-    everything = np.concatenate([together(r, "margin|test").astype(float) for r in runs.values()])
+    everything = np.concatenate(
+        [together(group, "margin|test").astype(float) for group in runs.values()]
+    )
     low, high = np.quantile(everything, [0.001, 0.999])
     edges = np.linspace(low, high, bins + 1)
     counts = {
-        s: [
-            _share(_margins(r, right), len(together(r, "correct|test")), edges)
+        strength: [
+            _share(_margins(group, right), len(together(group, "correct|test")), edges)
             for right in (True, False)
         ]
-        for s, r in runs.items()
+        for strength, group in runs.items()
     }
     top = max(part.max() for parts in counts.values() for part in parts)
-    for ax, s in zip(axes, strengths, strict=True):
+    for ax, strength in zip(axes, strengths, strict=True):
         ax.stairs(
             counts[min(runs)][0] + counts[min(runs)][1],
             edges,
             color=GREY,
             label=f"all, at {min(runs):g}",
         )
-        ax.stairs(counts[s][0], edges, color=colour(s), fill=True, alpha=0.75, label="right")
-        ax.stairs(counts[s][1], edges, color=colour(s), fill=False, hatch="///", label="wrong")
+        ax.stairs(
+            counts[strength][0], edges, color=colour(strength), fill=True, alpha=0.75, label="right"
+        )
+        ax.stairs(
+            counts[strength][1],
+            edges,
+            color=colour(strength),
+            fill=False,
+            hatch="///",
+            label="wrong",
+        )
         ax.axvline(0, color=NEUTRAL, linewidth=0.8)
         ax.set(
             xlabel="margin m (logits)",
             xlim=(low, high),
             ylim=(0, 1.15 * top),
-            title=f"AR strength {s:g}",
+            title=f"AR strength {strength:g}",
         )
 
 

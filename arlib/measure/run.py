@@ -220,7 +220,7 @@ def _part(job: Job, parts: Parts, part: Part) -> Outcome:
     if outcome is None:
         begun = time.monotonic()
         with warnings.catch_warnings(record=True) as caught:
-            # "always": a warning that an earlier part gave at the same line would not come again
+            # whatever filters the caller has: a part's warnings are kept, not raised or dropped
             warnings.simplefilter("always", UserWarning)
             outcome = part.measure(job)
         outcome.warnings += [str(warning.message) for warning in caught]

@@ -94,7 +94,7 @@ def cross_checks(records: pd.DataFrame) -> pd.DataFrame:
         "value", ["strength", "seed"], "kind"
     )
     together = "+".join(("apgd-ce+t", *CROSS))
-    # the others' share is of images that all attacks saw; on fewer it would be another share
+    # only where all saw the same images: else the difference would also be one of images
     same_images = rows.groupby(["strength", "seed"])["n"].nunique().eq(1).all()
     wide.attrs["added"] = (
         100 * float((errors[together] - errors["apgd-ce+t"]).max()) if same_images else float("nan")
