@@ -29,7 +29,7 @@ def output(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def logit_scale(logits: Tensor) -> float:
-    """R, one number a net: the root of the mean over images and classes
+    """R, one number per network: the root of the mean over images and classes
     of the squared centred logits.
 
     Centred: minus each image's mean over classes, so R is invariant to per-image shifts. Take it on

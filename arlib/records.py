@@ -215,7 +215,7 @@ def _checksum(content: dict) -> str:
 
 def _text(content: dict) -> str:
     """JSON that diffs well: one line per field,
-    one line a group of rows or a column of the history.
+    one line per group of rows or a column of the history.
     """
     # plain types, so that the checksum is of what is read
     content = json.loads(json.dumps(content, allow_nan=False))

@@ -1,5 +1,5 @@
 """The training loops that are compared:
-one batch a step, the same network, pictures and radius in each.
+one batch per step, the same network, pictures and radius in each.
 
     public         adversarial training as most public codes have it: torch autograd to weights and
                    input inside the attack, a DataLoader that crops and flips image by image on the

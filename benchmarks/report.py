@@ -192,7 +192,7 @@ def _plain(value: object) -> object:
 
 
 def _text(content: dict) -> str:
-    """JSON that diffs well: one line a row."""
+    """JSON that diffs well: one line per row."""
     dump = lambda value: json.dumps(value, allow_nan=False, ensure_ascii=False)
     tables = []
     for title, table in content["tables"].items():

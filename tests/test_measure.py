@@ -126,15 +126,15 @@ def test_outputs_are_those_of_the_stored_weights(folder, measured):
     with torch.no_grad():
         z, z_val = model(x), model(digits.val.x)
     m, scale = margins.output(z, y), margins.logit_scale(z)
-    heat = confidence.temperature(z_val, digits.val.y)
+    temperature = confidence.temperature(z_val, digits.val.y)
     expected = {
         "error": (z.argmax(1) != y).double().mean(),
         "ce": torch.nn.functional.cross_entropy(z, y),
-        "ce_scaled": torch.nn.functional.cross_entropy(z / heat, y),
+        "ce_scaled": torch.nn.functional.cross_entropy(z / temperature, y),
         "max_softmax": z.softmax(1).amax(1).mean(),
         "ece": confidence.ece(z, y),
         "overconfidence": confidence.overconfidence(z, y),
-        "overconfidence_scaled": confidence.overconfidence(z / heat, y),
+        "overconfidence_scaled": confidence.overconfidence(z / temperature, y),
         "logit_scale": scale,
         "median_margin": m.quantile(0.5),
         "median_abs_margin": m.abs().quantile(0.5),
@@ -143,7 +143,7 @@ def test_outputs_are_those_of_the_stored_weights(folder, measured):
     }
     for statistic, wanted in expected.items():
         assert value(rows, statistic) == pytest.approx(float(wanted), rel=1e-4, abs=1e-5), statistic
-    assert value(rows, "temperature", split="val") == pytest.approx(heat, rel=1e-3)
+    assert value(rows, "temperature", split="val") == pytest.approx(temperature, rel=1e-3)
     assert arrays["margin|test"].dtype == np.float16
     assert arrays["margin|test"] == pytest.approx(m.numpy(), rel=2e-3, abs=1e-3)
     assert len(arrays["margin|train"]) == len(digits.train)

@@ -161,7 +161,7 @@ def _nearest_class(forward: Forward, x: Tensor, y: Tensor, norm: str) -> Tensor:
 
 
 def _shorter(forward: Forward, x: Tensor, a: Tensor, b: Tensor, goal: Goal, norm: str) -> Tensor:
-    """Of two candidates an image the nearer one that hits; x where neither does."""
+    """Of two candidates per image the nearer one that hits; x where neither does."""
     lengths = [torch.where(look(forward, z, goal)[0], norms(z - x, norm), math.inf) for z in (a, b)]
     return torch.where(per_image(lengths[0] <= lengths[1], x), a, b)
 

@@ -133,7 +133,7 @@ def search(
 
 
 def _with_square(x_adv: Tensor, ball: LinfBall, place: Tensor, share: float) -> Tensor:
-    """Each image with one square set to ±eps, a sign a channel. place:
+    """Each image with one square set to ±eps, one sign per channel. place:
     (n, 2 + c) uniform in [0, 1).
     """
     height, width = x_adv.shape[2:]

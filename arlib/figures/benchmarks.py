@@ -65,7 +65,7 @@ def growth(table: pd.DataFrame):
 @picture
 def speeds(found: dict | None):
     """Rate of every contender of a benchmark,
-    with the slowest and the fastest round; a panel a network.
+    with the slowest and the fastest round; one panel per network.
 
     found: as `tables.benchmarks.benchmark` gives it; the first of its tables that holds rates is
     drawn. Raises `NotMeasured` if there is none.

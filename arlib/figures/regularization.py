@@ -48,7 +48,7 @@ def errors(records: pd.DataFrame, *, checkpoint: str = "last"):
 @picture
 def cross_entropy(records: pd.DataFrame):
     """Cross-entropy on train and test images,
-    and its gap before and after one temperature a network.
+    and its gap before and after one temperature per network.
     """
     gap, scaled = (Statistic("", name, minus="train") for name in ("ce", "ce_scaled"))
     train, test = (Statistic("", "ce", split=split) for split in ("train", "test"))

@@ -1,5 +1,5 @@
 """What is measured of each model:
-one function a part, rows (claim, quantity, setting, layer, n, value, low, high).
+one function per part, rows (claim, quantity, setting, layer, n, value, low, high).
 """
 
 import math

@@ -106,7 +106,7 @@ def jacobian(
     probes: int = 8,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Singular values of the Jacobian of a function at each input: a row an input.
+    """Singular values of the Jacobian of a function at each input: one row per input.
 
     Args:
         function: (b, *input) → (b, *output), each output depending on its own input only; a module

@@ -18,8 +18,8 @@ def layer_rule(study, claim: str) -> pd.DataFrame:
     """The conditions of "most layers" one by one,
     for both statistics of C5 or C6 on a study, as text.
 
-    A row a condition, a column a statistic. Shares are of layers that move the way of the median, a
-    number per seed.
+    One row per condition, one column per statistic. Shares are of layers that move the way of the
+    median, one number per seed.
     Raises `NotMeasured` if the deciding statistic is not measured at three seeds.
     """
     config, table = claims.config_of(study), clean(study.records())

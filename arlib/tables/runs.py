@@ -271,7 +271,7 @@ def _left(study, claim: str) -> pd.DataFrame:
 
 
 def gaps(records: pd.DataFrame) -> pd.DataFrame:
-    """Error gap and cross-entropy gap, before and after one temperature a network,
+    """Error gap and cross-entropy gap, before and after one temperature per network,
     by AR strength, as text.
     """
     columns = {
