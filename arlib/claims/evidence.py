@@ -4,8 +4,7 @@ effect over seeds, trend over strengths, share of layers.
 
 import math
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
-from itertools import combinations
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -52,13 +51,19 @@ class Evidence:
 
 
 def gather(
-    frame: pd.DataFrame, statistic: Statistic, config: Config, *, out: Collection[float] = ()
+    frame: pd.DataFrame,
+    statistic: Statistic,
+    config: Config,
+    *,
+    out: Collection[float] = (),
+    noise: bool = True,
 ) -> Evidence:
     """Evidence from `frame` (rows (seed, strength), a column per layer);
     strengths in `out` are not used.
 
     Seeds are those measured at 0 and at the effect strength; strengths those at which every one of
-    these seeds is measured.
+    these seeds is measured. noise: compute what pairs of seeds of one strength differ by, which
+    costs time by the square of the seeds.
     """
     frame = frame[~frame.index.get_level_values("strength").isin(list(out))]
     if statistic.log:
@@ -85,9 +90,13 @@ def gather(
     row = {run: place for place, run in enumerate(whole.index)}
     numbers = whole.to_numpy(dtype=float)  # (runs, layers)
     grid = {s: numbers[[row[seed, s] for seed in seeds]] for s in used}  # each (seeds, layers)
-    return _summary(
+    evidence = _summary(
         grid, seeds, config.effect, log=statistic.log, layered=layered, remarks=tuple(left)
     )
+    if not (layered and noise):
+        return evidence
+    values = list(grid.values())
+    return replace(evidence, floor=noise_floor(values), noise=noise_of_medians(values))
 
 
 def _summary(
@@ -108,8 +117,6 @@ def _summary(
         trend=trend.sign,
         shares=tuple((grid[effect] < grid[0.0]).mean(axis=1).tolist()) if layered else (),
         larger=tuple((grid[effect] > grid[0.0]).mean(axis=1).tolist()) if layered else (),
-        floor=noise_floor(grid.values()) if layered else math.nan,
-        noise=noise_of_medians(grid.values()) if layered else math.nan,
         p=t_test(differences),
         at_zero=float(np.exp(typical[0.0]) if log else typical[0.0]),
         at_effect=float(np.exp(typical[effect]) if log else typical[effect]),
@@ -153,7 +160,11 @@ def noise_of_medians(frames: Iterable) -> float:
 
 def _between_seeds(frames: Iterable) -> np.ndarray:
     """Differences between every two seeds of one strength, (pairs, layers)."""
-    return np.stack([a - b for frame in frames for a, b in combinations(np.asarray(frame), 2)])
+    tables = [np.asarray(frame) for frame in frames]
+    pairs = [np.triu_indices(len(table), 1) for table in tables]
+    return np.concatenate(
+        [table[a] - table[b] for table, (a, b) in zip(tables, pairs, strict=True)]
+    )
 
 
 def _missing(seeds: set[int]) -> str:

@@ -30,7 +30,7 @@ def sensitivity(
     out = set(collapsed(table, config)["strength"])
     rows = []
     for role, statistic in _statistics(declared, table, config):
-        evidence = gather(values(table, statistic), statistic, config, out=out)
+        evidence = gather(values(table, statistic), statistic, config, out=out, noise=False)
         if not evidence.problem:
             rows.append(
                 (
