@@ -21,12 +21,15 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import yaml
 
 from arlib import chapters, files, processes
 from arlib.errors import InputError, one_of
+
+if TYPE_CHECKING:  # a mistyped chapter is said without it
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 USUAL = ("chapter", "status", "attempts", "seconds", "output", "reason")
@@ -100,7 +103,7 @@ def run(
     timeout: float = 3600.0,
     retries: int = 2,
     executor: str = "local",
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Run the tasks that are not finished; one row each:
     status (done, skipped, failed), attempts, seconds, reason.
 
@@ -227,7 +230,9 @@ def _row(
     return {"chapter": task.chapter.stem} | task.parameters | usual
 
 
-def _write_summary(folder: str | None, rows: dict[Path, dict]) -> pd.DataFrame:
+def _write_summary(folder: str | None, rows: dict[Path, dict]) -> "pd.DataFrame":
+    import pandas as pd
+
     table = pd.DataFrame(list(rows.values()))
     if folder is None:
         return pd.DataFrame(columns=list(USUAL))

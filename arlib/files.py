@@ -1,5 +1,7 @@
 """Files that are whole or not there: atomic writes, reads that name what is damaged, no pickle."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -7,11 +9,14 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import mkstemp
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from arlib.errors import RecordError
+
+if TYPE_CHECKING:  # reading JSON needs no torch
+    import torch
 
 
 def _atomically(path: Path, write: Callable[[str], object]) -> None:
@@ -110,7 +115,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as stored:
+        with safe_open(path, framework="numpy") as stored:
             return stored.metadata() or {}
     except FileNotFoundError as error:
         raise RecordError(f"{path} is missing.") from error

@@ -7,6 +7,8 @@ beside it. Runs are finished in the store (`runs/`, writable) and published into
 nothing else writes.
 """
 
+from __future__ import annotations
+
 import io
 import json
 import math
@@ -14,15 +16,18 @@ import os
 import shutil
 import uuid
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-import torch
 
 from arlib import files
 from arlib.errors import InputError, RecordError
+
+if TYPE_CHECKING:  # what is recorded is listed without them
+    import pandas as pd
+    import torch
 
 FORMAT = 1
 LIMIT = 150_000  # bytes of a record without its weights
@@ -47,9 +52,24 @@ class Record:
     provenance: dict
     settings: dict
     left_out: list[str]
-    history: pd.DataFrame
-    rows: pd.DataFrame
     quantile_layers: dict[str, list[str]]
+    epochs: dict[str, list]
+    """The columns of `history`, which are read without pandas."""
+    measured: dict[str, list]
+    """The columns of `rows`."""
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame(self.epochs)
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        import pandas as pd
+
+        table = pd.DataFrame(self.measured, columns=list(COLUMNS))
+        return table.astype({"n": "int64", "value": "float64"})
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Per-image arrays and, as `quantiles|<operator>|<layer>`,
@@ -89,6 +109,8 @@ def write(
     thinned `margin|train` and fewer quantiles, and says so in `left_out`; rows are always complete.
     Values are kept to 7 significant digits, quantiles as float16.
     """
+    import pandas as pd
+
     if not (folder / WEIGHTS[0]).is_file():
         raise RecordError(
             f"{folder / WEIGHTS[0]} is missing: a run is not finished without its weights."
@@ -121,12 +143,10 @@ def read(folder: Path) -> Record:
     """
     folder = Path(folder)
     content = _content(folder)
-    history = pd.DataFrame(
-        {name: [_value(v) for v in column] for name, column in content["history"].items()}
-    )
-    rows = _unpack_rows(content["layers"], content["rows"])
-    names = ("run", "recipe", "variant", "provenance", "settings", "left_out")
-    return Record(folder, *(content[n] for n in names), history, rows, content["quantile_layers"])
+    epochs = {name: [_value(v) for v in column] for name, column in content["history"].items()}
+    measured = _unpack_rows(content["layers"], content["rows"])
+    names = ("run", "recipe", "variant", "provenance", "settings", "left_out", "quantile_layers")
+    return Record(folder, *(content[name] for name in names), epochs, measured)
 
 
 def is_finished(folder: Path) -> bool:
@@ -274,7 +294,7 @@ def _pack_rows(rows: pd.DataFrame) -> tuple[list[list[str]], list[list]]:
     return [list(names) for names in layers], groups
 
 
-def _unpack_rows(layers: list[list[str]], groups: list[list]) -> pd.DataFrame:
+def _unpack_rows(layers: list[list[str]], groups: list[list]) -> dict[str, list]:
     table = {name: [] for name in COLUMNS}
     for *key, index, counts, values in groups:
         names = layers[index]
@@ -283,7 +303,7 @@ def _unpack_rows(layers: list[list[str]], groups: list[list]) -> pd.DataFrame:
         table["layer"] += names
         table["n"] += [counts] * len(names) if isinstance(counts, int) else counts
         table["value"] += [float(_value(v)) for v in values]
-    return pd.DataFrame(table, columns=list(COLUMNS)).astype({"n": "int64", "value": "float64"})
+    return table
 
 
 def _stack_quantiles(

@@ -100,7 +100,7 @@ def test_what_is_written_is_read(tmp_path):
 def test_any_table_survives_packing(rows):
     table = pd.DataFrame(rows, columns=list(records.COLUMNS))
     packed = json.loads(json.dumps(records._pack_rows(table), allow_nan=False))
-    found = records._unpack_rows(*packed)
+    found = pd.DataFrame(records._unpack_rows(*packed)).astype({"n": "int64"})
     keys = list(records.COLUMNS[:5])
     found, table = (t.sort_values(keys, ignore_index=True) for t in (found, table))
     pd.testing.assert_frame_equal(found[[*keys, "n"]], table[[*keys, "n"]].astype({"n": "int64"}))

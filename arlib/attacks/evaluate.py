@@ -6,9 +6,9 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -21,6 +21,9 @@ from arlib.attacks.losses import Goal, finite
 from arlib.attacks.named import STRONG, Named, strong
 from arlib.attacks.steps import BALLS, Forward, Streams, look, nhwc, opened
 from arlib.errors import InputError
+
+if TYPE_CHECKING:  # who attacks need not load pandas
+    import pandas as pd
 
 State = dict[str, np.ndarray]
 # outcome of one attack on one image; the last: also rounded to 8 bits
@@ -43,7 +46,7 @@ class Evaluation:
     state: for resuming. warnings: why the numbers should not be trusted, if so.
     """
 
-    table: pd.DataFrame
+    table: "pd.DataFrame"
     eps: tuple[float, ...]
     robust: np.ndarray
     natural: np.ndarray
@@ -308,7 +311,9 @@ def _broken_before(state: State, job: _Job, stage: tuple[int, int]) -> np.ndarra
     return outcome[:e].any((0, 1)) | outcome[e, :a].any(0)
 
 
-def _table(state: State, job: _Job) -> pd.DataFrame:
+def _table(state: State, job: _Job) -> "pd.DataFrame":
+    import pandas as pd
+
     broken, rounded = _broken(state, job), _broken(state, job, BROKEN_8BIT)
     natural = state["natural"] == BROKEN
     rows = [_row(0.0, "none", "none", natural, natural)]

@@ -1,23 +1,27 @@
 """What is there of a study: finished runs, records, runs that were begun. Read only."""
 
+from __future__ import annotations
+
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
-from torch import nn
-
-from arlib import engine, files, places, records, training
+from arlib import files, places, records, training
 from arlib.errors import InputError, RecordError, one_of
 from arlib.measure import Settings
 from arlib.places import Places
 from arlib.records import Record
-from arlib.studies import lease
 from arlib.studies.file import Entry, StudyFile
 from arlib.training import Recipe
 from arlib.training.store import CHECKPOINT
+
+if TYPE_CHECKING:  # what there is of a study is listed without them
+    import numpy as np
+    import pandas as pd
+    from torch import nn
 
 KEYS = ["run", "strength", "seed", "variant"]
 
@@ -65,13 +69,11 @@ class Shelf:
         Empty, with the right columns, if nothing is recorded. Raises `RecordError` naming a damaged
         file.
         """
-        empty = pd.DataFrame(columns=[*KEYS, *records.COLUMNS])
-        return self._table(lambda record: record.rows, empty)
+        return self._table(lambda record: record.rows, [*KEYS, *records.COLUMNS])
 
     def histories(self) -> pd.DataFrame:
         """One row per epoch of every finished run: losses, errors, learning rate, seconds."""
-        empty = pd.DataFrame(columns=[*KEYS, "epoch"])
-        return self._table(lambda record: record.history, empty)
+        return self._table(lambda record: record.history, [*KEYS, "epoch"])
 
     def record(self, run: str) -> Record:
         """The record of one finished run: its arrays, weights, provenance."""
@@ -94,6 +96,8 @@ class Shelf:
 
         A finished run of the store has its weights; a record has them if the study publishes them.
         """
+        from arlib import engine
+
         record = self.record(run)
         recipe = Recipe.from_dict(record.recipe)
         return training.model_from(recipe, record.weights(), engine.device(device), record.folder)
@@ -139,10 +143,17 @@ class Shelf:
 
     def history_so_far(self, run: str) -> pd.DataFrame | None:
         """History of a run that somebody has begun in this store; None if nobody has."""
+        import pandas as pd
+
+        epochs = self._epochs_so_far(run)
+        return None if epochs is None else pd.DataFrame(epochs)
+
+    def _epochs_so_far(self, run: str) -> list[dict] | None:
+        """The same as plain numbers, one dictionary an epoch."""
         for folder in reversed(self.left_behind(run)):
             path = folder / CHECKPOINT
             if path.exists():
-                return pd.DataFrame(files.read_described(path, "arlib")["history"])
+                return files.read_described(path, "arlib")["history"]
         return None
 
     def left_behind(self, run: str) -> list[Path]:
@@ -153,13 +164,21 @@ class Shelf:
         """One row per run: its state, epochs done, where it was computed,
         and how long it trained.
         """
-        return pd.DataFrame([self._status(entry) for entry in self.entries])
+        import pandas as pd
+
+        return pd.DataFrame(self.states())
+
+    def states(self) -> list[dict]:
+        """The rows of `status`, without pandas."""
+        return [self._status(entry) for entry in self.entries]
 
     @cached_property
     def _cache(self) -> dict[tuple, Record]:
         return {}
 
-    def _table(self, part: Callable[[Record], pd.DataFrame], empty: pd.DataFrame) -> pd.DataFrame:
+    def _table(self, part: Callable[[Record], pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+        import pandas as pd
+
         tables = []
         for entry in self.entries:
             folder = self.place_of(entry)
@@ -169,7 +188,7 @@ class Shelf:
             for column, (key, value) in enumerate(_keys(entry).items()):
                 table.insert(column, key, value)
             tables.append(table)
-        return pd.concat(tables, ignore_index=True) if tables else empty
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
     def _fits(self, entry: Entry, folder: Path) -> bool:
         """Whether the record in the folder is of this run and was measured
@@ -188,7 +207,7 @@ class Shelf:
         try:
             folder = self.place_of(entry)
         except RecordError as error:
-            damaged = {"state": "damaged", "epochs": "", "minutes": np.nan, "device": ""}
+            damaged = {"state": "damaged", "epochs": "", "minutes": math.nan, "device": ""}
             return _keys(entry) | damaged | {"note": str(error)}
         if folder is None:
             return _keys(entry) | self._status_of_unfinished(entry)
@@ -196,22 +215,24 @@ class Shelf:
         device = " ".join(str(record.provenance.get(key, "")) for key in ("device", "precision"))
         return _keys(entry) | {
             "state": "finished" if folder.parent == self.folder else "recorded",
-            "epochs": f"{len(record.history)}/{entry.recipe.epochs}",
-            "minutes": _minutes(record.history),
+            "epochs": f"{_count(record.epochs)}/{entry.recipe.epochs}",
+            "minutes": _minutes(record.epochs.get("seconds")),
             "device": device,
             "note": record.provenance.get("collapsed", ""),
         }
 
     def _status_of_unfinished(self, entry: Entry) -> dict:
-        history = self.history_so_far(entry.run)
+        from arlib.studies import lease
+
+        epochs = self._epochs_so_far(entry.run)
         path = self.leases_folder / f"{entry.run}.json"
         running = path.exists() and not lease.void(path)
         holder = lease.read(path) if running else None
-        begun = "missing" if history is None else "begun"
+        begun = "missing" if epochs is None else "begun"
         return {
             "state": "running" if running else begun,
-            "epochs": f"{0 if history is None else len(history)}/{entry.recipe.epochs}",
-            "minutes": np.nan if history is None else _minutes(history),
+            "epochs": f"{len(epochs or ())}/{entry.recipe.epochs}",
+            "minutes": _minutes([epoch.get("seconds", math.nan) for epoch in epochs or ()]),
             "device": "",
             "note": f"process {holder['pid']} on {holder['host'].split()[0]}" if holder else "",
         }
@@ -223,10 +244,13 @@ def _keys(entry: Entry) -> dict:
     return dict(zip(KEYS, values, strict=True))
 
 
-def _minutes(history: pd.DataFrame) -> float:
-    if "seconds" not in history or history.empty:
-        return float("nan")
-    return history["seconds"].sum() / 60
+def _count(columns: dict[str, list]) -> int:
+    """The rows of a table that is kept by columns."""
+    return len(next(iter(columns.values()), ()))
+
+
+def _minutes(seconds: list[float] | None) -> float:
+    return sum(seconds) / 60 if seconds else math.nan
 
 
 def _progress(folder: Path) -> tuple[bool, float]:

@@ -1,18 +1,23 @@
 """Loading a study, computing what is missing of it, and publishing what is finished."""
 
+from __future__ import annotations
+
 import logging
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from arlib import data, engine, files, places, records, training
+from arlib import files, places, records, training
 from arlib.errors import InputError, one_of
-from arlib.studies import budget, launch
+from arlib.studies import budget
 from arlib.studies.file import parse
-from arlib.studies.run import Work, how_to_go_on, work
 from arlib.studies.shelf import Shelf
 from arlib.training import store as training_files
+
+if TYPE_CHECKING:  # only running a study needs them
+    import pandas as pd
+
+    from arlib import engine
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +29,7 @@ def names(store: str | Path | None = None) -> list[str]:
     )
 
 
-def load(name: str | Path, store: str | Path | None = None) -> "Study":
+def load(name: str | Path, store: str | Path | None = None) -> Study:
     """The study `name`, or the one in a given `.yml` file.
 
     store: where runs are computed and finished (an absolute path); by default `ARLIB_STORE`, else
@@ -76,6 +81,10 @@ class Study(Shelf):
         Raises `InputError` before any work for a missing device, a mixture, or a budget too small
         for one epoch; `TrainingStopped` at the end if trainings stopped by themselves.
         """
+        from arlib import engine
+        from arlib.studies import launch
+        from arlib.studies.run import Work, how_to_go_on, work
+
         begun = time.monotonic()
         if jobs < 1 or (time_budget is not None and not time_budget > 0):
             raise InputError(f"jobs is {jobs} and time_budget {time_budget}; both must be above 0.")
@@ -133,6 +142,8 @@ class Study(Shelf):
         """The precision of the runs that are there, finished or begun;
         else the fastest one on this machine.
         """
+        from arlib import data
+
         for folder in self.finished(afresh=afresh).values():
             return self.read(folder).provenance["precision"]
         for path in sorted(self.work_folder.glob(f"*/{training_files.CHECKPOINT}")):

@@ -2,19 +2,23 @@
 history, provenance.
 """
 
+from __future__ import annotations
+
 import json
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-import torch
-from torch import nn
-
-from arlib import __version__, files, models
-from arlib.engine import Machine
+from arlib import __version__, files
 from arlib.errors import InputError, RecordError
 from arlib.training.recipe import Recipe
+
+if TYPE_CHECKING:  # how far a training came is told without them
+    import torch
+    from torch import nn
+
+    from arlib.engine import Machine
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -98,6 +102,8 @@ def write_finished(
     """Weights, history and provenance of a finished training;
     `recipe.json` last, as the sign of the end.
     """
+    import pandas as pd
+
     write_weights(folder, "last", recipe, last.state_dict())
     write_weights(folder, "best", recipe, best.state_dict())
     files.write_text(folder / "history.csv", pd.DataFrame(history).to_csv(index=False))
@@ -125,6 +131,8 @@ def model_from(
     Raises `RecordError`, naming `path`, for weights of another network and for such as no training
     ends with.
     """
+    from arlib import models
+
     model = models.build(recipe.model, recipe.dataset, recipe.width)
     try:
         model.load_state_dict(state)
@@ -144,6 +152,8 @@ def model_from(
 
 def provenance(machine: Machine) -> dict:
     """Where and with what a training ran."""
+    import torch
+
     device = machine.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     versions = {
