@@ -1,14 +1,16 @@
 """`arlib compare`: any models side by side, from the command line."""
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from arlib.cli.loudness import bars
 from arlib.cli.options import Device, seconds
+from arlib.cli.output import print_json
 from arlib.errors import InputError
+from arlib.sources import NAMES
 
 IMAGES = 1000
 
@@ -60,21 +62,25 @@ def run_compare(
 
     A FILE.py is run as Python: give only files that you trust.
     """
-    from arlib import compare, engine
+    named = dict(_named(one, index) for index, one in enumerate(model))
+    if len(named) < len(model):
+        raise InputError(f"two models have one name ({', '.join(named)}); write NAME=WHERE.")
+    _check_data(data)
+    for text in named.values():
+        _check_place(text)
+    budget = seconds(time_budget)
+    from arlib import compare, engine  # torch takes seconds, which a mistake need not wait for
 
     engine.keep_memory()
     where = engine.device(device)
     x, y = _images(data, images, where)
-    named = dict(_named(one, index) for index, one in enumerate(model))
-    if len(named) < len(model):
-        raise InputError(f"two models have one name ({', '.join(named)}); write NAME=WHERE.")
     nets = {name: _model(text, where) for name, text in named.items()}
     eps = [s / 255 for s in strength or (2, 4, 8)]
-    found = compare(nets, x, y, eps=eps, time_budget=seconds(time_budget), resume=resume)
+    found = compare(nets, x, y, eps=eps, time_budget=budget, resume=resume, progress=bars())
     if out is not None:
         found.save(out)
     if as_json:
-        print(json.dumps(found.to_dict(), allow_nan=False))
+        print_json(found.to_dict())
         return
     print(found.table.to_string())
     for text in (*found.doubts, *found.left_out):
@@ -91,21 +97,38 @@ def _named(text: str, index: int) -> tuple[str, str]:
     )
 
 
+def _check_data(name: str) -> None:
+    if name not in NAMES and not (name.endswith(".npz") and Path(name).is_file()):
+        raise InputError(
+            f"data is {name!r}; allowed: {', '.join(NAMES)}, or an .npz file with arrays x and y."
+        )
+
+
+def _check_place(text: str) -> None:
+    """Whether a model can be there, as far as that is known before anything is loaded."""
+    place, _, rest = text.rpartition(":")
+    if place == "timm" and importlib.util.find_spec("timm") is None:
+        raise InputError(f"{text} needs timm: pip install timm.")
+    if place in ("torchvision", "timm"):
+        weights = rest.partition("@")[2]
+        if weights and not Path(weights).is_file():
+            raise InputError(f"weights of {text} are in {weights!r}; there is no such file.")
+    elif not place.endswith(".py"):
+        raise InputError(f"model is {text!r}; write FILE.py:OBJECT, torchvision:NAME or timm:NAME.")
+    elif not Path(place).is_file():
+        raise InputError(f"model is in {place!r}; there is no such file.")
+
+
 def _images(name: str, count: int, where):
     import numpy as np
     import torch
 
-    from arlib import data, files, sources
+    from arlib import data, files
 
-    if name in sources.NAMES:
+    if name in NAMES:
         split = data.load(name, device=str(where)).test[:count]
         return split.x, split.y
     path = Path(name)
-    if path.suffix != ".npz" or not path.is_file():
-        raise InputError(
-            f"data is {name!r}; allowed: {', '.join(sources.NAMES)}, or an .npz file with arrays "
-            "x and y."
-        )
     arrays = files.read_arrays(path)
     if not {"x", "y"} <= set(arrays):
         raise InputError(
@@ -126,16 +149,12 @@ def _model(text: str, where):
 
         made = _made(lambda: torchvision.models.get_model(name, weights=None), text)
     elif place == "timm":
-        if importlib.util.find_spec("timm") is None:
-            raise InputError(f"{text} needs timm: pip install timm.")
         import timm
 
         made = _made(lambda: timm.create_model(name, pretrained=False), text)
-    elif place.endswith(".py"):
+    else:
         made = _from_file(Path(place), name)
         made = made if isinstance(made, nn.Module) else _made(made, text)
-    else:
-        raise InputError(f"model is {text!r}; write FILE.py:OBJECT, torchvision:NAME or timm:NAME.")
     if not isinstance(made, nn.Module):
         raise InputError(f"{text} is a {type(made).__name__}, not a torch module.")
     if weights:
@@ -146,8 +165,6 @@ def _model(text: str, where):
 
 
 def _from_file(path: Path, name: str):
-    if not path.is_file():
-        raise InputError(f"model is in {str(path)!r}; there is no such file.")
     described = importlib.util.spec_from_file_location(f"arlib_compared_{path.stem}", path)
     module = importlib.util.module_from_spec(described)
     described.loader.exec_module(module)

@@ -1,5 +1,8 @@
-"""What the commands have in common: options, times, and how they end."""
+"""What the commands have in common: options, stores, times, and how they end."""
 
+import difflib
+import logging
+import os
 import re
 import sys
 from pathlib import Path
@@ -9,9 +12,26 @@ import typer
 
 from arlib.errors import InputError
 
+log = logging.getLogger(__name__)
+
+
+def study_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Studies whose names begin so, as a shell asks for them at every Tab."""
+    from arlib import studies
+
+    try:
+        names = studies.names(ctx.params.get("store"))
+    except InputError:  # of a store; a shell has no place for messages
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
 Name = Annotated[
     str,
-    typer.Argument(help="Name of a study (see `arlib study list`), or the path of a .yml file."),
+    typer.Argument(
+        help="Name of a study (see `arlib study list`), or the path of a .yml file.",
+        autocompletion=study_names,
+    ),
 ]
 Store = Annotated[
     Path | None,
@@ -52,6 +72,40 @@ Budget = Annotated[
         help="Stop cleanly within this time, e.g. 9m, 1h30m, 90s; the same command goes on later."
     ),
 ]
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")]
+
+
+def existing(store: Path | None) -> Path | None:
+    """The store of a command that only looks into it.
+
+    `InputError` if it is given and not there: an empty one would be taken for a mistyped one's.
+    """
+    if store is not None and not store.is_dir():
+        raise InputError(
+            f"store is {str(store)!r}; there is no such folder.{_beside(store)} `arlib study run` "
+            "makes a store that is new."
+        )
+    if store is None and (named := os.environ.get("ARLIB_STORE")) and not Path(named).is_dir():
+        log.warning("ARLIB_STORE is %r; there is no such folder yet.", named)
+    return store
+
+
+def made_if_new(store: Path | None) -> Path | None:
+    """The store of a command that works in it; that it will be made is said."""
+    if store is not None and not store.exists():
+        log.info("The store %s is new.%s", store, _beside(store))
+    return store
+
+
+def _beside(store: Path) -> str:
+    """The folder that was probably meant; empty if none is like it."""
+    if not store.parent.is_dir():
+        return f" Nor is there {store.parent}."
+    folders = [path.name for path in store.parent.iterdir() if path.is_dir()]
+    close = difflib.get_close_matches(store.name, folders, n=1)
+    return f" Did you mean {str(store.parent / close[0])!r}?" if close else ""
 
 
 def stop(message: str, status: int = 2) -> None:

@@ -3,19 +3,24 @@
 import logging
 import signal
 import sys
-import warnings
+import traceback
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from arlib import __version__
+from arlib.cli import loudness
 from arlib.cli.compare import run_compare
-from arlib.cli.options import Name, Store, as_interrupt, seconds, stop
+from arlib.cli.loudness import Quiet, Verbose, loud
+from arlib.cli.options import Json, Name, Store, as_interrupt, existing, seconds, stop
+from arlib.cli.output import print_json
 from arlib.cli.study import study_app
 from arlib.cli.train import train_one, with_fields
 from arlib.errors import InputError, RecordError, TrainingStopped
-from arlib.sources import NAMES
+from arlib.sources import NAMES, source
 
+log = logging.getLogger(__name__)
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     help=(
@@ -24,23 +29,49 @@ app = typer.Typer(
     ),
 )  # fmt: skip
 app.add_typer(study_app, name="study")
-app.command("train")(with_fields(train_one))
-app.command("compare")(run_compare)
+app.command("train")(loud(with_fields(train_one)))
+app.command("compare")(loud(run_compare))
 
 
 def main() -> None:
     """Entry point: what can be said in one line is said in one line, with exit status 2."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    warnings.formatwarning = lambda message, *_: f"arlib: {message}\n"  # no source lines
+    loudness.set_up()
     try:
         app()
     except (InputError, RecordError, TrainingStopped) as error:
-        stop(str(error))
+        _stop(str(error))
     except OSError as error:
-        stop(f"{error}. What was finished is kept; the same command goes on from there.")
+        _stop(f"{error}. What was finished is kept; the same command goes on from there.")
+
+
+def _stop(message: str) -> None:
+    if loudness.is_verbose():
+        traceback.print_exc()
+    stop(message)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"arlib {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _for_all(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and end."
+        ),
+    ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    loudness.say(quiet, verbose)
 
 
 @app.command("batch")
+@loud
 def run_batch(
     chapters: Annotated[
         list[str], typer.Argument(help="Chapters (margins, book/margins.ipynb, …) or `all`.")
@@ -96,6 +127,7 @@ def run_batch(
 
 
 @app.command("data")
+@loud
 def show_data(
     name: Annotated[str, typer.Argument(help=f"{', '.join(NAMES)}.")],
     download: Annotated[
@@ -109,6 +141,7 @@ def show_data(
     ] = None,
 ) -> None:
     """Check that a data set is there and whole, and say what is in it."""
+    source(name)  # a mistyped name is said at once
     from arlib import data, places
 
     found = data.load(name, root, download, device="cpu")
@@ -120,11 +153,19 @@ def show_data(
 
 
 @app.command("verdicts")
-def show_verdicts(name: Name, store: Store = None) -> None:
+@loud
+def show_verdicts(name: Name, store: Store = None, as_json: Json = False) -> None:
     """Every claim of the book, decided by the records of one study."""
-    from arlib import claims, studies
+    from arlib import studies
 
-    study = studies.load(name, store)
-    print(claims.table(claims.verdicts(study)).to_string())
+    study = studies.load(name, existing(store))
+    from arlib import claims
+
+    found = claims.verdicts(study)
+    if as_json:
+        about = {"study": study.name, "toy": study.toy, "protocol": study.protocol}
+        print_json(about | {"verdicts": found.drop(columns="study").to_dict("records")})
+        return
+    print(claims.table(found).to_string())
     if study.toy:
         print("\nThis is a toy study: its verdicts show the method, not the paper's claims.")

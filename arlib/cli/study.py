@@ -1,25 +1,33 @@
 """`arlib study …`: what there is, what is missing, running it, publishing it."""
 
+import logging
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from arlib.cli.loudness import bars, loud
 from arlib.cli.options import (
     Budget,
     Device,
+    Json,
     Mode,
     Name,
     Precision,
     Store,
     Strict,
     as_interrupt,
+    existing,
+    made_if_new,
     seconds,
 )
+from arlib.cli.output import print_json, print_table
 from arlib.errors import InputError, RecordError
+
+log = logging.getLogger(__name__)
+DONE = ("finished", "recorded")
 
 study_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None,
@@ -31,34 +39,41 @@ study_app = typer.Typer(
 
 
 @study_app.command("list")
-def study_list(store: Store = None) -> None:
+@loud
+def study_list(store: Store = None, as_json: Json = False) -> None:
     """All studies: how many runs each has and how many are recorded."""
     from arlib import studies
 
-    broken = []
-    for name in studies.names(store):
+    found, broken = [], []
+    for name in studies.names(existing(store)):
         try:
             study = studies.load(name, store)
             done = len(study.entries) - len(study.missing())
         except (InputError, RecordError) as error:
             broken.append(str(error))
             continue
-        print(
-            f"{name:26} {done:3d} of {len(study.entries):3d} runs recorded{' (toy)' * study.toy}  "
-            f"{study.title}"
-        )
+        about = {"name": name, "title": study.title, "toy": study.toy, "done": done}
+        found.append(about | {"runs": len(study.entries), "file": str(study.path)})
+        if not as_json:
+            print(
+                f"{name:26} {done:3d} of {len(study.entries):3d} runs "
+                f"recorded{' (toy)' * study.toy}  {study.title}"
+            )
+    if as_json:
+        print_json(found)
     if broken:
         raise InputError(" ".join(broken))
 
 
 @study_app.command("show")
+@loud
 def study_show(name: Name, store: Store = None) -> None:
     """What a study is for, its recipe, its runs,
     what is measured with which n, and what it costs.
     """
     from arlib import studies
 
-    study = studies.load(name, store)
+    study = studies.load(name, existing(store))
     print(
         f"{study.name}: {study.title}\n\n{study.purpose.strip()}\n\ncost: "
         f"{study.cost.strip()}\nfile: {study.path}"
@@ -74,32 +89,40 @@ def study_show(name: Name, store: Store = None) -> None:
 
 
 @study_app.command("status")
-def study_status(name: Name, store: Store = None) -> None:
+@loud
+def study_status(name: Name, store: Store = None, as_json: Json = False) -> None:
     """One line per run: recorded, finished in the store, running (by whom), begun,
     missing, or damaged.
     """
     from arlib import studies
 
-    study = studies.load(name, store)
-    table = study.status()
-    print(table.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.1f}"))
-    print(f"\n{_done(table)} of {len(table)} runs of {study.name} are done.")
+    study = studies.load(name, existing(store))
+    log.debug("store: %s; records: %s", study.folder, ", ".join(map(str, study.places.records)))
+    runs = study.states()
+    done = sum(run["state"] in DONE for run in runs)
+    if as_json:
+        print_json({"study": study.name, "done": done, "runs": [_counted(run) for run in runs]})
+        return
+    print_table(runs)
+    print(f"\n{done} of {len(runs)} runs of {study.name} are done.")
 
 
 @study_app.command("missing")
+@loud
 def study_missing(name: Name, store: Store = None) -> None:
     """The runs that are missing, one a line;
     exit status 1 if there are any, so that a shell can loop on it.
     """
     from arlib import studies
 
-    missing = studies.load(name, store).missing()
+    missing = studies.load(name, existing(store)).missing()
     for entry in missing:
         print(entry.run)
     raise typer.Exit(1 if missing else 0)
 
 
 @study_app.command("run")
+@loud
 def study_run(
     name: Name,
     time_budget: Budget = None,
@@ -129,7 +152,8 @@ def study_run(
     precision: Precision = "float32",
     strict: Strict = False,
     progress: Annotated[
-        bool | None, typer.Option(help="Progress bars; by default on a terminal only.")
+        bool | None,
+        typer.Option(help="Progress bars, by default on a terminal; else a line for each epoch."),
     ] = None,
 ) -> None:
     """Compute what is missing of a study, from wherever it stopped.
@@ -137,17 +161,18 @@ def study_run(
     Start it in several terminals, or on several machines with one shared store: they share the
     runs. Ctrl-C, a full disk or a killed process lose at most one epoch; the same command goes on.
     """
-    from arlib import engine, studies
+    from arlib import studies
 
     signal.signal(signal.SIGTERM, as_interrupt)
+    study, budget = studies.load(name, made_if_new(store)), seconds(time_budget)
+    from arlib import engine  # torch takes seconds, which a mistake need not wait for
+
     engine.keep_memory()
-    study = studies.load(name, store)
-    shown = sys.stderr.isatty() if progress is None else progress
-    options = {"progress": shown, "wait": wait, "afresh": afresh, "mix": mix}
+    options = {"progress": bars(progress), "wait": wait, "afresh": afresh, "mix": mix}
     options |= {"mode": mode, "precision": precision, "strict": strict}
     begun = time.monotonic()
     try:
-        study.run(seconds(time_budget), jobs, device, **options)
+        study.run(budget, jobs, device, **options)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     missing = len(study.missing(afresh=afresh))
@@ -160,6 +185,7 @@ def study_run(
 
 
 @study_app.command("publish")
+@loud
 def study_publish(
     name: Name,
     store: Store = None,
@@ -175,7 +201,7 @@ def study_publish(
     """
     from arlib import studies
 
-    study = studies.load(name, store)
+    study = studies.load(name, existing(store))
     new = study.publish(to)
     for run in new:
         print(run)
@@ -186,16 +212,20 @@ def study_publish(
 
 
 @study_app.command("use")
+@loud
 def study_use(name: Name, store: Store = None) -> None:
     """Make the chapters of the book show this study:
     sets `study = "NAME"` in their parameters cells.
     """
     from arlib import chapters, studies
 
-    studies.load(name, store)
+    studies.load(name, existing(store))
     for path in chapters.use_study(name):
         print(path)
 
 
-def _done(table) -> int:
-    return int(table["state"].isin(["finished", "recorded"]).sum())
+def _counted(run: dict) -> dict:
+    """A row of the status for programs: epochs as numbers, not as "6/30"."""
+    done, _, whole = run["epochs"].partition("/")
+    counts = {"epochs_done": int(done), "epochs": int(whole)} if whole else {}
+    return run | {"epochs": None} | counts

@@ -3,7 +3,6 @@
 import dataclasses
 import inspect
 import signal
-import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from arlib.cli.loudness import bars
 from arlib.cli.options import (
     Budget,
     Device,
@@ -19,6 +19,7 @@ from arlib.cli.options import (
     Store,
     Strict,
     as_interrupt,
+    made_if_new,
     seconds,
     stop,
 )
@@ -74,19 +75,17 @@ def train_one(
     PGD adversarial training by default; TRADES, N-FGSM, AWP, a warm-up of the strength and weight
     averaging are options. An option that the others make idle is refused.
     """
-    from arlib import engine, places, training
-    from arlib.training import distributed
+    from arlib import places, training
 
     signal.signal(signal.SIGTERM, as_interrupt)
-    engine.keep_memory()
     step_size = None if step is None else step / 255
     recipe = training.Recipe(dataset=dataset, eps=strength / 255, step_size=step_size, **fields)
     _refuse_idle(recipe)
-    folder = folder or places.places(store).store / "single" / recipe.id
+    folder = folder or places.places(made_if_new(store)).store / "single" / recipe.id
     options = {
         "device": device,
         "time_budget": seconds(time_budget),
-        "progress": sys.stderr.isatty(),
+        "progress": bars(),
     }
     options |= {
         "mode": mode,
@@ -94,6 +93,10 @@ def train_one(
         "strict": strict,
         "micro_batches": micro_batches,
     }
+    from arlib import engine  # torch takes seconds, which a mistake need not wait for
+    from arlib.training import distributed
+
+    engine.keep_memory()
     try:
         run = training.train(recipe, folder=folder, **options)
     except KeyboardInterrupt:

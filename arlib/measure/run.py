@@ -2,6 +2,7 @@
 and what is already there.
 """
 
+import logging
 import time
 import warnings
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from arlib.measure.job import ALWAYS, COLUMNS, Job, Outcome, Reading
 from arlib.measure.parts import Parts
 from arlib.measure.settings import Settings
 
+log = logging.getLogger(__name__)
 INITIAL = "initial"  # the checkpoint before the first epoch
 
 
@@ -123,6 +125,8 @@ def measure(
                 known = done.get(f"last/{part.name}") if same and part.name != "strong" else None
                 done[f"{which}/{part.name}"] = known or _part(job, parts, part)
                 bar.update()
+                if not progress:  # a log would be silent for hours
+                    log.info("%s: measured %s (%s)", recipe.id, part.name, which)
     kept = [
         outcome for name, outcome in done.items() if name.partition("/")[0] in ("last", INITIAL)
     ]

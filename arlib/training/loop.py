@@ -5,6 +5,7 @@ depends on nothing before it, and a training resumed from a checkpoint ends with
 an uninterrupted one (on a CPU, with the same number of threads). What a step does is in `step`.
 """
 
+import logging
 import math
 import time
 import warnings
@@ -29,6 +30,7 @@ from arlib.training.objectives import catastrophic, cross_entropy, examples, rad
 from arlib.training.recipe import Recipe, learning_rate
 from arlib.training.step import Step
 
+log = logging.getLogger(__name__)
 BEST_STEPS = 10  # PGD steps of the validation attack that chooses the best weights
 EVAL_BATCH = 500
 # training images on which the copy that is attacked is compared with the network,
@@ -147,6 +149,8 @@ def _run(state: "_State", progress: bool, time_budget: float | None) -> None:
                 break
             state.run_epoch(bar)
             state.checkpoint()
+            if state.world.first and not progress:  # a log would be silent for hours
+                log.info("%s", state.last_epoch())
 
 
 def trained_split(recipe: Recipe, dataset: data.Dataset) -> data.Split:
@@ -230,6 +234,15 @@ class _State:
         self.epoch += 1
         self._finish_epoch(loss, error, training_seconds, begun)
         bar.set_postfix(val_error=f"{self.history[-1]['val_error']:.3f}")
+
+    def last_epoch(self) -> str:
+        """The last epoch in one line."""
+        row = self.history[-1]
+        attacked = f", {row['val_robust_error']:.3f} under attack" if self.recipe.eps else ""
+        return (
+            f"{self.recipe.id}: epoch {self.epoch} of {self.recipe.epochs}, "
+            f"validation error {row['val_error']:.3f}{attacked}, {row['seconds']:.0f} s"
+        )
 
     def _refuse_infinite(self, loss: float, rate: float) -> None:
         if not math.isfinite(loss):
