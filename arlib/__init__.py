@@ -5,6 +5,11 @@ verdicts for the book around them. Modules load on first use: `from arlib import
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from arlib.models import with_normalization
+    from arlib.report import compare
 
 __version__ = "0.1.0"
 __all__ = [
@@ -35,7 +40,7 @@ __all__ = [
 _FUNCTIONS = {"compare": "report", "with_normalization": "models"}
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name in _FUNCTIONS:
         return getattr(importlib.import_module(f"arlib.{_FUNCTIONS[name]}"), name)
     if name in __all__:

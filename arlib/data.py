@@ -4,6 +4,7 @@
 classes, whose files are checked by md5, and are downloaded only when asked to.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,7 @@ class Split:
         """Images as float32 in [0, 1], (n, c, h, w), made anew at each access."""
         return self.pixels.float() / self.levels
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[torch.Tensor]:
         yield self.x
         yield self.y
 

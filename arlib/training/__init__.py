@@ -1,8 +1,14 @@
 """Standard and adversarial training from a recipe. What needs torch is loaded on first use."""
 
 import importlib
+from typing import TYPE_CHECKING
 
 from arlib.training.recipe import Recipe, learning_rate
+
+if TYPE_CHECKING:
+    from arlib.training.fastest import fastest_precision
+    from arlib.training.loop import Run, initial_model, train, train_on, trained_split
+    from arlib.training.store import load_model, model_from
 
 _WHERE = {
     "Run": "loop",
@@ -14,10 +20,21 @@ _WHERE = {
     "train_on": "loop",
     "trained_split": "loop",
 }
-__all__ = ["Recipe", "learning_rate", *_WHERE]
+__all__ = [
+    "Recipe",
+    "Run",
+    "fastest_precision",
+    "initial_model",
+    "learning_rate",
+    "load_model",
+    "model_from",
+    "train",
+    "train_on",
+    "trained_split",
+]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name in _WHERE:
         return getattr(importlib.import_module(f"arlib.training.{_WHERE[name]}"), name)
     if name in _WHERE.values():
