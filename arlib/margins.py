@@ -13,6 +13,7 @@ from arlib import attacks
 from arlib.attacks import losses
 from arlib.attacks import steps as parts
 from arlib.attacks.checks import check
+from arlib.attacks.spelling import answered
 from arlib.confidence import check_logits
 from arlib.errors import InputError
 
@@ -51,6 +52,7 @@ def scale_free(margins: Tensor, scale: float) -> Tensor:
     return margins / scale
 
 
+@answered
 def instance(
     model: nn.Module,
     x: Tensor,

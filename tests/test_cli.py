@@ -1,3 +1,5 @@
+import json
+import logging
 import os
 import signal
 import subprocess
@@ -7,7 +9,8 @@ import time
 import pytest
 from test_studies import ROOT, TINY, a_study, fake, run
 
-from arlib import cli, data, fields, files, records, studies, training
+from arlib import __version__, claims, cli, data, fields, files, records, studies, training
+from arlib.cli import loudness, options
 from arlib.errors import InputError
 from arlib.processes import kill
 
@@ -310,3 +313,111 @@ def test_help_needs_no_torch():
         "import sys, arlib.cli.program; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_the_version_is_the_package_s(monkeypatch, capsys):
+    assert arlib(monkeypatch, capsys, "--version") == (0, f"arlib {__version__}\n", "")
+
+
+def test_json_says_what_the_tables_say(monkeypatch, capsys, store):
+    said = lambda *words: json.loads(arlib(monkeypatch, capsys, *words, "--json")[1])
+    listed = {study["name"]: study for study in said("study", "list")}
+    assert listed["tiny"]["runs"] == 4 and listed["tiny"]["done"] == 0 and listed["tiny"]["toy"]
+    status = said("study", "status", "tiny")
+    assert status["study"] == "tiny" and status["done"] == 0 and len(status["runs"]) == 4
+    first = status["runs"][0]
+    assert (first["state"], first["epochs_done"], first["epochs"]) == ("missing", 0, 3)
+    assert first["minutes"] is None  # not NaN, which no other language reads
+
+
+def test_verdicts_as_json_are_those_of_the_claims(monkeypatch, capsys):
+    monkeypatch.delenv("ARLIB_STORE", raising=False)
+    said = json.loads(arlib(monkeypatch, capsys, "verdicts", "digits", "--json")[1])
+    found = claims.verdicts(studies.load("digits"))
+    assert said["study"] == "digits" and said["toy"] and said["protocol"] == 1
+    assert [row["verdict"] for row in said["verdicts"]] == list(found["verdict"])
+    assert [row["claim"] for row in said["verdicts"]] == list(found["claim"])
+
+
+@pytest.mark.parametrize("mistyped", ["rnus", "runs/no/such"])
+def test_a_mistyped_store_is_said(monkeypatch, capsys, tmp_path, mistyped):
+    (tmp_path / "runs").mkdir()
+    wrong = tmp_path / mistyped
+    for words in (["list"], ["show", "digits"], ["status", "digits"], ["missing", "digits"]):
+        status, out, err = arlib(monkeypatch, capsys, "study", *words, "--store", wrong)
+        assert (status, out) == (2, "") and f"store is '{wrong}'" in err
+    assert f"Did you mean '{tmp_path / 'runs'}'?" in err or "Nor is there" in err
+    assert not wrong.exists()
+
+
+def test_a_new_store_of_a_run_is_said(tmp_path, caplog):
+    (tmp_path / "runs").mkdir()
+    with caplog.at_level("INFO"):
+        options.made_if_new(tmp_path / "runs")
+        assert not caplog.text
+        options.made_if_new(tmp_path / "rnus")
+    assert "is new" in caplog.text and f"Did you mean '{tmp_path / 'runs'}'?" in caplog.text
+
+
+def test_quiet_and_verbose_stand_before_or_after_the_command(store):
+    def said(*words):
+        command = [sys.executable, "-m", "arlib", *words]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stderr
+
+    plain = ("study", "status", "digits")
+    assert said(*plain) == ""
+    for words in (("-v", *plain), (*plain, "-v"), (*plain, "--verbose")):
+        assert "store: " in said(*words) or "arlib " in said(*words)
+    assert "Traceback" in said("study", "status", "digitz", "-v")
+    assert said("-q", "study", "status", "digitz").startswith("arlib: study is 'digitz'")
+    assert "keep one" in said("study", "status", "digits", "-q", "-v")
+
+
+def test_quiet_shows_no_bars_and_no_progress(monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    loudness.set_up()
+    assert loudness.bars() and not loudness.bars(False)
+    loudness.say(quiet=True, verbose=False)
+    assert not loudness.bars() and loudness.bars(True)
+    assert not logging.getLogger("arlib.training.loop").isEnabledFor(logging.INFO)
+    loudness.set_up()
+    assert loudness.bars()
+
+
+def test_a_shell_completes_the_names_of_studies(store):
+    given = {"ARLIB_STORE": str(store), "_ARLIB_COMPLETE": "complete_bash"}
+    given |= {"COMP_WORDS": "arlib study status ti", "COMP_CWORD": "3"}
+    code = "import sys; sys.argv = ['arlib']; from arlib.cli import main; main()"
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(
+        command, cwd=ROOT, env=os.environ | given, capture_output=True, text=True
+    )
+    assert ended.stdout.split() == ["tiny"], ended.stderr
+
+
+def test_a_log_has_a_line_an_epoch_and_a_terminal_a_bar(caplog, capsys):
+    recipe = training.Recipe(dataset="digits", model="resnet8", width=4, epochs=2, train_images=64)
+    with caplog.at_level("INFO"):
+        training.train(recipe, device="cpu", progress=False)
+    lines = [line for line in caplog.messages if "epoch" in line]
+    assert [line.split(",")[0] for line in lines] == [
+        f"{recipe.id}: epoch 1 of 2",
+        f"{recipe.id}: epoch 2 of 2",
+    ]
+    assert "validation error 0." in lines[0] and "attack" not in lines[0]
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        training.train(recipe, device="cpu", progress=True)
+    assert not [line for line in caplog.messages if "epoch" in line]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a terminal of Unix")
+def test_nothing_is_coloured_on_a_terminal(store):
+    for words in (["--help"], ["study", "list"], ["study", "lst"], ["study", "status", "digitz"]):
+        ours, theirs = os.openpty()
+        command = [sys.executable, "-m", "arlib", *words]
+        given = os.environ | {"NO_COLOR": "1", "TERM": "xterm-256color"}
+        subprocess.run(command, cwd=ROOT, env=given, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        with open(ours, "rb", buffering=0) as terminal:
+            assert b"\x1b" not in terminal.read(100_000)

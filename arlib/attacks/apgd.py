@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from arlib.attacks.checks import check, radius
 from arlib.attacks.losses import PLAIN, TO_TARGET, Goal, check_loss
+from arlib.attacks.spelling import answered
 from arlib.attacks.steps import (
     BALLS,
     Ball,
@@ -33,6 +34,7 @@ ENOUGH = 0.75  # share of steps since the last checkpoint that must have raised 
 FIRST, SHRINK, SHORTEST = 0.22, 0.03, 0.06  # checkpoint spacing as shares of all steps
 
 
+@answered
 def apgd(
     model: nn.Module,
     x: Tensor,

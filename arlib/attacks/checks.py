@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from arlib.attacks.spelling import check_norm
 from arlib.engine import device_of
-from arlib.errors import InputError, one_of
-
-NORMS = ("linf", "l2")
+from arlib.errors import InputError
 
 
 class TrustWarning(UserWarning):
@@ -53,7 +52,7 @@ def check(
     outside `clip`, or on another device than labels or model; labels not one int64 an image, or out
     of range; eps outside the range; a count (steps, restarts, …) below 1.
     """
-    one_of("norm", norm, NORMS)
+    check_norm(norm)
     _check_images(model, x, y, clip)
     if eps is not None:
         _check_eps(eps, norm, x, clip)

@@ -19,6 +19,7 @@ from arlib.attacks.checks import TrustWarning as TrustWarning
 from arlib.attacks.checks import check, radius
 from arlib.attacks.losses import Goal, finite
 from arlib.attacks.named import STRONG, Named, strong
+from arlib.attacks.spelling import answered
 from arlib.attacks.steps import BALLS, Forward, Streams, look, nhwc, opened
 from arlib.errors import InputError
 
@@ -54,6 +55,7 @@ class Evaluation:
     warnings: list[str]
 
 
+@answered
 def evaluate(
     model: nn.Module,
     x: Tensor,

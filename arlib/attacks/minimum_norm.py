@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from arlib import engine
 from arlib.attacks.checks import check
 from arlib.attacks.losses import Goal, margin_to
+from arlib.attacks.spelling import answered
 from arlib.attacks.steps import (
     BALLS,
     Forward,
@@ -39,6 +40,7 @@ CANDIDATES = 9  # classes whose boundaries are compared
 DUAL = {"linf": 1, "l2": 2}
 
 
+@answered
 def minimum_norm(
     model: nn.Module,
     x: Tensor,
@@ -75,6 +77,7 @@ def minimum_norm(
         return _walk_back(forward, x, nearest, goals[-1]).contiguous()
 
 
+@answered
 @torch.no_grad()
 def distance(
     model: nn.Module,

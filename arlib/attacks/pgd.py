@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from arlib.attacks.checks import check, radius
 from arlib.attacks.losses import PLAIN, Goal, check_loss
+from arlib.attacks.spelling import answered
 from arlib.attacks.steps import (
     BALLS,
     Ball,
@@ -25,6 +26,7 @@ from arlib.attacks.steps import (
 from arlib.errors import InputError, one_of
 
 
+@answered
 def perturb(
     f: Forward,
     x: Tensor,
@@ -56,6 +58,7 @@ def perturb(
     return x_adv
 
 
+@answered
 def pgd(
     model: nn.Module,
     x: Tensor,
@@ -133,6 +136,7 @@ def pgd(
     return best.x.contiguous()
 
 
+@answered
 def fgsm(
     model: nn.Module,
     x: Tensor,

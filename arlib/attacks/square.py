@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from arlib.attacks.checks import check, radius
 from arlib.attacks.losses import PLAIN, Goal, check_loss
+from arlib.attacks.spelling import answered
 from arlib.attacks.steps import (
     Best,
     Forward,
@@ -29,6 +30,7 @@ HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)
 DRAWN_AT_ONCE = 200  # queries whose random numbers are drawn together
 
 
+@answered
 def square(
     model: nn.Module,
     x: Tensor,

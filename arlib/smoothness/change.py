@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from arlib import engine
 from arlib.attacks import steps as parts
+from arlib.attacks.spelling import answered
 from arlib.errors import InputError, one_of
 from arlib.smoothness import layers as inner
 from arlib.smoothness.moved import check, of_layer, signs
@@ -43,6 +44,7 @@ def normalisers(
     return dict(zip(layers, moments.normalisers(), strict=True))
 
 
+@answered
 @torch.inference_mode(False)
 def feature_change(
     model: nn.Module,

@@ -7,12 +7,14 @@ from torch import Tensor, nn
 
 from arlib import attacks, engine
 from arlib.attacks import steps as parts
+from arlib.attacks.spelling import answered
 from arlib.errors import InputError, one_of
 from arlib.smoothness.moved import check, signs, uniform
 
 FLIP_ATTACKS = ("pgd", "uniform", "sign")
 
 
+@answered
 def flip_rate(
     model: nn.Module,
     x: Tensor,
