@@ -10,7 +10,7 @@ WORKERS ?= 2
 .PHONY: help env book test test-slow test-gpu serve clean
 
 help: ## what can be made
-	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' Makefile
 
 env: $(STAMP) ## the environment in .venv, pinned by requirements.txt
 

@@ -2,10 +2,12 @@
 and arlib/captions.json.
 
 python -m tools.stamp                  every chapter carries the setup cell of arlib.notebook again
-python -m tools.stamp ADDRESS          the same, with this address (https://…) from now on
+python -m tools.stamp ADDRESS          the same, with this address (https://…) from now on,
+                                       and with today's date in CITATION.cff
 python -m tools.stamp --check          only say whether a chapter differs (exit status 1)
 """
 
+import datetime
 import json
 import re
 import sys
@@ -40,6 +42,18 @@ def write_address(address: str, root: Path = ROOT) -> None:
         "\n[project.scripts]", f'\n[project.urls]\nRepository = "{address}"\n\n[project.scripts]', 1
     )
     files.write_text(path, text)
+    cite(address, root)
+
+
+def cite(address: str, root: Path = ROOT) -> None:
+    """Set address and today's date in CITATION.cff, which has neither before."""
+    path = root / "CITATION.cff"
+    if not path.is_file():
+        return
+    text = path.read_text(encoding="utf-8")
+    text = re.sub(r"\n(repository-code|date-released): .*", "", text)
+    stamped = f'date-released: {datetime.date.today()}\nrepository-code: "{address}"\n'
+    files.write_text(path, text.replace("\nauthors:\n", f"\n{stamped}authors:\n", 1))
 
 
 def page(address: str, name: str) -> str:

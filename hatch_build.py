@@ -1,0 +1,30 @@
+"""Links of README.md as an index shows them: absolute, since the index has none of our files.
+
+The address is `[project.urls] Repository`, which `python -m tools.stamp ADDRESS` sets at release;
+until then links stay as they are.
+"""
+
+import re
+from pathlib import Path
+
+from hatchling.metadata.plugin.interface import MetadataHookInterface
+
+RELATIVE = re.compile(r"\]\((?!https?://|#|mailto:)([^)\s]+)\)")
+
+
+def absolute_links(text: str, address: str) -> str:
+    """Markdown whose links to files of the repository lead to the repository's main branch."""
+    if not address:
+        return text
+    base = f"{address.removesuffix('.git').rstrip('/')}/blob/main/"
+    return RELATIVE.sub(lambda found: f"]({base}{found[1]})", text)
+
+
+class CustomMetadataHook(MetadataHookInterface):
+    def update(self, metadata: dict) -> None:
+        text = (Path(self.root) / "README.md").read_text(encoding="utf-8")
+        address = metadata.get("urls", {}).get("Repository", "")
+        metadata["readme"] = {
+            "content-type": "text/markdown",
+            "text": absolute_links(text, address),
+        }
