@@ -48,7 +48,7 @@ def test_a_name_from_elsewhere_is_answered_with_ours(function, wrong, right):
 
 
 def test_a_mistyped_name_gets_its_suggestion():
-    with pytest.raises(TypeError, match="pgd: argument is 'step_sise'.*Did you mean 'step_size'"):
+    with pytest.raises(TypeError, match=r"pgd: argument is 'step_sise'.*Did you mean 'step_size'"):
         attacks.pgd(NET, X, Y, eps=0.1, step_sise=0.1)
 
 

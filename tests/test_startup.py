@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import startup
+
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "torchvision", "pandas", "scipy", "sklearn", "matplotlib", "IPython", "papermill")
 LISTED = f"print(*[name for name in {HEAVY} if name in sys.modules], file=sys.__stderr__)"
@@ -53,3 +55,9 @@ def test_a_command_that_computes_nothing_loads_nothing_heavy(words):
 @pytest.mark.parametrize("room", ["attacks", "engine", "margins"])
 def test_attacks_bring_torch_alone(room):
     assert loaded_by(f"import arlib.{room}") == ["torch"]
+
+
+def test_the_benchmark_times_processes():
+    assert {"arlib study list", "import arlib.attacks"} <= startup.programs().keys()
+    cpu, wall = startup.seconds(["-c", "sum(range(3_000_000))"])
+    assert cpu > 0 and wall > 0
