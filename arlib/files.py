@@ -11,11 +11,10 @@ from pathlib import Path
 from tempfile import mkstemp
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from arlib.errors import RecordError
 
-if TYPE_CHECKING:  # reading JSON needs no torch
+if TYPE_CHECKING:  # reading JSON needs neither
+    import numpy as np
     import torch
 
 
@@ -49,6 +48,8 @@ def write_json(path: Path, value: object) -> None:
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write a compressed npz without pickle."""
+    import numpy as np
+
     plain = {key: np.asarray(value) for key, value in arrays.items()}
     objects = [key for key, value in plain.items() if value.dtype == object]
     if objects:
@@ -84,6 +85,8 @@ def read_json(path: Path) -> dict:
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read an npz without pickle; `RecordError` names a file that is missing or damaged."""
+    import numpy as np
+
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {key: stored[key] for key in stored.files}

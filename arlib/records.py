@@ -20,12 +20,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from arlib import files
 from arlib.errors import InputError, RecordError
 
 if TYPE_CHECKING:  # what is recorded is listed without them
+    import numpy as np
     import pandas as pd
     import torch
 
@@ -75,6 +74,8 @@ class Record:
         """Per-image arrays and, as `quantiles|<operator>|<layer>`,
         201 quantiles of each spectrum.
         """
+        import numpy as np
+
         arrays = files.read_arrays(self.folder / "arrays.npz")
         for operator, layers in self.quantile_layers.items():
             stacked = arrays.pop(f"quantiles|{operator}", ())
@@ -257,6 +258,8 @@ def _text(content: dict) -> str:
 
 def _number(value: object) -> object:
     """A JSON value with 7 significant digits; NaN is null, an infinity a word."""
+    import numpy as np
+
     if isinstance(value, str | bool | np.bool_) or value is None:
         return bool(value) if isinstance(value, np.bool_) else value
     value = float(value)
@@ -312,6 +315,8 @@ def _stack_quantiles(
     """One float16 array (layers, 201) an operator:
     a zip entry per layer would cost more than its numbers.
     """
+    import numpy as np
+
     plain, stacks, layers = {}, {}, {}
     for key, value in arrays.items():
         kind, _, rest = key.partition("|")
@@ -329,6 +334,8 @@ def _stack_quantiles(
 
 
 def _reduce(arrays: dict[str, np.ndarray], budget: int) -> tuple[dict[str, np.ndarray], list[str]]:
+    import numpy as np
+
     arrays, left_out = dict(arrays), []
     for key, keep in _REDUCTIONS:
         if _bytes(arrays) <= budget:
@@ -349,6 +356,8 @@ def _reduce(arrays: dict[str, np.ndarray], budget: int) -> tuple[dict[str, np.nd
 
 
 def _bytes(arrays: dict[str, np.ndarray]) -> int:
+    import numpy as np
+
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.tell()

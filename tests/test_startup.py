@@ -9,7 +9,9 @@ import pytest
 from benchmarks import startup
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = ("torch", "torchvision", "pandas", "scipy", "sklearn", "matplotlib", "IPython", "papermill")
+HEAVY = (
+    "numpy", "torch", "torchvision", "pandas", "scipy", "sklearn", "matplotlib", "IPython", "papermill",
+)  # fmt: skip
 LISTED = f"print(*[name for name in {HEAVY} if name in sys.modules], file=sys.__stderr__)"
 
 
@@ -54,7 +56,7 @@ def test_a_command_that_computes_nothing_loads_nothing_heavy(words):
 
 @pytest.mark.parametrize("room", ["attacks", "engine", "margins"])
 def test_attacks_bring_torch_alone(room):
-    assert loaded_by(f"import arlib.{room}") == ["torch"]
+    assert set(loaded_by(f"import arlib.{room}")) <= {"numpy", "torch"}
 
 
 def test_the_benchmark_times_processes():
