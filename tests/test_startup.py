@@ -10,7 +10,8 @@ from benchmarks import startup
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = (
-    "numpy", "torch", "torchvision", "pandas", "scipy", "sklearn", "matplotlib", "IPython", "papermill",
+    "numpy", "torch", "torchvision", "pandas", "scipy", "sklearn", "matplotlib", "IPython",
+    "papermill",
 )  # fmt: skip
 LISTED = f"print(*[name for name in {HEAVY} if name in sys.modules], file=sys.__stderr__)"
 
