@@ -1,10 +1,19 @@
-"""Processes of this machine: when one started, and ending one with everything it has started."""
+"""Processes of this machine: when one started, ending one with everything it has started,
+and processes that end with the one that started them.
+"""
 
+import contextlib
+import ctypes
 import os
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+# prctl(2)
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def started(pid: int) -> str | None:
@@ -31,13 +40,42 @@ def kill(process: subprocess.Popen) -> None:
     """
     if process.poll() is not None:
         return
-    for pid in [*descendants(process.pid), process.pid]:
-        for end in (os.killpg, os.kill):
-            try:
-                end(pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                continue
+    _kill([*descendants(process.pid), process.pid])
     process.wait()
+
+
+def kill_descendants(patience: float = 5.0) -> None:
+    """Kill all that this process has started, and what those have started.
+
+    After `adopt_orphans` also those whose own parents are dead. patience: seconds in which those
+    that are born meanwhile are killed too.
+    """
+    until = time.monotonic() + patience
+    while found := descendants(os.getpid()):
+        _kill(found)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        if time.monotonic() > until:
+            return
+        time.sleep(0.02)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose parents die, so that `descendants` still finds them.
+    Linux only; elsewhere they are init's.
+    """
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def bound(command: list[str]) -> list[str]:
+    """The command, changed so that on Linux it is killed when this process
+    (the thread that starts it) dies, in whatever way.
+
+    Set by the child itself before it becomes the command: code between fork and exec is unsafe
+    beside threads.
+    """
+    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
 
 
 def descendants(pid: int) -> list[int]:
@@ -52,13 +90,26 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        for end in (os.killpg, os.kill):
+            try:
+                end(pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                continue
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
 def _all() -> Iterator[tuple[int, int]]:
     """(process, its parent) of every process."""
     if not _has_proc():
-        listed = subprocess.run(
-            ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True
-        ).stdout
-        yield from (tuple(map(int, line.split())) for line in listed.splitlines())
+        ps = subprocess.Popen(["ps", "-A", "-o", "pid=,ppid="], stdout=subprocess.PIPE, text=True)
+        pairs = [tuple(map(int, line.split())) for line in ps.communicate()[0].splitlines()]
+        yield from (pair for pair in pairs if pair[0] != ps.pid)
         return
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -76,3 +127,15 @@ def _after_name(stat: Path) -> list[str]:
 
 def _has_proc() -> bool:
     return Path("/proc/self/stat").exists()
+
+
+def _become(parent: int, command: list[str]) -> None:
+    """Tie this process to its parent, then be the command; see `bound`."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before we could ask to be told
+        sys.exit(1)
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    _become(int(sys.argv[1]), sys.argv[2:])
