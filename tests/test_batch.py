@@ -1,16 +1,19 @@
 import csv
 import json
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from waiting import until
 
-from arlib import batch, chapters, files, processes
+from arlib import batch, chapters, cli, files, places, processes
+from arlib.batch.task import Task
 from arlib.errors import InputError
 
 PARAMETERS = 'study: str = "digits"  # which études\nx: int = 2  # a number\n'
@@ -114,10 +117,129 @@ def test_options_out_of_range_are_refused(chapter, tmp_path):
             batch.run(tasks, **options)
 
 
-def test_submitit_is_asked_for_by_name_when_it_is_missing(chapter, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(InputError, match="pip install submitit"):
-        batch.run(plan(chapter, tmp_path, {}), executor="submitit")
+def test_where_there_is_no_slurm_it_says_so(chapter, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="here is no sbatch, no squeue, no scancel"):
+        batch.run(plan(chapter, tmp_path / "out", {}), executor="slurm")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"mem": "4X"}, "mem is '4X'; write a number and K, M, G or T"),
+        ({"mem": "0"}, "mem is '0'"),
+        ({"gpus": "a100:"}, "gpus is 'a100:'; write 1, or a type and a number"),
+        ({"restarts": -1}, "restarts is -1; allowed: 0 and more"),
+        ({"options": {"--qos": "high"}}, "without dashes before it"),
+        ({"options": {"array": "0-3"}}, "'array', which the batch sets itself"),
+        ({"options": {"mem": "4G"}}, "'mem'; give it as --mem"),
+    ],
+)
+def test_options_for_slurm_are_checked_before_anything_is_submitted(options, said):
+    with pytest.raises(InputError, match=said):
+        batch.Slurm(**options)
+
+
+def test_options_are_given_to_sbatch_as_it_takes_them():
+    given = batch.Slurm(
+        partition="gpu", time=90, mem="16G", gpus="a100:2", options={"qos": "high", "exclusive": ""}
+    )
+    assert given.arguments(3600) == [
+        *("--partition=gpu", "--time=2", "--mem=16G", "--gpus=a100:2"),
+        *("--qos=high", "--exclusive"),
+    ]
+    assert batch.Slurm().arguments(3601) == ["--time=61"]
+
+
+def test_options_for_slurm_need_slurm(chapter, tmp_path):
+    with pytest.raises(InputError, match="executor is 'local'"):
+        batch.run(plan(chapter, tmp_path, {}), on_slurm=batch.Slurm(mem="4G"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--mem", "4G", "--detach"], "--mem, --detach: for --executor slurm only"),
+        (["--executor", "slurm", "--time", "2 days"], "write hours, minutes and seconds"),
+        (["--executor", "slurm", "--slurm", "qos=a", "--slurm", "qos=b"], "'qos' is given twice"),
+        (["--executor", "submitit"], "executor is 'submitit'; allowed: local, slurm"),
+    ],
+)
+def test_the_command_says_what_it_cannot_use(chapter, tmp_path, monkeypatch, capsys, options, said):
+    words = ["arlib", "batch", str(chapter), "--out", str(tmp_path / "out"), *options]
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and said in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_marker_means_that_the_task_runs_again(chapter, tmp_path):
+    (task,) = plan(chapter, tmp_path / "out", {"x": 2})
+    files.write_text(task.output, "{}")
+    files.write_text(task.marker, '{"key": ')
+    assert not task.finished
+
+
+def test_parameters_reach_a_worker_as_they_are(chapter, tmp_path):
+    given = {"x": 1.5, "study": {1: [True, None, "no"]}}
+    (task,) = plan(chapter, tmp_path, given)
+    assert Task.unpacked(json.loads(json.dumps(task.packed()))) == task
+
+
+def test_workers_load_neither_torch_nor_pandas():
+    code = (
+        "import sys, arlib.batch.worker\n"
+        "print([name for name in ('torch', 'pandas') if name in sys.modules])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=in_checkout(), check=True
+    )
+    assert ended.stdout.strip() == "[]"
+
+
+def in_checkout() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(places.PACKAGE.parent)}
+
+
+def test_a_bound_process_dies_with_the_one_that_started_it():
+    code = (
+        "import subprocess, sys, time\n"
+        "from arlib import processes\n"
+        "sleep = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
+        "print(subprocess.Popen(processes.bound(sleep), start_new_session=True).pid, flush=True)\n"
+        "time.sleep(600)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=in_checkout()
+    ) as parent:
+        child = int(parent.stdout.readline())
+        assert processes.started(child)
+        parent.kill()
+    until(lambda: processes.started(child) is None)
+
+
+def test_orphans_that_were_adopted_are_killed_too():
+    code = (
+        "import subprocess, sys, time\n"
+        "from arlib import processes\n"
+        "processes.adopt_orphans()\n"
+        "sleep = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
+        "popen = f'subprocess.Popen({sleep}, start_new_session=True)'\n"
+        "start = f'import subprocess; print({popen}.pid)'\n"
+        "subprocess.run([sys.executable, '-c', start])\n"  # ends; its child goes on
+        "processes.kill_descendants()\n"
+        "print('killed', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=in_checkout()
+    ) as parent:
+        orphan, said = int(parent.stdout.readline()), parent.stdout.readline()
+        assert said == "killed\n" and processes.started(orphan) is None
+        parent.kill()
 
 
 def test_killing_reaches_processes_in_groups_of_their_own():
@@ -193,21 +315,66 @@ def test_the_time_limit_kills_everything_a_chapter_started(chapter, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interrupt_ends_a_batch_soon(chapter, tmp_path):
+def test_an_interrupt_ends_a_run_soon(chapter, tmp_path):
     (task,) = plan(chapter, tmp_path / "out", {"x": 4})
-    stop = threading.Event()
-    threading.Timer(1.0, stop.set).start()
     begun = time.monotonic()
-    row = batch.run_task(task, timeout=60, retries=2, stop=stop)
-    assert time.monotonic() - begun < 10 and (row["status"], row["attempts"]) == ("failed", 1)
+    row = batch.run_task(
+        task, timeout=60, retries=2, stop=lambda: "enough" * (time.monotonic() > begun + 1)
+    )
+    assert time.monotonic() - begun < 30 and (row["status"], row["attempts"]) == ("failed", 1)
+    assert not list(task.output.parent.glob("*.partial.ipynb"))
 
 
 @pytest.mark.slow
-def test_submitit_runs_the_same_tasks(chapter, tmp_path):
-    pytest.importorskip("submitit")
-    tasks = plan(chapter, tmp_path / "out", {"x": 2}, {"x": 3})
-    table = batch.run(tasks, jobs=2, timeout=60, retries=0, executor="submitit").set_index("x")
-    assert (
-        dict(table["status"]) == {2: "done", 3: "failed"}
-        and outputs(tasks[0].output) == "3 digits\n"
+def test_earlier_attempts_count(chapter, tmp_path):
+    """A job that Slurm starts again goes on counting where it was."""
+    (task,) = plan(chapter, tmp_path / "out", {"x": 3})
+    row = batch.run_task(task, timeout=60, retries=1, earlier=("attempt 1: RuntimeError: before",))
+    assert row["attempts"] == 2 and row["reason"] == (
+        "attempt 1: RuntimeError: before; attempt 2: ValueError: three is wrong"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
+def test_a_batch_is_alone_and_leaves_no_writer_when_it_is_killed(chapter, tmp_path):
+    """What is killed with the batch: the worker, papermill, its kernel, and what that started."""
+    out = tmp_path / "out"
+    (task,) = plan(chapter, out, {"x": 4})
+    said = task.output.parent / "child"
+    parent = multiprocessing.get_context("fork").Process(target=batch.run, args=([task],))
+    parent.start()
+    try:
+        until(lambda: said.exists() and said.read_text(), 300)
+        with pytest.raises(InputError, match=f"another batch works on {out}: process {parent.pid}"):
+            batch.run([task])
+        known = processes.descendants(parent.pid)
+        assert int(said.read_text()) in known and len(known) >= 4
+    finally:
+        parent.kill()
+        parent.join()
+    until(lambda: not [pid for pid in known if processes.started(pid)])
+    # the next batch is not refused, and removes what this one left half written
+    table = batch.run([task], timeout=0.5, retries=0)
+    assert "timed out" in table["reason"][0] and not list(said.parent.glob("*.partial.ipynb"))
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_one_row(chapter, tmp_path):
+    tasks = plan(chapter, tmp_path / "out", {"x": 4}, {"x": 2})
+    said = tasks[0].output.parent / "child"
+
+    def kill_the_worker():
+        until(lambda: said.exists() and said.read_text(), 300)
+        kernel = processes.descendants(os.getpid())
+        lines = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in kernel}
+        (worker,) = [pid for pid, line in lines.items() if "arlib.batch.worker" in line]
+        os.kill(worker, 9)
+
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(kill_the_worker)
+        table = batch.run(tasks, jobs=1, timeout=300, retries=0).set_index("x")
+        killed.result()
+    assert dict(table["status"]) == {4: "failed", 2: "done"}
+    assert "killed by SIGKILL (out of memory?)" in table["reason"][4]
+    os.kill(int(said.read_text()), 9)  # started by the kernel, whose guard is dead

@@ -1,8 +1,6 @@
-"""`arlib batch`, `data`, `verdicts`, and the program itself."""
+"""`arlib data`, `verdicts`, and the program itself."""
 
 import logging
-import signal
-import sys
 import traceback
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +9,10 @@ import typer
 
 from arlib import __version__
 from arlib.cli import loudness
+from arlib.cli.batch import run_batch
 from arlib.cli.compare import run_compare
 from arlib.cli.loudness import Quiet, Verbose, loud
-from arlib.cli.options import Json, Name, Store, as_interrupt, existing, seconds, stop
+from arlib.cli.options import Json, Name, Store, existing, stop
 from arlib.cli.output import print_json
 from arlib.cli.study import study_app
 from arlib.cli.train import train_one, with_fields
@@ -31,6 +30,7 @@ app = typer.Typer(
 app.add_typer(study_app, name="study")
 app.command("train")(loud(with_fields(train_one)))
 app.command("compare")(loud(run_compare))
+app.command("batch")(loud(run_batch))
 
 
 def main() -> None:
@@ -68,62 +68,6 @@ def _for_all(
     verbose: Verbose = False,
 ) -> None:
     loudness.say(quiet, verbose)
-
-
-@app.command("batch")
-@loud
-def run_batch(
-    chapters: Annotated[
-        list[str], typer.Argument(help="Chapters (margins, book/margins.ipynb, …) or `all`.")
-    ],
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("-p", "--parameter", help="name=value, the same in every run."),
-    ] = None,
-    grid: Annotated[
-        list[str] | None, typer.Option(help="name=value,value,…; several grids multiply.")
-    ] = None,
-    out: Annotated[
-        Path,
-        typer.Option(
-            help="Folder of the executed chapters, logs and summary.csv.", resolve_path=True
-        ),
-    ] = Path("out"),
-    jobs: Annotated[int, typer.Option(help="Runs at a time.")] = 1,
-    timeout: Annotated[
-        str, typer.Option(help="Time limit of one run, e.g. 30m; then its processes are killed.")
-    ] = "1h",
-    retries: Annotated[
-        int, typer.Option(help="How often a failed run is tried again (0, 1 or 2).")
-    ] = 2,
-    executor: Annotated[
-        str,
-        typer.Option(
-            help="local, or submitit (Slurm where there is one; needs `pip install submitit`)."
-        ),
-    ] = "local",
-) -> None:
-    """Run chapters × parameters with papermill, each in processes of its own,
-    and collect one table.
-
-    What is finished is skipped when the command is given again; a changed chapter or parameter runs
-    anew. Exit status 0 only if every run succeeded.
-    """
-    from arlib import batch
-
-    signal.signal(signal.SIGTERM, as_interrupt)
-    tasks = batch.plan(chapters, batch.parameter_sets(parameter or [], grid or []), out)
-    try:
-        table = batch.run(
-            tasks, jobs=jobs, timeout=seconds(timeout), retries=retries, executor=executor
-        )
-    except KeyboardInterrupt:
-        stop("interrupted; finished chapters are kept, the same command goes on.", 130)
-    failed = table[table["status"] == "failed"]
-    print(f"{len(table) - len(failed)} of {len(table)} runs succeeded; see {out / 'summary.csv'}.")
-    for row in failed.itertuples():
-        print(f"failed: {row.output}: {row.reason}", file=sys.stderr)
-    raise typer.Exit(1 if len(failed) else 0)
 
 
 @app.command("data")
