@@ -132,7 +132,8 @@ def kill_node(configuration: Path, node: str) -> None:
     """A node's failure: its daemon, what runs its jobs, and all in those jobs die at once."""
     folder = configuration.parent
     os.kill(int((folder / f"{node}.pid").read_text()), signal.SIGKILL)
-    in_jobs = [pid for pid in _pids() if _says(pid, f"SLURMD_NODENAME={node}")]
+    settings = (f"SLURMD_NODENAME={node}", f"SLURM_CONF={configuration}")
+    in_jobs = [pid for pid in _pids() if all(_says(pid, setting) for setting in settings)]
     for pid in [*_steps(configuration, folder / f"{node}.log"), *in_jobs]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
