@@ -27,12 +27,28 @@ class TrainingStopped(RuntimeError):
     """A training stopped by itself (NaN, collapse); the message says what was seen."""
 
 
+def shown(value: object, length: int = 80) -> str:
+    """A value as a message shows it: in one line, and a long one by its two ends.
+
+    >>> shown("a" * 1000, 9)
+    "'aa … aa'"
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        text = f"a number of {value.bit_length()} bits" if isinstance(value, int) else "unreadable"
+    half = (length - 3) // 2
+    return text if len(text) <= length else f"{text[:half]} … {text[-half:]}"
+
+
 def one_of(name: str, value: object, allowed: Collection) -> None:
     """Raise `InputError` unless `value` is one of `allowed`, suggesting the closest spelling."""
-    if value in allowed:
+    if any(value == one for one in allowed):
         return
-    close = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=1)
+    # comparing spellings takes the square of their length
+    word = value[:100] if isinstance(value, str) else shown(value)
+    close = difflib.get_close_matches(word, [str(one) for one in allowed], n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise InputError(
-        f"{name} is {value!r}; allowed: {', '.join(map(str, allowed))}.{hint}", field=name
+        f"{name} is {shown(value)}; allowed: {', '.join(map(str, allowed))}.{hint}", field=name
     )

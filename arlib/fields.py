@@ -22,7 +22,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 
-from arlib.errors import InputError, one_of
+from arlib.errors import InputError, one_of, shown
 
 _WORDS = {
     str: "a text",
@@ -51,8 +51,8 @@ class Range:
         high_enough = value > self.low if self.above else value >= self.low
         low_enough = value < self.high if self.below else value <= self.high
         if not (high_enough and low_enough):  # written so that NaN fails
-            shown = f"{value:g}" if isinstance(value, float) else repr(value)
-            raise InputError(f"{name} is {shown}; allowed: {self.words()}.", field=name)
+            given = f"{value:g}" if isinstance(value, float) else shown(value)
+            raise InputError(f"{name} is {given}; allowed: {self.words()}.", field=name)
 
     def words(self) -> str:
         """The range in words: "at least 1", "0 to 1", "at least 0 and below 1"."""
@@ -148,7 +148,7 @@ def _kinds(cls: type) -> dict[str, object]:
 
 def _typed(name: str, value: object, kind: object) -> object:
     if not _fits(value, kind):
-        raise InputError(f"{name} is {value!r}; it must be {words(kind)}.", field=name)
+        raise InputError(f"{name} is {shown(value)}; it must be {words(kind)}.", field=name)
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if _is_union(kind):
         return (
@@ -172,7 +172,10 @@ def _fits(value: object, kind: object) -> bool:
     if kind in (int, float) and isinstance(value, bool):
         return False
     if kind is float:
-        return isinstance(value, int | float) and math.isfinite(value)
+        try:
+            return isinstance(value, int | float) and math.isfinite(value)
+        except OverflowError:  # a whole number beyond every float
+            return False
     return isinstance(value, kind or type(None))
 
 

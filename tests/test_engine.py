@@ -243,3 +243,13 @@ def test_a_sum_that_fits_is_written_over_one_operand():
     first, second = a.clone(), b.clone()
     assert folding.add_into_second(first, second) is second and torch.equal(second, expected)
     assert folding.add_into(a, b) is a and torch.equal(a, expected)
+
+
+def test_there_is_one_cpu():
+    assert engine.device("cpu").type == engine.device("cpu:0").type == "cpu"
+    for name in ("cpu:7", "cpu:1"):
+        with pytest.raises(InputError, match=f"device is '{name}', but there is only one cpu"):
+            engine.device(name)
+    with pytest.raises(InputError, match="allowed: auto, cpu") as refused:
+        engine.device("cpu" * 2000)
+    assert len(str(refused.value)) < 200

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arlib import fields
+from arlib import fields, models
 from arlib.errors import InputError
 from arlib.fields import COUNT, POSITIVE, Choice, Range, check
 from arlib.measure import Settings
@@ -72,3 +72,47 @@ def test_docs_are_the_texts_under_the_fields():
     assert fields.docs(Example) == {"size": "How many.", "kind": "Which."}
     assert fields.docs(Recipe).keys() == Recipe.__dataclass_fields__.keys()
     assert fields.docs(Settings)["flip_draws"].startswith("Random directions")
+
+
+def test_a_long_value_is_shown_by_its_ends_and_a_number_beyond_all_is_refused():
+    for value in ("x" * 10**6, [0] * 10**6, 10**6000, -(10**400)):
+        for kind in (bool, float):
+            with pytest.raises(InputError, match="size is ") as refused:
+                check("size", value, kind)
+            assert len(str(refused.value)) < 200
+        with pytest.raises(InputError) as refused:
+            Choice(("one", "two")).check("size", value)
+        assert len(str(refused.value)) < 200
+    with pytest.raises(InputError, match=r"size is a number of \d+ bits; allowed"):
+        check("size", -(10**6000), int, COUNT)
+    Choice(("one", "two")).check("kind", "one")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"epochs": 10**12}, "epochs is 1000000000000, with which 1e16 images pass through the"),
+        ({"epochs": 10**6000}, "bits, with which"),
+        ({"steps": 10**12}, "years on one GPU; allowed: up to 10000."),
+        ({"width": 10**9}, "a resnet20 has 1e21 parameters, 1e12 GB; allowed: up to 939."),
+        ({"width": 940}, "allowed: up to 939."),
+    ],
+    ids=["epochs", "digits", "steps", "width", "a little wide"],
+)
+def test_a_training_that_would_never_end_says_what_it_would_take(given, said):
+    with pytest.raises(InputError) as refused:
+        Recipe(dataset="digits", **given)
+    assert said in str(refused.value) and refused.value.field == next(iter(given))
+    assert Recipe(dataset="digits", width=939, epochs=100_000, steps=10_000)
+
+
+def test_the_parameters_of_a_network_are_counted_about_right():
+    for width in (4, 32):
+        real = sum(p.numel() for p in models.resnet(20, width=width).parameters())
+        assert 63 * 18 * width**2 == pytest.approx(real, rel=0.1)
+
+
+def test_repeats_of_a_measurement_have_a_limit():
+    for name in ("flip_draws", "instance_steps"):
+        with pytest.raises(InputError, match=f"{name} is 10{'0' * 11}; allowed: 1 to 10000"):
+            Settings(**{name: 10**12})

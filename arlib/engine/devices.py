@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from arlib.errors import InputError, one_of
+from arlib.errors import InputError, one_of, shown
 
 
 def device(name: str | torch.device = "auto") -> torch.device:
@@ -19,8 +19,13 @@ def device(name: str | torch.device = "auto") -> torch.device:
         chosen = torch.device(name)
     except (RuntimeError, TypeError) as error:
         raise InputError(
-            f"device is {name!r}; allowed: auto, cpu, cuda, cuda:0, …, mps."
+            f"device is {shown(name)}; allowed: auto, cpu, cuda, cuda:0, …, mps."
         ) from error
+    if chosen.type != "cuda" and chosen.index:
+        raise InputError(
+            f"device is {str(name)!r}, but there is only one {chosen.type} here. Use "
+            f"device={chosen.type!r}."
+        )
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise InputError(
             f"device is {str(name)!r}, but torch sees {torch.cuda.device_count()} GPUs here. Use "

@@ -9,6 +9,7 @@ from typing import Annotated
 from arlib.errors import InputError, one_of
 from arlib.fields import COUNT, FROM_0, POSITIVE, SEED, Range, check_all
 
+REPEATS = Range(1, 10_000)  # of the same on one image
 RADIUS = Range(0, above=True, note="an AR strength, 255·ε")
 
 
@@ -42,7 +43,7 @@ class Settings:
     """
     flip_images_main: Annotated[int, COUNT] = 1000
     flip_images: Annotated[int, COUNT] = 500
-    flip_draws: Annotated[int, COUNT] = 10
+    flip_draws: Annotated[int, REPEATS] = 10
     """Random directions per image, for each of uniform and sign."""
     robust_radius: Annotated[float, RADIUS] = 8.0
     """The one radius at which every network is attacked by PGD-10 and APGD-CE + targeted APGD."""
@@ -62,7 +63,7 @@ class Settings:
     """AR strengths whose network of seed 0 is checked so."""
     instance_images: Annotated[int, COUNT] = 200
     """Test images with instance margins."""
-    instance_steps: Annotated[int, COUNT] = 20
+    instance_steps: Annotated[int, REPEATS] = 20
     """Steps of Auto-PGD at each of the 8 halvings of the radius."""
     accept_images: Annotated[int, FROM_0] = 0
     """Test images on which instance margins are compared with the strong attack

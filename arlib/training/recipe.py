@@ -8,6 +8,7 @@ from typing import Annotated
 from arlib import sources
 from arlib.errors import InputError, one_of
 from arlib.fields import COUNT, FROM_0, POSITIVE, SEED, Choice, Range, check_all
+from arlib.training.extent import refuse_absurd
 
 SCHEDULES = ("one-cycle", "piecewise")
 AUGMENTATIONS = ("none", "crop-flip")
@@ -93,6 +94,7 @@ class Recipe:
                 field="eps_warmup",
             )
         self._refuse_idle()
+        refuse_absurd(self)
 
     def _refuse_idle(self) -> None:
         """`InputError` for a field that has no effect with the others."""
