@@ -8,9 +8,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from arlib.errors import InputError
+from arlib.errors import InputError, shown
 
 PACKAGE = Path(__file__).resolve().parent
+# bytes of a path and of one name in it: a little less than file systems take (4,095 and 255),
+# since files of ours lie below, and others beside them for a moment under longer names
+LONGEST, LONGEST_NAME = 3000, 200
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,9 @@ def data_root(root: str | Path | None = None) -> Path:
     argument, `ARLIB_DATA`, the checkout's `data/`, else ~/.cache/arlib.
     """
     if root is not None:
-        return Path(root)
+        return path("root", root)
     if os.environ.get("ARLIB_DATA"):
-        return Path(os.environ["ARLIB_DATA"])
+        return path("ARLIB_DATA", os.environ["ARLIB_DATA"])
     home = checkout()
     return _cache() if home is None else home / "data"
 
@@ -62,13 +65,39 @@ def _cache() -> Path:
     return Path.home() / ".cache" / "arlib"
 
 
+def path(name: str, value: str | Path) -> Path:
+    """A path that somebody gave, `~` expanded; name: what it is, for the message.
+
+    Raises `InputError` for one that no file system takes, or of an unknown user.
+    """
+    text = str(value)
+    try:
+        sizes = [len(os.fsencode(part)) for part in (text, *Path(text).parts)]
+    except UnicodeEncodeError:
+        raise InputError(f"{name} is {shown(text)}; it has letters no path can have.") from None
+    if "\0" in text:
+        raise InputError(f"{name} is {shown(text)}; it has a NUL, which no path can have.")
+    if max(sizes) > LONGEST or max(sizes[1:], default=0) > LONGEST_NAME:
+        raise InputError(
+            f"{name} is {shown(text)}, {sizes[0]} bytes long; allowed: {LONGEST}, and "
+            f"{LONGEST_NAME} for one name in it."
+        )
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise InputError(
+            f"{name} is {shown(text)}; there is no user of that name. Write the folder out, or "
+            "begin with ./ if it is called so."
+        ) from None
+
+
 def _absolute(name: str, value: str | Path | None) -> Path | None:
     if not value:
         return None
-    path = Path(value).expanduser()
-    if not path.is_absolute():
+    given = path(name, value)
+    if not given.is_absolute():
         raise InputError(
             f"{name} is {str(value)!r}; give an absolute path, so that it means one folder "
             "everywhere."
         )
-    return path
+    return given

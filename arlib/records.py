@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arlib import files
-from arlib.errors import InputError, RecordError
+from arlib.errors import InputError, RecordError, shown
 
 if TYPE_CHECKING:  # what is recorded is listed without them
     import numpy as np
@@ -31,6 +31,9 @@ if TYPE_CHECKING:  # what is recorded is listed without them
 FORMAT = 1
 LIMIT = 150_000  # bytes of a record without its weights
 WEIGHTS = ("last.safetensors", "best.safetensors")  # of a finished run
+BESIDE = ("arrays.npz", "weights.safetensors", *WEIGHTS)  # what `record.json` may name
+# Bytes that are read of a record from anybody: far more than `write` makes.
+TEXT_LIMIT, ARRAYS_LIMIT = 2**23, 2**26
 WEIGHTS_LIMIT = 5_000_000  # bytes; larger networks publish no weights
 COLUMNS = ("checkpoint", "split", "statistic", "layer", "setting", "n", "value")
 # What is left out of a record that would be too large, in this order; every row of its table stays.
@@ -38,6 +41,12 @@ _REDUCTIONS = (
     ("margin|train", 20_000), ("margin|train", 10_000),
     ("quantiles|zeros", 0), ("quantiles|reshaped", 0), ("quantiles|circular+bn", 0),
 )  # fmt: skip
+
+_KINDS = {
+    "run": str, "recipe": dict, "variant": str, "provenance": dict, "settings": dict,
+    "left_out": list, "quantile_layers": dict,
+}  # fmt: skip
+_AGAIN = "Delete its folder to have it computed again, or restore it from the repository."
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ class Record:
         """
         import numpy as np
 
-        arrays = files.read_arrays(self.folder / "arrays.npz")
+        arrays = files.read_arrays(self.folder / "arrays.npz", ARRAYS_LIMIT)
         for operator, layers in self.quantile_layers.items():
             stacked = arrays.pop(f"quantiles|{operator}", ())
             pairs = zip(layers, stacked, strict=False)  # quantiles may have been left out
@@ -144,10 +153,27 @@ def read(folder: Path) -> Record:
     """
     folder = Path(folder)
     content = _content(folder)
-    epochs = {name: [_value(v) for v in column] for name, column in content["history"].items()}
-    measured = _unpack_rows(content["layers"], content["rows"])
-    names = ("run", "recipe", "variant", "provenance", "settings", "left_out", "quantile_layers")
-    return Record(folder, *(content[name] for name in names), epochs, measured)
+    try:
+        epochs = {name: [_value(v) for v in column] for name, column in content["history"].items()}
+        if len({len(column) for column in epochs.values()}) > 1:
+            raise ValueError("its history has columns of different lengths")
+        measured = _unpack_rows(content["layers"], content["rows"])
+        parts = {name: content[name] for name in _KINDS}
+    # its checksum fits, so it was written like this, and in as many ways as there are mistakes
+    except Exception as error:
+        raise _no_record(folder, f"{type(error).__name__}: {error}") from error
+    for name, kind in _KINDS.items():
+        if not isinstance(parts[name], kind):
+            raise _no_record(folder, f"its {name} is {shown(parts[name])}")
+    return Record(folder, epochs=epochs, measured=measured, **parts)
+
+
+def read_finished(folder: Path) -> Record:
+    """Read the record of a run of ours: beside `read`'s checks, that its weights are there."""
+    record = read(folder)
+    if WEIGHTS[0] not in _content(folder)["files"]:
+        raise RecordError(f"{folder} lacks {WEIGHTS[0]}: a run is not finished without weights.")
+    return record
 
 
 def is_finished(folder: Path) -> bool:
@@ -209,25 +235,32 @@ def _content(folder: Path) -> dict:
     syntax, checksum, version, the files beside it.
     """
     path = folder / "record.json"
-    content = files.read_json(path)
-    again = "Delete its folder to have it computed again, or restore it from the repository."
+    content = files.read_json(path, TEXT_LIMIT)
     if not isinstance(content, dict) or "format" not in content:
-        raise RecordError(f"{path} is not a record. {again}")
+        raise RecordError(f"{path} is not a record. {_AGAIN}")
     if content["format"] != FORMAT:
         raise RecordError(
-            f"{path} has format {content['format']!r}; this arlib reads format {FORMAT}. Update "
-            "arlib."
+            f"{path} has format {shown(content['format'])}; this arlib reads format {FORMAT}. "
+            "Update arlib."
         )
     if content.get("checksum") != _checksum(content):
-        raise RecordError(f"{path} is damaged: its content does not match its checksum. {again}")
-    for name, expected in content["files"].items():
+        raise RecordError(f"{path} is damaged: its content does not match its checksum. {_AGAIN}")
+    beside = content.get("files")
+    if not isinstance(beside, dict) or "arrays.npz" not in beside or {*beside} - {*BESIDE}:
+        raise _no_record(folder, f"the files it names are {shown(beside)}")
+    for name, expected in beside.items():
         if not (folder / name).is_file():
-            raise RecordError(f"{folder / name} is missing. {again}")
-        if (found := files.sha256(folder / name)) != expected:
+            raise RecordError(f"{folder / name} is missing. {_AGAIN}")
+        if (actual := files.sha256(folder / name)) != expected:
             raise RecordError(
-                f"{folder / name} is damaged: SHA-256 {found}, recorded {expected}. {again}"
+                f"{folder / name} is damaged: SHA-256 {actual}, recorded {shown(expected)}. "
+                f"{_AGAIN}"
             )
     return content
+
+
+def _no_record(folder: Path, why: str) -> RecordError:
+    return RecordError(f"{folder / 'record.json'} is not a record: {why[:200]}. {_AGAIN}")
 
 
 def _checksum(content: dict) -> str:
@@ -301,6 +334,12 @@ def _unpack_rows(layers: list[list[str]], groups: list[list]) -> dict[str, list]
     table = {name: [] for name in COLUMNS}
     for *key, index, counts, values in groups:
         names = layers[index]
+        # before they are laid end to end, lest a short file becomes a table of any length
+        if len(values) != len(names) or not (isinstance(counts, int) or len(counts) == len(names)):
+            raise ValueError(f"{shown(key)} has {len(values)} values of {len(names)} layers")
+        each = [counts] if isinstance(counts, int) else counts
+        if not all(isinstance(count, int) for count in each):
+            raise ValueError(f"{shown(key)} counts {shown(counts)}")
         for column, value in zip(("checkpoint", "split", "statistic", "setting"), key, strict=True):
             table[column] += [value] * len(names)
         table["layer"] += names

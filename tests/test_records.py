@@ -1,6 +1,11 @@
+import errno
+import io
 import json
+import os
 import shutil
 import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arlib import files, models, places, records
+from arlib import data, files, models, places, records, studies
 from arlib.errors import InputError, RecordError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -302,6 +307,187 @@ def test_an_installed_package_uses_its_shipped_copy_and_the_home(tmp_path, monke
     assert places.checkout() is None
     assert found.records == (tmp_path / "site-packages" / "arlib" / "_shipped" / "records",)
     assert found.store.is_absolute() and found.store.parts[-2:] == ("arlib", "runs")
+
+
+# --- what anybody may have written
+
+
+def signed(folder, **changes):
+    """A record with other content, whose checksum fits all the same."""
+    content = json.loads((folder / "record.json").read_text()) | changes
+    content["checksum"] = records._checksum(content)
+    (folder / "record.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": {"../../etc/passwd": "0" * 64}},
+        {"files": {"/dev/zero": "0" * 64}},
+        {"files": {}},
+        {"files": None},
+        {"history": []},
+        {"history": {"epoch": [1, 2], "seconds": [1]}},
+        {"history": {"epoch": [{}]}},
+        {"rows": [["last", "", "sv_std", "circular", 99, 1, [0.5]]]},
+        {"rows": [["last", "", "sv_std", "circular", 0, 1, [0.5] * 100]]},
+        {"rows": [["last", "", "sv_std", "circular", 0, 10**30, [0.5]]], "layers": [["a"]]},
+        {"rows": [["last"]]},
+        {"rows": 3},
+        {"recipe": []},
+        {"settings": 4},
+        {"quantile_layers": [1]},
+    ],
+    ids=str,
+)
+def test_a_record_that_is_signed_and_none_all_the_same_is_one_message(tmp_path, changes):
+    folder = a_run(tmp_path / RUN)
+    signed(folder, **changes)
+    try:
+        found = records.read(folder)
+    except RecordError as error:
+        message = str(error)
+        assert str(folder / "record.json") in message and "is not a record" in message
+        assert "\n" not in message and len(message) < 600
+    else:  # the one of them that is a table like others
+        assert changes == {"history": {"epoch": [{}]}} and len(found.history) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[" * 100_000, "recursion"),
+        ('{"a": ' + "9" * 5000 + "}", "4300 digits"),
+        ('{"a": NaN}', "NaN is no JSON"),
+        ('{"a": -Infinity}', "-Infinity is no JSON"),
+        ("\xff", "utf-8"),
+        ("", "Expecting value"),
+    ],
+    ids=lambda text: text[:10],
+)
+def test_json_that_is_none_is_one_message(tmp_path, text, why):
+    (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(RecordError, match=why) as refused:
+        files.read_json(tmp_path / "a.json")
+    assert str(tmp_path / "a.json") in str(refused.value) and len(str(refused.value)) < 600
+
+
+def test_files_are_measured_before_they_are_read(tmp_path):
+    """A sparse file of a terabyte would fill any memory; a pipe would be waited for."""
+    for name, read in (("a.json", files.read_json), ("a.npz", files.read_arrays)):
+        with open(tmp_path / name, "wb") as large:
+            large.truncate(2**40)
+        with pytest.raises(RecordError, match=rf"{name} has 1099511627776 bytes; allowed"):
+            read(tmp_path / name)
+        (tmp_path / name).unlink()
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(RecordError, match="is no file"):
+            read(tmp_path / name)
+        (tmp_path / name).unlink()
+        (tmp_path / name).mkdir()
+        with pytest.raises(RecordError, match="is no file"):
+            read(tmp_path / name)
+
+
+def an_npz(path, head: np.ndarray | None, content: bytes, shape=None):
+    """An archive of one array whose head says what is asked for."""
+    packed = io.BytesIO()
+    if head is not None:
+        said = np.lib.format.header_data_from_array_1_0(head)
+        np.lib.format.write_array_header_1_0(packed, said | {"shape": shape or head.shape})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", packed.getvalue() + content)
+    return path
+
+
+def test_an_archive_that_unpacks_to_more_than_is_allowed_is_refused_unopened(tmp_path):
+    bomb = an_npz(tmp_path / "a.npz", np.zeros(10**6), bytes(8 * 10**6))
+    assert bomb.stat().st_size < 20_000
+    assert files.read_arrays(bomb)["a"].shape == (10**6,)
+    with pytest.raises(RecordError, match=r"a\.npz unpacks to 8000\d+ bytes; allowed: 1000000"):
+        files.read_arrays(bomb, 10**6)
+    with pytest.raises(RecordError, match="not as large as it says"):
+        files.read_arrays(an_npz(tmp_path / "a.npz", np.zeros(1), bytes(8), shape=(10**15,)))
+    with pytest.raises(RecordError, match="objects, which need pickle"):
+        files.read_arrays(an_npz(tmp_path / "a.npz", np.array([None]), b"cos\nsystem\n."))
+    for content in (b"", b"\x93NUMPY\x01\x00\xff\xff", b"\x93NUMPY\x09\x00"):
+        with pytest.raises(RecordError, match="damaged"):
+            files.read_arrays(an_npz(tmp_path / "a.npz", None, content))
+
+
+def test_a_record_reads_no_more_arrays_than_a_record_can_have(tmp_path):
+    folder = a_run(tmp_path / RUN)
+    np.savez_compressed(folder / "arrays.npz", a=np.zeros(records.ARRAYS_LIMIT // 8 + 1))
+    beside = json.loads((folder / "record.json").read_text())["files"]
+    signed(folder, files=beside | {"arrays.npz": files.sha256(folder / "arrays.npz")})
+    with pytest.raises(RecordError, match="unpacks to"):
+        records.read(folder).arrays()
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import numpy as np, torch
+from arlib import files
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+noise = np.random.default_rng(0).normal(size=5000)
+for name, write, content in (
+    ("a.json", files.write_json, {"a": "x" * 5000}), ("a.npz", files.write_arrays, {"a": noise}),
+    ("a.safetensors", files.write_tensors, {"a": torch.from_numpy(noise)}),
+):
+    try:
+        write(Path(sys.argv[1], name), content)
+    except OSError as error:
+        print(error)
+"""
+
+
+def test_what_could_not_be_written_is_named(tmp_path):
+    """A disk that takes no more, imitated by the system's limit on the size of a file."""
+    command = [sys.executable, "-c", FULL, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    lines = ended.stdout.splitlines()
+    assert len(lines) == 3, ended.stderr
+    for line, name in zip(lines, ("a.json", "a.npz", "a.safetensors"), strict=True):
+        assert str(tmp_path / name) in line and "too large" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_the_system_keeps_its_number_and_gets_the_file_s_name(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"file/a\.json") as refused:
+        files.write_json(tmp_path / "file" / "a.json", {})
+    assert refused.value.errno in (errno.ENOTDIR, errno.EEXIST)
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("~nosuchuser/x", "no user of that name"),
+        ("/tmp/a\0b", "a NUL, which no path can have"),
+        ("/" + "a" * 5000, "bytes long; allowed: 3000, and 200"),
+        ("/" + "a/" * 2500, "bytes long"),
+        ("/tmp/\ud800", "letters no path can have"),
+    ],
+    ids=lambda text: ascii(text[:12]),
+)
+def test_a_path_that_cannot_be_is_one_message_wherever_one_is_given(path, why, monkeypatch):
+    for use in (
+        lambda: places.places(path),
+        lambda: studies.load("digits", path),
+        lambda: studies.load(f"{path}.yml"),
+        lambda: places.data_root(path),
+        lambda: data.load("cifar10", path),
+    ):
+        with pytest.raises(InputError, match=why) as refused:
+            use()
+        assert len(str(refused.value)) < 300 and "\n" not in str(refused.value)
+    if "\0" in path or "\ud800" in path:
+        return  # an environment cannot hold them
+    for variable, use in (("ARLIB_STORE", places.places), ("ARLIB_DATA", places.data_root)):
+        monkeypatch.setenv(variable, path)
+        with pytest.raises(InputError, match=f"{variable} is .*{why}"):
+            use()
 
 
 # --- room
