@@ -1,9 +1,11 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from unittest import mock
@@ -16,7 +18,7 @@ from waiting import until
 
 from arlib import data, engine, files, margins, places, records, spectra, studies, training
 from arlib.errors import InputError, RecordError, TrainingStopped
-from arlib.studies import lease
+from arlib.studies import alive, lease
 from arlib.studies import run as runs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -266,6 +268,77 @@ def test_a_mistake_in_a_study_file_is_one_message_with_file_line_key_and_what_is
     assert key in message and line in message and said in message
 
 
+HOSTILE = [
+    ("title: tiny", "title: &a tiny\npurpose2: *a", "line 2", "alias *a"),
+    ("title: tiny", "title: [&a [x, x], &b [*a, *a], &c [*b, *b]]", "line 1", "alias *a"),
+    ("title: tiny", "title: " + "[" * 5000 + "]" * 5000, "line 1", "more than 8 lists"),
+    ("title: tiny", "title: " + "{a: " * 5000 + "}" * 5000, "line 1", "more than 8 lists"),
+    ("title: tiny", "title: tiny" + " " * 100_000, "", "more than 100000 bytes"),
+    ("toy: true", "".join(f"k{i}: 1\n" for i in range(3000)), "line", "more than 5000 keys"),
+    ("[0, 1]", str([*range(4990)]), "line", "more than 5000 keys"),
+    ("title: tiny", "title: !!python/object/apply:os.system [ls]", "line 1", "tag"),
+    ("title: tiny", "title: !!binary aa", "line 1", "tag"),
+    ("epochs: 3", "epochs: !!int abc", "line 10", "tag"),
+    ("epochs: 3", "epochs: 010", "line 10", "recipe.epochs is 010, which YAML reads as another"),
+    ("epochs: 3", "epochs: 1:30", "line 10", "is 1:30"),
+    ("epochs: 3", "epochs: 0x10", "line 10", "is 0x10"),
+    ("epochs: 3", "epochs: 0b11", "line 10", "is 0b11"),
+    ("epochs: 3", "epochs: 1_0", "line 10", "is 1_0"),
+    ("epochs: 3", "lr: 1:30.5", "line 10", "is 1:30.5"),
+    ("epochs: 3", "lr: 1_0.5", "line 10", "is 1_0.5"),
+    ("[0, 32]", "[0, 032]", "line 14", "grid.strength[1] is 032"),
+    ("epochs: 3", "epochs: " + "9" * 5000, "line 10", "5000 digits"),
+    ("epochs: 3", "epochs: 1000000000000", "line 10", "years on one GPU; allowed: up to 100000"),
+    ("width: 4", "width: 1000000000", "line 8", "parameters, 1e12 GB; allowed: up to"),
+    ("epochs: 3", "epochs: '" + "x" * 50_000 + "'", "line 10", "whole number"),
+    ("  epochs: 3", "  " + "e" * 900 + ": 3", "line 10", "unknown key"),
+    ("toy: true", "? [a]\n: 1", "line 4", "keys are words"),
+    ("toy: true", "? {a: 1}\n: 1", "line 4", "keys are words"),
+    ("toy: true", "<<: {a: 1}", "line 4", "keys are words"),
+    ("toy: true", '"a\\nb": 1', "line 4", "unknown key"),
+    ("toy: true", "---\na: 1", "line 4", "single document"),
+    ("toy: true", "toy: \0", "", "unacceptable character"),
+    ("toy: true", "\ttoy: true", "line 4", "cannot be read as YAML"),
+    ("title: tiny", "title: *", "line 1", "cannot be read as YAML"),
+]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=lambda one: f"{one[1][:20]!a} {one[3][:10]}")
+def test_a_hostile_study_file_is_soon_one_message(tmp_path, hostile):
+    old, new, line, said = hostile
+    begun = time.process_time()
+    with pytest.raises(InputError) as caught:
+        a_study(tmp_path, TINY.replace(old, new, 1))
+    assert time.process_time() - begun < 5
+    message = str(caught.value)
+    assert str(tmp_path / "tiny.yml") in message and line in message and said in message
+    assert "\n" not in message and len(message) < 1000
+
+
+def test_a_grid_has_a_limit_and_its_checks_take_no_square_of_its_length(tmp_path):
+    many = TINY.replace("[0, 1]", str([*range(2400)]))
+    begun = time.process_time()
+    study = a_study(tmp_path, many + f"weights: {{strength: [0], seed: {[*range(2400)]}}}\n")
+    assert len(study.entries) == 4800 and time.process_time() - begun < 30
+    with pytest.raises(InputError, match=r"line 13: grid has 120,000 runs; allowed: 10,000"):
+        a_study(tmp_path, many.replace("[0, 32]", str([*range(50)])))
+
+
+def test_a_date_is_the_text_it_looks_like(tmp_path):
+    assert a_study(tmp_path, TINY.replace("title: tiny", "title: 2020-13-45")).title == "2020-13-45"
+
+
+@pytest.mark.parametrize("name", ["...", "..", ".", ".hidden", "a b", "a.", "-a", "a" * 101, "é"])
+def test_a_study_has_the_name_of_a_folder_that_lies_where_it_should(tmp_path, name):
+    (tmp_path / f"{name}.yml").write_text(TINY)
+    with pytest.raises(InputError, match="would name its study") as refused:
+        studies.load(tmp_path / f"{name}.yml", tmp_path / "store")
+    assert "\n" not in str(refused.value)
+    assert not {name, name.rstrip(".")} & set(studies.names(tmp_path))
+    (tmp_path / "My_study.v2.yml").write_text(TINY)
+    assert studies.load("My_study.v2", tmp_path).folder == tmp_path / "My_study.v2"
+
+
 def test_numbers_with_exponents_are_numbers(tmp_path):
     study = a_study(tmp_path, TINY.replace("width: 4", "weight_decay: 5e-3"))
     assert study.entries[0].recipe.weight_decay == 0.005
@@ -343,6 +416,16 @@ def test_an_interrupted_study_goes_on_where_it_was(tiny, caplog):
 
     run(tiny, compute=goes_on)
     assert seen == [True, False] and not tiny.missing()
+
+
+def test_of_kept_work_is_spoken_only_where_some_was_done(tiny, caplog):
+    def at_once(*args, **options):
+        raise KeyboardInterrupt
+
+    caplog.set_level(logging.INFO)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny, compute=at_once)
+    assert "no epoch was finished" in caplog.text and "kept" not in caplog.text
 
 
 def test_a_training_that_stops_by_itself_does_not_stop_the_others(tiny):
@@ -547,36 +630,113 @@ def test_a_claim_is_exclusive_and_let_go(tmp_path):
     assert lease.take(tmp_path, "r") is not None
 
 
-def test_a_claim_is_void_when_its_process_is_dead_here_or_its_heart_has_stopped(tmp_path):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    begun = str(lease.processes.started(dead.pid))
+def test_a_claim_is_void_at_once_when_its_process_is_dead_here(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    begun = alive.processes.started(dead.pid)
+    dead.stdin.close()
     # It ends, but nobody has waited for it: still in the process table.
-    until(lambda: lease.processes.started(dead.pid) is None)
-    assert "is dead" in lease.void(a_claim(tmp_path, pid=dead.pid, started=begun))
+    until(lambda: alive.processes.started(dead.pid) is None)
+    assert alive.judge(a_claim(tmp_path, pid=dead.pid, started=begun)).void
     dead.wait()
-    assert "is dead" in lease.void(a_claim(tmp_path, pid=dead.pid, started=begun))
-    assert "is dead" in lease.void(a_claim(tmp_path, started="1"))  # our process number, used again
-    assert not lease.void(a_claim(tmp_path))
-    elsewhere = a_claim(tmp_path, host="elsewhere", pid=dead.pid, started=begun)
-    assert not lease.void(elsewhere) and lease.take(tmp_path, "r") is None
-    late = time.time() - lease.STALE - 60
+    gone = alive.judge(a_claim(tmp_path, pid=dead.pid, started=begun))
+    assert gone.void and gone.reason == f"process {dead.pid} is dead"
+    # our process number, used again
+    assert alive.judge(a_claim(tmp_path, started="1")).void
+    assert not alive.judge(a_claim(tmp_path)).reason
+    assert not alive.judge(a_claim(tmp_path, host="elsewhere", pid=dead.pid, started=begun)).reason
+    assert lease.take(tmp_path, "r") is None
+
+
+def test_a_lease_of_an_arlib_of_before_is_understood(tmp_path):
+    """It has no boot id; its dead process counts at once, its live one keeps the run."""
+    old = a_claim(tmp_path)
+    files.write_json(old, {k: v for k, v in lease.read(old).items() if k != "boot"})
+    assert not alive.judge(old).reason and lease.take(tmp_path, "r") is None
+    files.write_json(old, lease.read(old) | {"started": "1"})
+    assert alive.judge(old).void and lease.take(tmp_path, "r") is not None
+    # and whoever knows no boot id finds in ours what he looks for
+    assert {"host", "pid", "started", "token"} < lease.read(a_claim(tmp_path)).keys()
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    """Leases that go stale in a second."""
+    monkeypatch.setattr(alive, "HEARTBEAT", 0.1)
+    monkeypatch.setattr(alive, "STALE", 1.0)
+
+
+def test_an_old_date_is_only_a_suspicion_until_it_was_watched(tmp_path, fast):
+    """After a clock jumped forward, or a laptop woke, all leases look old until their next beat."""
+    elsewhere = a_claim(tmp_path, host="elsewhere")
+    late = time.time() - 3600
     os.utime(elsewhere, (late, late))
-    assert "no sign of life" in lease.void(elsewhere)
+    judgement = alive.judge(elsewhere)
+    assert judgement.in_doubt and "no sign of life for 60 minutes" in judgement.reason
+    assert lease.take(tmp_path, "r") is None
+    os.utime(elsewhere)  # it lives: its heart beats by the new clock
+    assert not alive.judge(elsewhere).reason and lease.take(tmp_path, "r") is None
+    os.utime(elsewhere, (late, late))
+    until(lambda: alive.judge(elsewhere).void)
     assert lease.take(tmp_path, "r") is not None
 
 
+def test_a_date_in_the_future_is_named_and_does_not_keep_a_run_for_ever(tmp_path, fast, tiny):
+    run_id = tiny.entries[0].run
+    a_claim(tiny.leases_folder, host="elsewhere 1", pid=7)
+    ahead = tiny.leases_folder / "r.json"
+    os.rename(ahead, ahead := tiny.leases_folder / f"{run_id}.json")
+    os.utime(ahead, (time.time() + 3600,) * 2)
+    row = tiny.status().set_index("run").loc[run_id]
+    assert row["state"] == "running"
+    assert row["note"].startswith("process 7 on elsewhere; its last sign of life is dated 60 min")
+    until(lambda: alive.judge(ahead).void)
+    assert "minutes of watching" in alive.judge(ahead).reason
+    assert lease.take(tiny.leases_folder, run_id) is not None
+
+
+def test_another_start_of_the_machine_is_watched_before_it_counts(tmp_path, fast):
+    """Process numbers begin anew; but it may also be another machine of the same name."""
+    before = a_claim(tmp_path, boot="another", pid=1, started="1")
+    judgement = alive.judge(before)
+    assert judgement.in_doubt and judgement.reason == "the machine was started anew since"
+    until(lambda: os.utime(before) or alive.judge(before).in_doubt)  # its heart beats
+    until(lambda: alive.judge(before).void)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"host": "HOST"}',
+        '{"host": "HOST", "pid": "1", "started": "1"}',
+        '{"host": "HOST", "pid": true, "started": 1}',
+        '{"host": 7, "pid": -1, "started": null, "token": []}',
+        "[]",
+        "",
+        "[" * 100_000,
+    ],
+    ids=lambda content: content[:20],
+)
+def test_a_lease_that_names_no_process_is_judged_by_its_heartbeat_and_named(tiny, fast, content):
+    run_id = tiny.entries[0].run
+    path = tiny.leases_folder / f"{run_id}.json"
+    files.write_text(path, content.replace("HOST", alive.host()))
+    row = tiny.status().set_index("run").loc[run_id]
+    assert row["state"] == "running" and f"{path} names no process" in row["note"]
+    assert lease.take(tiny.leases_folder, run_id) is None
+    os.utime(path, (1e9, 1e9))
+    until(lambda: alive.judge(path).void)
+    assert lease.take(tiny.leases_folder, run_id) is not None
+
+
 def test_the_heart_beats_and_a_lost_claim_is_noticed(tmp_path, monkeypatch):
-    monkeypatch.setattr(lease, "HEARTBEAT", 0.05)
-    interrupted = []
-    monkeypatch.setattr(lease, "interrupt_main_thread", lambda: interrupted.append(True))
-    with lease.take(tmp_path, "r") as claim:
+    monkeypatch.setattr(alive, "HEARTBEAT", 0.05)
+    with pytest.raises(lease.Lost), lease.take(tmp_path, "r") as claim:
         os.utime(claim.path, (0, 0))
         until(lambda: claim.path.stat().st_mtime > 1e9)
         assert not claim.lost
         files.write_json(claim.path, lease.read(claim.path) | {"token": "another"})
-        until(lambda: interrupted)
-        assert claim.lost and interrupted == [True]
-    assert claim.path.exists()  # the other's claim stays
+        until(lambda: False)
+    assert claim.lost and claim.path.exists()  # the other's claim stays
 
 
 @pytest.fixture(params=["at a terminal", "in the background"])
@@ -590,7 +750,7 @@ def started(request):
 
 
 def test_a_worker_that_lost_its_run_leaves_it_to_the_other(tiny, monkeypatch, started):
-    monkeypatch.setattr(lease, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(alive, "HEARTBEAT", 0.05)
     handler = signal.getsignal(lease.LOST)
     first = tiny.entries[0].run
 
@@ -607,18 +767,80 @@ def test_a_worker_that_lost_its_run_leaves_it_to_the_other(tiny, monkeypatch, st
     assert signal.getsignal(lease.LOST) is handler
 
 
-def test_who_renames_first_wins_and_the_other_result_is_dropped(tiny):
+def test_what_another_worker_took_over_can_be_neither_published_nor_written_nor_taken_back(tiny):
+    """In a thread, say, where no signal interrupts: the lease is looked at whenever it matters."""
     entry = tiny.entries[0]
-    mine, theirs = (runs._adopt(tiny, entry.run, token) for token in ("mine", "theirs"))
-    mine.mkdir(exist_ok=True)
-    for folder in (mine, theirs):
-        fake(tiny, entry, folder, machine=CPU, progress=False, time_left=None)
-    (theirs / "theirs").write_text("")
-    runs._publish(tiny, entry.run, theirs)
-    os.makedirs(mine, exist_ok=True)
-    fake(tiny, entry, mine, machine=CPU, progress=False, time_left=None)
-    runs._publish(tiny, entry.run, mine)
-    assert (tiny.folder / entry.run / "theirs").exists() and not list(tiny.work_folder.iterdir())
+    finish = lambda folder: fake(tiny, entry, folder, machine=CPU, progress=False, time_left=None)
+    mine = lease.take(tiny.leases_folder, entry.run)
+    folder = runs._adopt(tiny, entry.run, mine)
+    finish(folder)
+    mine.path.unlink()
+    theirs = lease.take(tiny.leases_folder, entry.run)
+    with pytest.raises(lease.Lost):  # before the other has moved the folder
+        runs._publish(tiny, entry.run, folder, mine)
+    taken = runs._adopt(tiny, entry.run, theirs)
+    assert (taken / "last.safetensors").exists() and not folder.exists()
+    with pytest.raises(lease.Lost):
+        runs._adopt(tiny, entry.run, mine)
+    for path in (folder / "checkpoint.json", folder / "parts" / "last" / "outputs.json"):
+        with files.not_made_anew(folder), pytest.raises(FileNotFoundError, match=path.name):
+            files.write_json(path, {})
+    assert not folder.exists() and taken.exists()
+    with files.not_made_anew(taken):
+        files.write_json(taken / "parts" / "last" / "outputs.json", {})
+    finish(taken)
+    runs._publish(tiny, entry.run, taken, theirs)
+    assert tiny.is_finished(entry) and not list(tiny.work_folder.iterdir())
+
+
+def test_a_run_without_its_weights_is_not_published(tiny):
+    def careless(study, entry, folder, **options):
+        fake(study, entry, folder, **options)
+        (folder / "last.safetensors").unlink()
+        content = json.loads((folder / "record.json").read_text())
+        del content["files"]["last.safetensors"], content["checksum"]
+        (folder / "record.json").write_text(records._text(content))
+        return True
+
+    with pytest.raises(RecordError, match="not finished without"):
+        run(tiny, compute=careless)
+    assert len(tiny.missing()) == 4
+
+
+def test_links_in_the_place_of_work_folders_are_not_followed(tiny, tmp_path):
+    """What they lead to is somebody else's: neither filled, nor moved, nor deleted."""
+    precious = tmp_path / "precious"
+    fake(tiny, tiny.entries[0], precious, machine=CPU, progress=False, time_left=None)
+    before = {path: path.read_bytes() for path in precious.iterdir()}
+    tiny.work_folder.mkdir(parents=True)
+    link = tiny.work_folder / f"{tiny.entries[0].run}@abc"
+    link.symlink_to(precious)
+    run(tiny)
+    assert not tiny.missing() and link.is_symlink()
+    assert {path: path.read_bytes() for path in precious.iterdir()} == before
+    shutil.rmtree(tiny.folder / tiny.entries[0].run)
+    (tiny.folder / tiny.entries[0].run).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=rf"{tiny.entries[0].run} is a link"):
+        run(tiny)
+
+
+def test_a_work_folder_may_be_a_link_to_another_disk_but_not_to_nowhere(tiny, tmp_path, caplog):
+    elsewhere = Path("/dev/shm")
+    if not elsewhere.is_dir() or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system")
+    tiny.folder.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(dir=elsewhere) as scratch:
+        tiny.work_folder.symlink_to(scratch)
+        run(tiny)
+        assert not tiny.missing() and not os.listdir(scratch)
+        assert {path.name for path in tiny.folder.iterdir()} == {
+            ".leases",
+            ".work",
+            *(entry.run for entry in tiny.entries),
+        }
+    shutil.rmtree(tiny.folder / tiny.entries[0].run)
+    with pytest.raises(InputError, match=r"\.work is a link that leads to no folder"):
+        run(tiny)
 
 
 WORKER = """
@@ -631,12 +853,74 @@ t.run(study, compute=lambda *a, **k: t.fake(*a, **k, pause=float(sys.argv[5]), l
 """
 
 
-def worker(study, log, pause):
+def worker(study, log, pause, program=WORKER, **options):
     given = [ROOT / "tests", study.path, study.places.store, log, pause]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     }
-    return subprocess.Popen([sys.executable, "-c", WORKER, *map(str, given)], env=environment)
+    command = [sys.executable, "-c", program, *map(str, given)]
+    return subprocess.Popen(command, env=environment, **options)
+
+
+# A worker that trains and measures for real; its leases go stale in seconds.
+SLEEPER = """
+import logging, sys
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+from arlib import studies
+from arlib.studies import alive
+alive.HEARTBEAT, alive.STALE = 0.2, 2.0
+studies.load(sys.argv[2], sys.argv[3]).run(device="cpu", progress=False)
+"""
+# Three runs of seconds.
+SMALL = TINY.replace("width: 4", "width: 2\n  train_images: 256").replace("epochs: 3", "epochs: 8")
+SMALL = SMALL.replace("[0, 32]", "[8, 16, 32]").replace("seed: [0, 1]", "seed: [0]")
+SMALL += """\
+measure: {feature_images: 8, adversarial_images: 2, jacobian_images: 1, flip_radii: [4],
+  flip_images_main: 4, flip_images: 4, flip_draws: 1, robust_images: 4, strong_images: 1,
+  instance_images: 1, instance_steps: 1, bn_images: 8}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["while it trains", "while it measures"])
+def test_a_worker_that_slept_publishes_nothing_says_so_and_goes_on(tmp_path, monkeypatch, stage):
+    """Two processes; the first is stopped in the middle of its run, for longer than a lease
+    lasts, until the other has taken the run over, and then wakes.
+    """
+    monkeypatch.delenv("ARLIB_STORE", raising=False)
+    study = a_study(tmp_path, SMALL)
+    first = study.entries[0].run
+    path = study.leases_folder / f"{first}.json"
+    begun = "checkpoint.safetensors" if stage == "while it trains" else "parts/last/*.json"
+    started = []
+    try:
+        sleeper = worker(study, "", 0, SLEEPER, stderr=subprocess.PIPE, text=True)
+        started.append(sleeper)
+        until(lambda: list(study.work_folder.glob(f"{first}@*/{begun}")), 120)
+        sleeper.send_signal(signal.SIGSTOP)
+        (folder,) = study.work_folder.glob(f"{first}@*")
+        token = lease.read(path)["token"]
+        other = worker(study, "", 0, SLEEPER, stderr=subprocess.PIPE, text=True)
+        started.append(other)
+        # it takes another run first, looks at this one's lease meanwhile, and then takes it over
+        until(lambda: (lease.read(path) or {"token": token})["token"] != token, 300)
+        until(lambda: not folder.exists(), 60)
+        sleeper.send_signal(signal.SIGCONT)
+        said = {process: process.communicate(timeout=300)[1] for process in started}
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in started] == [0, 0], said
+    assert f"{first}: another worker took this run" in said[sleeper], said[sleeper]
+    assert f"{first}: taken over from process {sleeper.pid}" in said[other], said[other]
+    assert "Traceback" not in said[sleeper] + said[other]
+    assert set(study.status()["state"]) == {"finished"}
+    for entry in study.entries:
+        assert study.record(entry.run).weights() and len(study.record(entry.run).history) == 8
+    assert not list(study.work_folder.iterdir()) and not list(study.leases_folder.glob("*.json"))
+    done = said[sleeper].splitlines()  # and it went on with another run
+    assert any(f"{e.run}: trained; measuring" in done for e in study.entries if e.run != first)
 
 
 @pytest.mark.slow
@@ -645,7 +929,7 @@ def test_processes_share_a_study_and_one_takes_over_from_the_killed_other(tmp_pa
     study = a_study(tmp_path, TINY.replace("seed: [0, 1]", "seed: [0, 1, 2, 3]"))
     log = tmp_path / "log"
     begun_by = lambda pid: (
-        [n for n, p in map(str.split, log.read_text().splitlines()) if p == str(pid)]
+        [name for name, by in map(str.split, log.read_text().splitlines()) if by == str(pid)]
         if log.exists()
         else []
     )

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from arlib.errors import InputError
+from arlib.errors import InputError, shown
 from arlib.fields import SEED, Range
 from arlib.measure import Settings
 from arlib.studies.document import Document, words_of
@@ -41,7 +41,10 @@ RECIPE_KEYS = (
 )
 STRENGTH = Range(0, 255, below=True, note="an AR strength, 255·ε")
 RADIUS = Range(0, 255, above=True, note="an AR strength, 255·ε")
+RUNS = 10_000  # of one study
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")
+# Of a study: the name of its folders of runs and records, so it must not lead out of them.
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,98}[A-Za-z0-9_-])?")
 
 
 @dataclass(frozen=True)
@@ -85,14 +88,26 @@ class StudyFile:
     claims: dict[str, float]
 
 
+def is_name(name: str) -> bool:
+    """Whether a study can have this name."""
+    return _NAME.fullmatch(name) is not None
+
+
 def parse(path: str | Path) -> StudyFile:
     """Read and check a study file.
 
-    Raises `InputError` naming file, line, key, value and what is allowed: unknown or missing keys,
-    wrong types, strengths outside 0 ≤ strength < 255, seeds that are no whole numbers, a run listed
-    twice, an unknown protocol or keys of another one, controls that are not shorter or whose seed
-    the grid lacks.
+    Raises `InputError` naming file, line, key, value and what is allowed: a name that no folder
+    should have, unknown or missing keys, wrong types, strengths outside 0 ≤ strength < 255, seeds
+    that are no whole numbers, a run listed twice, more than 10,000 runs, an unknown protocol or
+    keys of another one, controls that are not shorter or whose seed the grid lacks.
     """
+    if not is_name(name := Path(path).stem):
+        raise InputError(
+            f"the study file {shown(str(path))} would name its study {shown(name)}; allowed: up to "
+            "100 letters, digits, dashes, underscores and dots, of which the first is a letter or "
+            "a digit and the last no dot. Rename it.",
+            field="study",
+        )
     document = Document(Path(path))
     top = document.mapping((), KEYS, REQUIRED)
     texts = {key: document.typed((key,), str) for key in ("title", "purpose", "cost")}
@@ -100,7 +115,7 @@ def parse(path: str | Path) -> StudyFile:
     protocol = _protocol(document)
     entries = _entries(document)
     return StudyFile(
-        Path(path), Path(path).stem, **texts, toy=toy, protocol=protocol, entries=entries,
+        Path(path), name, **texts, toy=toy, protocol=protocol, entries=entries,
         keep_epochs=_keep_epochs(document, max(entry.recipe.epochs for entry in entries)),
         weights=_weights(document, entries),
         settings=_settings(document), claims=_claims(document),
@@ -119,7 +134,7 @@ def _protocol(document: Document) -> int:
             allowed = " or ".join(map(str, PROTOCOLS))
             raise document.error(
                 ("protocol",),
-                f"is {protocol!r}; it must be one of them, {allowed}, for the whole study",
+                f"is {shown(protocol)}; it must be one of them, {allowed}, for the whole study",
             )
     if protocol == 1 and "controls" in document.content:
         raise document.error(
@@ -139,17 +154,21 @@ def _entries(document: Document) -> tuple[Entry, ...]:
     strengths = document.numbers(("grid", "strength"), float, STRENGTH)
     seeds = document.numbers(("grid", "seed"), int, SEED)
     shorter, controlled = _controls(document, whole.epochs, strengths, seeds)
+    extra = document.typed(("extra",), list) if "extra" in document.content else []
+    runs = len(seeds) * len(strengths) + len(shorter) * len(controlled) + len(extra)
+    if runs > RUNS:
+        raise document.error(("grid",), f"has {runs:,} runs; allowed: {RUNS:,}, with all else")
     listed: list[tuple[Entry, tuple]] = []
+    with_controls = set(controlled)
     for seed in seeds:
         for strength in strengths:
             recipe = _recipe(document, ("grid",), shared, strength=strength, seed=seed)
             listed.append((Entry(recipe), ("grid",)))
-        for epochs in shorter if seed in controlled else ():
+        for epochs in shorter if seed in with_controls else ():
             recipe = _recipe(
                 document, ("controls",), shared | {"epochs": epochs}, strength=0, seed=seed
             )
             listed.append((Entry(recipe, f"{CONTROL}{epochs}"), ("controls",)))
-    extra = document.typed(("extra",), list) if "extra" in document.content else []
     listed += [(_extra(document, ("extra", i), shared), ("extra", i)) for i in range(len(extra))]
     seen: dict[str, tuple] = {}
     for entry, place in listed:
@@ -173,10 +192,10 @@ def _controls(
         if "seed" in document.get(place):
             controlled = document.numbers((*place, "seed"), int, SEED)
         place = (*place, "epochs")
-    if unknown := [seed for seed in controlled if seed not in seeds]:
-        allowed = ", ".join(map(str, seeds))
+    if unknown := sorted(set(controlled) - set(seeds)):
         raise document.error(
-            ("controls", "seed"), f"has {unknown[0]}, a seed that the grid lacks; it has {allowed}"
+            ("controls", "seed"),
+            f"has {unknown[0]}, a seed that the grid lacks; it has {_listed(seeds)}",
         )
     if 0 not in strengths:
         raise document.error(
@@ -201,16 +220,17 @@ def _weights(document: Document, entries: tuple[Entry, ...]) -> frozenset[str]:
     if "seed" in document.get(("weights",)):
         seeds = document.numbers(("weights", "seed"), int, SEED)
     for name, values in (("strength", strengths), ("seed", seeds)):
-        known = document.get(("grid", name))
+        grid_has = document.get(("grid", name))
+        known = set(grid_has)
         for index, value in enumerate(values):
             if value not in known:
-                allowed = ", ".join(f"{v:g}" for v in known)
                 raise document.error(
                     ("weights", name, index),
-                    f"is {value:g}, which the grid lacks; it has {allowed}",
+                    f"is {value:g}, which the grid lacks; it has {_listed(grid_has)}",
                 )
+    chosen = {(strength, seed) for strength in strengths for seed in seeds}
     return frozenset(
-        e.run for e in grid if e.recipe.strength in strengths and e.recipe.seed in seeds
+        entry.run for entry in grid if (entry.recipe.strength, entry.recipe.seed) in chosen
     )
 
 
@@ -222,12 +242,12 @@ def _extra(document: Document, place: tuple, shared: dict) -> Entry:
     variant = values["variant"]
     if not isinstance(variant, str) or not _SLUG.fullmatch(variant):
         raise document.error(
-            (*place, "variant"), f"is {variant!r}; allowed: small letters, digits and dashes"
+            (*place, "variant"), f"is {shown(variant)}; allowed: small letters, digits and dashes"
         )
     if variant.startswith(CONTROL):
         raise document.error(
             (*place, "variant"),
-            f"is {variant!r}; names with {CONTROL!r} are for those of `controls:`",
+            f"is {shown(variant)}; names with {CONTROL!r} are for those of `controls:`",
         )
     changed = {key: value for key, value in values.items() if key in RECIPE_KEYS}
     if {"step", "step_ratio"} & set(changed):  # one way of giving the step replaces the other
@@ -282,9 +302,15 @@ def _claims(document: Document) -> dict[str, float]:
     for key in CLAIMS:
         document.number(("claims", key), float, RADIUS)
     if values["effect"] not in strengths or 0 not in strengths:
-        allowed = ", ".join(f"{s:g}" for s in strengths if s)
+        allowed = _listed([strength for strength in strengths if strength])
         message = (
             f"is {values['effect']!r}; it must be a strength of the grid ({allowed}), and so must 0"
         )
         raise document.error(("claims", "effect"), message)
     return values
+
+
+def _listed(numbers: list) -> str:
+    """Numbers in words, of a long list the first ones."""
+    first = ", ".join(f"{number:g}" for number in numbers[:20])
+    return first if len(numbers) <= 20 else f"{first}, … ({len(numbers)} in all)"

@@ -2,25 +2,29 @@
 
 A run grows in `<store>/<study>/.work/<run>@<token>/` and becomes `<store>/<study>/<run>/` by one
 rename; whoever renames first wins. A worker that takes a dead one's run takes its folder over, by
-renaming it to its own token, and goes on from the last checkpoint and the measured parts.
+renaming it to its own token, and goes on from the last checkpoint and the measured parts. Should
+the other not be dead but have slept, it finds its folder gone, and publishes nothing.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from arlib import engine, measure, records, training
-from arlib.errors import RecordError, TrainingStopped
-from arlib.studies import budget, lease
+from arlib import engine, files, measure, records, training
+from arlib.errors import InputError, RecordError, TrainingStopped
+from arlib.studies import alive, budget, lease
 from arlib.studies.file import Entry
 from arlib.studies.shelf import Shelf
+from arlib.training.store import CHECKPOINT
 
 log = logging.getLogger(__name__)
 POLL = 1.0  # seconds between two looks at what other workers do
@@ -113,7 +117,7 @@ def work(study: Shelf, how: Work) -> bool:
         if done is False:
             return False
         if done is None:
-            if not (how.wait and _others_work(study, missing)) or _out_of_time(how):
+            if not _worth_waiting(study, missing, how) or _out_of_time(how):
                 if len(possible) < len(missing):
                     log.info(
                         "Too little time is left for an epoch of the next run; %s",
@@ -155,37 +159,59 @@ def _try(study: Shelf, entry: Entry, how: Work) -> bool | None:
     held = lease.take(study.leases_folder, entry.run)
     if held is None:
         return None
+    done = None
     try:
         with held, _alarm(how.deadline):
-            if study.is_finished(entry):  # published between our look and our lease
-                return True
-            folder = _adopt(study, entry.run, held.token)
-            log.info("%s: %s", study.name, entry.run)
-            options = {"machine": how.machine, "progress": how.progress, "time_left": how.time_left}
-            if not compute(study, entry, folder, **options):
-                log.info("%s: stopped for want of time; %s", entry.run, how_to_go_on(study))
-                return False
-            _publish(study, entry.run, folder)
-            return True
+            done = _under_lease(study, entry, held, how)
     except OutOfTime:
+        done = False
         log.info("%s: stopped because the time budget was over; %s", entry.run, how_to_go_on(study))
-        return False
-    except KeyboardInterrupt:
+    except lease.Lost:
+        held.lost = True
+    except Exception:
+        # A worker that slept finds its folder gone before it hears that the run was taken.
         if not held.lost:
             raise
+    if held.lost and not done:
         log.warning(
-            "%s: another worker took this run while this one showed no sign of life", entry.run
+            "%s: another worker took this run while this one showed no sign of life; this one "
+            "published nothing of it and goes on with other runs",
+            entry.run,
         )
-        return None
+    return done
+
+
+def _under_lease(study: Shelf, entry: Entry, held: lease.Lease, how: Work) -> bool:
+    """Compute and publish one run; False when the time was up."""
+    if study.is_finished(entry):  # published between our look and our lease
+        return True
+    folder = _adopt(study, entry.run, held)
+    log.info("%s: %s", study.name, entry.run)
+    options = {"machine": how.machine, "progress": how.progress, "time_left": how.time_left}
+    with files.not_made_anew(folder):
+        done = compute(study, entry, folder, **options)
+    if done:
+        _publish(study, entry.run, folder, held)
+    else:
+        log.info("%s: stopped for want of time; %s", entry.run, how_to_go_on(study))
+    return done
 
 
 def how_to_go_on(study: Shelf) -> str:
+    """What to do next; of work that is kept it speaks only if there is some."""
+    done = [*study.folder.glob("*/record.json"), *study.work_folder.glob(f"*/{CHECKPOINT}")]
+    if not done:
+        return f"no epoch was finished, `arlib study run {study.name}` begins anew."
     return f"what is done is kept, `arlib study run {study.name}` goes on from here."
 
 
-def _others_work(study: Shelf, missing: list[Entry]) -> bool:
+def _worth_waiting(study: Shelf, missing: list[Entry], how: Work) -> bool:
+    """Whether others work on what is missing. Without `how.wait` only for as long as it takes to
+    tell a dead worker from a clock that jumped.
+    """
     leases = [study.leases_folder / f"{entry.run}.json" for entry in missing]
-    return any(path.exists() and not lease.void(path) for path in leases)
+    judged = [alive.judge(path) for path in leases if path.exists()]
+    return any(one.in_doubt or (how.wait and not one.void) for one in judged)
 
 
 def _nothing_more(study: Shelf, missing: list[Entry], stopped: dict[str, str]) -> bool:
@@ -197,34 +223,75 @@ def _nothing_more(study: Shelf, missing: list[Entry], stopped: dict[str, str]) -
     return not missing
 
 
-def _adopt(study: Shelf, run: str, token: str) -> Path:
+def refuse_odd_folders(study: Shelf, missing: list[Entry]) -> None:
+    """`InputError` for what stands where folders of ours should and cannot be worked in."""
+    for path in (study.places.store, study.folder, study.work_folder, study.leases_folder):
+        if (path.is_symlink() or path.exists()) and not path.is_dir():
+            what = "a link that leads to no folder" if path.is_symlink() else "no folder"
+            raise InputError(f"{path} is {what}; remove it, or give another store.")
+    for path in (study.folder / entry.run for entry in missing):
+        if path.is_symlink():  # what it leads to would be rewritten
+            raise InputError(
+                f"{path} is a link, and this run is to be measured anew in its place. Put a copy "
+                "of the folder there, or remove the link."
+            )
+
+
+def _adopt(study: Shelf, run: str, held: lease.Lease) -> Path:
     """The folder of a run, under our token:
     what a former worker left, or a finished run with other settings.
     """
-    mine = study.work_folder / f"{run}@{token}"
+    mine = study.work_folder / f"{run}@{held.token}"
     study.work_folder.mkdir(parents=True, exist_ok=True)
-    for folder in [study.folder / run, *reversed(study.left_behind(run))]:
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(folder, mine)
-            (mine / "record.json").unlink(missing_ok=True)
-            return mine
-    mine.mkdir()
+    # Under the lock, lest we take the folder of one who took the run from us in this moment.
+    with held.confirmed():
+        for folder in [study.folder / run, *reversed(study.left_behind(run))]:
+            with contextlib.suppress(FileNotFoundError):
+                _move(folder, mine)
+                break
+        else:
+            mine.mkdir()
+    (mine / "record.json").unlink(missing_ok=True)
+    for half_written in mine.rglob(".*"):  # by a worker that was killed
+        if half_written.is_file():
+            half_written.unlink(missing_ok=True)
     return mine
 
 
-def _publish(study: Shelf, run: str, folder: Path) -> None:
+def _publish(study: Shelf, run: str, folder: Path, held: lease.Lease) -> None:
     final = study.folder / run
-    records.read(folder)  # what is published can be read
-    try:
-        os.rename(folder, final)
-    except OSError as error:
-        if not records.is_finished(final):
-            raise RecordError(
-                f"{final} is in the way and no finished run ({error}). Delete it and go on."
-            ) from error
-        log.warning("%s: another worker had finished it first; its result stays", run)
-    for path in study.left_behind(run):
+    records.read_finished(folder)  # what is published can be read, and has its weights
+    with held.confirmed():
+        try:
+            _move(folder, final)
+        except OSError as error:
+            if not records.is_finished(final):
+                raise RecordError(
+                    f"{final} is in the way and no finished run ({error}). Delete it and go on."
+                ) from error
+            log.warning("%s: another worker had finished it first; its result stays", run)
+        left = study.left_behind(run)
+    for path in left:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _move(folder: Path, target: Path) -> None:
+    """Rename a folder; where the work folder is a link to another disk, copy it beside the target
+    first, so that the target still appears whole or not at all.
+    """
+    try:
+        os.rename(folder, target)
+        return
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    beside = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        shutil.copytree(folder, beside, symlinks=True)
+        os.rename(beside, target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -158,7 +158,10 @@ class Shelf:
 
     def left_behind(self, run: str) -> list[Path]:
         """Work folders of a run, the most advanced last."""
-        return sorted(self.work_folder.glob(f"{run}@*"), key=_progress)
+        folders = self.work_folder.glob(f"{run}@*")
+        # links lead to folders of somebody else, which nobody should move, fill or delete
+        own = [folder for folder in folders if folder.is_dir() and not folder.is_symlink()]
+        return sorted(own, key=_progress)
 
     def status(self) -> pd.DataFrame:
         """One row per run: its state, epochs done, where it was computed,
@@ -200,8 +203,10 @@ class Shelf:
                 f"{folder / 'record.json'} is of another recipe than {entry.run}. Delete its "
                 "folder."
             )
-        unknown = set(record.settings) - {f.name for f in fields(Settings)}
-        return not unknown and Settings.from_dict(record.settings) == self.settings
+        try:
+            return Settings.from_dict(record.settings) == self.settings
+        except InputError:  # settings of another arlib: unknown here, or out of today's bounds
+            return False
 
     def _status(self, entry: Entry) -> dict:
         try:
@@ -222,19 +227,22 @@ class Shelf:
         }
 
     def _status_of_unfinished(self, entry: Entry) -> dict:
-        from arlib.studies import lease
+        from arlib.studies import alive
 
         epochs = self._epochs_so_far(entry.run)
         path = self.leases_folder / f"{entry.run}.json"
-        running = path.exists() and not lease.void(path)
-        holder = lease.read(path) if running else None
+        judgement = alive.judge(path) if path.exists() else None
+        running = judgement is not None and not judgement.reason
+        note = alive.describe(path) if running else ""
+        if judgement is not None and judgement.reason:
+            note = f"was begun by {alive.describe(path)}: {judgement.reason}"
         begun = "missing" if epochs is None else "begun"
         return {
             "state": "running" if running else begun,
             "epochs": f"{len(epochs or ())}/{entry.recipe.epochs}",
             "minutes": _minutes([epoch.get("seconds", math.nan) for epoch in epochs or ()]),
             "device": "",
-            "note": f"process {holder['pid']} on {holder['host'].split()[0]}" if holder else "",
+            "note": note,
         }
 
 

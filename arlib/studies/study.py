@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arlib import files, places, records, training
-from arlib.errors import InputError, one_of
+from arlib.errors import InputError, one_of, shown
 from arlib.studies import budget
-from arlib.studies.file import parse
+from arlib.studies.file import is_name, parse
 from arlib.studies.shelf import Shelf
 from arlib.training import store as training_files
 
@@ -25,7 +25,12 @@ log = logging.getLogger(__name__)
 def names(store: str | Path | None = None) -> list[str]:
     """The names of all studies that can be loaded."""
     return sorted(
-        {path.stem for folder in places.places(store).studies for path in folder.glob("*.yml")}
+        {
+            path.stem
+            for folder in places.places(store).studies
+            for path in folder.glob("*.yml")
+            if is_name(path.stem)
+        }
     )
 
 
@@ -40,9 +45,9 @@ def load(name: str | Path, store: str | Path | None = None) -> Study:
     """
     where = places.places(store)
     if str(name).endswith((".yml", ".yaml")):
-        path = Path(name).expanduser().resolve()
+        path = places.path("study", name).resolve()
         if not path.is_file():
-            raise InputError(f"study is {str(name)!r}; there is no such file.")
+            raise InputError(f"study is {shown(str(name))}; there is no such file.")
         return Study(parse(path), where)
     one_of("study", name, names(store))
     candidates = (folder / f"{name}.yml" for folder in where.studies)
@@ -83,7 +88,7 @@ class Study(Shelf):
         """
         from arlib import engine
         from arlib.studies import launch
-        from arlib.studies.run import Work, how_to_go_on, work
+        from arlib.studies.run import Work, how_to_go_on, refuse_odd_folders, work
 
         begun = time.monotonic()
         if jobs < 1 or (time_budget is not None and not time_budget > 0):
@@ -92,6 +97,7 @@ class Study(Shelf):
         if precision == "auto":
             precision = self._precision(engine.settle(where, mode), afresh=afresh)
         machine = engine.settle(where, mode, precision, strict=strict)
+        refuse_odd_folders(self, self.missing(afresh=afresh))
         if not mix:
             self._refuse_mixture(machine, afresh=afresh)
         if time_budget is not None:
@@ -125,7 +131,7 @@ class Study(Shelf):
             raise InputError(
                 "publish: there is no checkout to publish into; give the records folder as `to`."
             )
-        target = Path(to) if to is not None else places.checkout() / "records"
+        target = places.checkout() / "records" if to is None else places.path("to", to)
         finished = self.finished(afresh=True)
         self._refuse_mixed_records(finished)
         new = []
