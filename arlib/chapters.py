@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 from arlib import files, places
-from arlib.errors import InputError, one_of
+from arlib.errors import InputError, one_of, shown
 
 
 def find(names: list[str]) -> list[Path]:
@@ -18,16 +18,17 @@ def find(names: list[str]) -> list[Path]:
         if root is None
         else {path.stem: path for path in sorted((root / "book").glob("*.ipynb"))}
     )
-    found = []
+    paths = []
     for name in names:
         if name.endswith(".ipynb"):
-            if not Path(name).is_file():
-                raise InputError(f"chapter is {name!r}; there is no such file.")
-            found.append(Path(name).resolve())
+            path = places.path("chapter", name)
+            if not path.is_file():
+                raise InputError(f"chapter is {shown(name)}; there is no such file.")
+            paths.append(path.resolve())
         else:
             one_of("chapter", name, ["all", *book])
-            found += book.values() if name == "all" else [book[name]]
-    return list(dict.fromkeys(found))
+            paths += book.values() if name == "all" else [book[name]]
+    return list(dict.fromkeys(paths))
 
 
 def declared_parameters(chapter: Path) -> list[str]:
@@ -53,37 +54,60 @@ def _cells(chapter: Path) -> list:
             "nbformat is not installed; it comes with the book's requirements.txt."
         ) from error
     try:
+        if chapter.stat().st_size > files.JSON_LIMIT:
+            raise ValueError(f"more than {files.JSON_LIMIT} bytes")
         with warnings.catch_warnings():
             # that cells lack ids, say: whoever saves the file gives them some
             warnings.simplefilter("ignore")
-            return nbformat.read(chapter, as_version=4).cells
+            cells = nbformat.read(chapter, as_version=4).cells
+        for index, cell in enumerate(cells):
+            if not isinstance(cell.metadata.get("tags", []), list):
+                raise ValueError(f"the tags of cell {index + 1} are no list")
+            if not isinstance(cell.source, str):
+                raise ValueError(f"the source of cell {index + 1} is no text")
     except Exception as error:  # a damaged file fails in as many ways as there are damages
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
             f"{chapter} is no notebook ({why[:200]}); open it in Jupyter and save it."
         ) from error
+    return cells
 
 
 def _holds_parameters(cell) -> bool:
-    return "parameters" in cell.metadata.get("tags", [])
+    return cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", [])
 
 
 def _assigned(chapter: Path, source: str) -> list[str]:
-    lines = ["" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines()]
     try:
-        body = ast.parse("\n".join(lines)).body
-    except SyntaxError as error:
+        body = _parsed(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # of NUL, of brackets
+        line = getattr(error, "lineno", None)
+        where = f" in line {line}" if line else ""
+        why = getattr(error, "msg", None) or str(error) or type(error).__name__
         raise InputError(
-            f"{chapter}: the parameters cell has a mistake in line {error.lineno}: {error.msg}."
+            f"{chapter}: the parameters cell has a mistake{where}: {' '.join(why.split())[:200]}."
         ) from error
     targets = [node.target for node in body if isinstance(node, ast.AnnAssign)]
     targets += [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
-    names = [
-        part
-        for target in targets
-        for part in (target.elts if isinstance(target, ast.Tuple) else [target])
-    ]
-    return [name.id for name in names if isinstance(name, ast.Name)]
+    names = [node for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
+    return [name.id for name in names if isinstance(name.ctx, ast.Store)]
+
+
+def _parsed(source: str) -> ast.Module:
+    """The cell as Python; only if it is none are lines for IPython looked for, as such a line may
+    also stand inside a long text.
+    """
+    try:
+        return ast.parse(source)
+    except SyntaxError:
+        return ast.parse("\n".join(map(_without_magic, source.splitlines())))
+
+
+def _without_magic(line: str) -> str:
+    """A line of IPython (%…, !…, ?…, …?, name = %…, name = !…) as Python that assigns the same."""
+    if magic := re.match(r"(\s*)(?:[%!?].*|[\w.]+\?\??\s*)$", line):
+        return f"{magic[1]}pass"
+    return re.sub(r"^(\s*[\w, ]+=\s*)[%!].*$", r"\1None", line)
 
 
 def use_study(name: str, folder: Path | None = None) -> list[Path]:
@@ -96,8 +120,9 @@ def use_study(name: str, folder: Path | None = None) -> list[Path]:
         raise InputError("there is no checkout whose chapters could be changed.")
     changed = []
     for path in sorted((folder or root / "book").glob("*.ipynb")):
+        cells = _cells(path)  # which says in one line what is wrong with the file
         old = path.read_text(encoding="utf-8")
-        new = _with_study(old, _cells(path), name)
+        new = _with_study(old, cells, name)
         if new != old:
             files.write_text(path, new)
             changed.append(path)
