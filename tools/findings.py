@@ -13,6 +13,7 @@ from pathlib import Path
 import papermill
 
 from arlib import claims, files, studies, tables
+from arlib.tables.text import plain
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- written by `python -m tools.findings` -->\n", "<!-- end of what is written -->\n"
@@ -55,8 +56,8 @@ def text(name: str) -> str:
     )
     strengths = f"AR strength 0 against {study.claims['effect']:g}"
     said = [
-        f"{study.title} (study `{name}`, {runs} networks), {strengths}: {counts}. "
-        f"{' '.join(study.purpose.split())}",
+        f"{plain(study.title)} (study `{name}`, {runs} networks), {strengths}: {counts}. "
+        f"{' '.join(plain(study.purpose).split())}",
         tables.markdown(table),
         f"Not run yet: {', '.join(f'`{other}`' for other in waiting)}." if waiting else "",
     ]

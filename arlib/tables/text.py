@@ -1,8 +1,19 @@
 """Tables as Markdown."""
 
 import math
+import re
 
 import pandas as pd
+
+
+def plain(text: str) -> str:
+    """A text of a study file, say, for Markdown: in one line, and without what a page would run.
+
+    Emphasis and code stay as they are; tags and MyST roles come out as the letters they are.
+    """
+    # a tag begins with a letter or one of /!?, so "p < 0.05" stays as it is
+    line = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", " ".join(text.splitlines()))
+    return re.sub(r"\{(?=[\w:.+-]+\}`)", r"\{", line)
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -11,7 +22,7 @@ def markdown(frame: pd.DataFrame) -> str:
     heads = [str(name) for name in frame.columns]
     lines = [heads, ["---"] * len(heads), *frame.astype(str).to_numpy().tolist()]
     return "\n".join(
-        "| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines
+        "| " + " | ".join(plain(cell).replace("|", r"\|") for cell in line) + " |" for line in lines
     )
 
 
@@ -47,4 +58,4 @@ def _number(value: float) -> str:
 
 
 def _escaped(value: object) -> str:
-    return str(value).replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")
+    return plain(str(value)).replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")
