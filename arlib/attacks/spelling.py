@@ -7,7 +7,8 @@ from typing import ParamSpec, TypeVar
 
 from arlib.errors import InputError, one_of
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 NORMS = ("linf", "l2")
 # torchattacks, foolbox, adversarial-robustness-toolbox, cleverhans, auto-attack
 ELSEWHERE = {
