@@ -82,6 +82,31 @@ def test_parameters_are_typed_and_grids_multiply():
         batch.parameter_sets(["x=1"], ["x=2,3"])
 
 
+@pytest.mark.parametrize(
+    ("fixed", "grids", "message"),
+    [
+        (["x=[0,8"], [], "a parameter's value is '[0,8'; its brackets"),
+        (["x={a: 1"], [], "brackets or quotes do not match"),
+        (["x='8"], [], "brackets or quotes do not match"),
+        (["x=" + "[" * 3000], [], "brackets or quotes do not match"),
+        ([], ["x=[0,8"], "a grid's values are '[0,8'; one is empty, or brackets do not match"),
+        ([], ["x=1,2]"], "brackets do not match"),
+        ([], ["x=1,,2"], "one is empty"),
+        ([], ["x="], "one is empty"),
+        ([], ["x=" + "[" * 3000], "brackets do not match"),
+    ],
+)
+def test_values_that_are_neither_text_nor_whole_are_refused(fixed, grids, message):
+    with pytest.raises(InputError) as error:
+        batch.parameter_sets(fixed, grids)
+    assert message in str(error.value) and len(str(error.value)) < 250
+
+
+def test_words_with_quotes_and_brackets_inside_are_texts_and_an_empty_text_is_written():
+    assert batch.parameter_sets(["x=it's", "y=a[0]"], []) == [{"x": "it's", "y": "a[0]"}]
+    assert batch.parameter_sets([], ["x='',a", "y=[0,8],[0,16]"])[0] == {"x": "", "y": [0, 8]}
+
+
 def test_a_plan_is_checked_before_anything_runs(chapter, tmp_path):
     with pytest.raises(InputError, match=r"'y'; allowed: study, x"):
         plan(chapter, tmp_path, {"y": 1})

@@ -132,7 +132,8 @@ def _reason(notebook: Path, status: int, log_file: Path) -> str:
         return ""
     for cell in (notes.read(notebook) or {}).get("cells", []):
         for output in cell.get("outputs", []):
-            if output["output_type"] == "error":
-                return " ".join(f"{output['ename']}: {output['evalue']}".split())
+            if output.get("output_type") == "error":
+                name, message = output.get("ename", "error"), output.get("evalue", "")
+                return " ".join(f"{name}: {message}".split())
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
     return f"papermill {how}: {notes.last_line(log_file)} (see {log_file})"

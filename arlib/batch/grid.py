@@ -10,7 +10,10 @@ import yaml
 
 from arlib import chapters
 from arlib.batch.task import Task
-from arlib.errors import InputError, one_of
+from arlib.errors import InputError, one_of, shown
+
+_OPENING = re.compile(r"\s*[\[{'\"]")  # how a value begins that is no plain text
+_BRACKETS = re.compile(r"[\[\]{}]")
 
 
 def parameter_sets(fixed: list[str], grids: list[str]) -> list[dict]:
@@ -85,28 +88,39 @@ def _read(text: str) -> object:
 
 
 def _typed(text: str) -> object:
-    """A number, true or false, a list or mapping, nothing (~), or the text itself."""
+    """A number, true or false, a list or mapping, nothing (~), or the text itself.
+
+    `InputError` for brackets or quotes that do not match: a text was hardly meant.
+    """
     try:
         return _read(text) if text.strip() else ""
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
+        if _OPENING.match(text):
+            raise InputError(
+                f"a parameter's value is {shown(text)}; its brackets or quotes do not match."
+            ) from None
         return text
 
 
 def _listed(text: str) -> list:
     """The values between commas; those inside brackets belong together."""
     try:
-        found = _read(f"[{text}]")
-    except yaml.YAMLError:
-        found = None
-    return (
-        found
-        if found and all(value is not None for value in found)
-        else [_typed(value) for value in text.split(",")]
-    )
+        values = _read(f"[{text}]")
+    except (yaml.YAMLError, RecursionError):
+        values = None
+    if values and all(value is not None for value in values):
+        return values
+    parts = text.split(",")
+    if not all(part.strip() for part in parts) or _BRACKETS.search(text):
+        raise InputError(
+            f"a grid's values are {shown(text)}; one is empty, or brackets do not match. Write "
+            "value,value,… with lists in brackets, and an empty text as ''."
+        )
+    return [_typed(part) for part in parts]
 
 
 def _slug(parameters: dict) -> str:
-    said = json.dumps(parameters, sort_keys=True)
+    canonical = json.dumps(parameters, sort_keys=True)
     words = "_".join(f"{name}-{value}" for name, value in parameters.items())
     readable = re.sub(r"[^A-Za-z0-9.-]+", "_", words)[:80] or "as-it-is"
-    return f"{readable}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
+    return f"{readable}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"

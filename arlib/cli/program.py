@@ -41,7 +41,7 @@ def main() -> None:
     except (InputError, RecordError, TrainingStopped) as error:
         _stop(str(error))
     except OSError as error:
-        _stop(f"{error}. What was finished is kept; the same command goes on from there.")
+        _stop(f"{error}.")
 
 
 def _stop(message: str) -> None:

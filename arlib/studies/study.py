@@ -118,6 +118,9 @@ class Study(Shelf):
         except KeyboardInterrupt:
             log.warning("Interrupted; %s", how_to_go_on(self))
             raise
+        except OSError:
+            log.warning("Stopped; %s", how_to_go_on(self))
+            raise
         return self.status()
 
     def publish(self, to: str | Path | None = None) -> list[str]:
