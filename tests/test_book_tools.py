@@ -120,6 +120,19 @@ def test_tidy_drops_what_changes_from_run_to_run(project):
     assert not execute.write(path, execute.tidy(nbformat.read(path, as_version=4)))
 
 
+def test_pieces_of_one_stream_are_stored_as_one():
+    def stream(name, text):
+        return nbformat.v4.new_output("stream", name=name, text=text)
+
+    shown = nbformat.v4.new_output("display_data", data={"text/plain": "a figure"})
+    pieces = [stream("stdout", "a\n"), stream("stdout", "b\n"), stream("stderr", "c\n")]
+    cell = nbformat.v4.new_code_cell("", outputs=[*pieces, shown, stream("stdout", "d\n")])
+    book = execute.tidy(nbformat.v4.new_notebook(cells=[cell]))
+    kept = book.cells[0].outputs
+    assert [o.get("text") for o in kept] == ["a\nb\n", "c\n", None, "d\n"]
+    nbformat.validate(book)
+
+
 @pytest.mark.parametrize(
     "prose, rest",
     [

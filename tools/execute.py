@@ -54,12 +54,26 @@ def tidy(chapter: nbformat.NotebookNode) -> nbformat.NotebookNode:
         {"kernelspec": kernel, "language_info": {"name": "python"}} | colab
     )
     for cell in chapter.cells:
+        if "outputs" in cell:
+            cell.outputs = _joined(cell.outputs)
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(VIEW, None)
         cell.metadata = nbformat.from_dict(
             {key: cell.metadata[key] for key in KEPT if key in cell.metadata}
         )
     return chapter
+
+
+def _joined(outputs: list) -> list:
+    """Neighbouring pieces of one stream as one: where a kernel cuts it is an accident of timing."""
+    kept = []
+    for output in outputs:
+        same = kept and output.output_type == kept[-1].output_type == "stream"
+        if same and output.name == kept[-1].name:
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    return kept
 
 
 def main(names: list[str]) -> int:
