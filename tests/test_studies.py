@@ -18,7 +18,7 @@ from waiting import until
 
 from arlib import data, engine, files, margins, places, records, spectra, studies, training
 from arlib.errors import InputError, RecordError, TrainingStopped
-from arlib.studies import alive, lease
+from arlib.studies import alive, launch, lease
 from arlib.studies import run as runs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,6 +111,14 @@ def test_shipped_studies_are_what_the_book_says():
     assert main.keep_epochs == (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
     assert main.claims == small.claims == {"effect": 8, "feature": 4, "flip_pgd": 4, "flip_sign": 8}
     assert digits.claims == {"effect": 32, "feature": 16, "flip_pgd": 16, "flip_sign": 32}
+
+
+@pytest.mark.parametrize("level, quiet", [(logging.INFO, False), (logging.WARNING, True)])
+def test_workers_say_as_much_as_who_started_them(tmp_path, caplog, level, quiet):
+    caplog.set_level(level, logger="arlib")
+    how = runs.Work(engine.settle("cpu"), wait=False)
+    command = launch.command_of(a_study(tmp_path), how)
+    assert ("--quiet" in command) is quiet and "--no-wait" in command
 
 
 def test_run_ids_of_the_printed_studies_never_change():

@@ -39,6 +39,24 @@ def start_workers(study: Shelf, jobs: int, how: Work, device: str) -> None:
         | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(paths)}
         | shares
     )
+    command = command_of(study, how)
+    started = [
+        subprocess.Popen([*command, "--device", _device_of(worker, device)], env=environment)
+        for worker in range(jobs)
+    ]
+    try:
+        codes = [process.wait() for process in started]
+    except BaseException:
+        _end(started)
+        raise
+    if any(codes):
+        log.warning(
+            "Not every worker ended well (exit statuses %s); see their messages above", codes
+        )
+
+
+def command_of(study: Shelf, how: Work) -> list[str]:
+    """The command of a worker of this study, but for its device."""
     command = [
         sys.executable,
         "-m",
@@ -58,21 +76,11 @@ def start_workers(study: Shelf, jobs: int, how: Work, device: str) -> None:
         how.machine.precision,
     ]
     command += ["--no-wait"] * (not how.wait) + ["--afresh"] * how.afresh
+    # workers say as much as who started them
+    command += ["--quiet"] * (not log.isEnabledFor(logging.INFO))
     if how.deadline is not None:
         command += ["--time-budget", f"{max(1.0, how.deadline - time.monotonic()):.0f}s"]
-    started = [
-        subprocess.Popen([*command, "--device", _device_of(worker, device)], env=environment)
-        for worker in range(jobs)
-    ]
-    try:
-        codes = [process.wait() for process in started]
-    except BaseException:
-        _end(started)
-        raise
-    if any(codes):
-        log.warning(
-            "Not every worker ended well (exit statuses %s); see their messages above", codes
-        )
+    return command
 
 
 def memory_shares(jobs: int, device: str) -> dict[str, str]:
