@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 
-from arlib import attacks, margins, smoothness
+from arlib import attacks, margins, report, smoothness
 from arlib.attacks.spelling import ELSEWHERE
 from arlib.errors import InputError
 
@@ -40,6 +40,7 @@ PUBLIC = (
         (margins.instance, "max_iter", "steps"),
         (smoothness.feature_change, "epsilon", "radius"),
         (smoothness.feature_change, "eps", "radius"),
+        (report.compare, "epsilon", "eps"),
     ],
 )
 def test_a_name_from_elsewhere_is_answered_with_ours(function, wrong, right):

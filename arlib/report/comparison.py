@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from arlib import attacks, engine, files
 from arlib.attacks.checks import check
+from arlib.attacks.spelling import answered
 from arlib.errors import InputError, RecordError
 from arlib.report import cost, recorded
 from arlib.report.parts import PARTS, QUANTITIES, Settings, Subject
@@ -120,6 +121,7 @@ class Comparison:
         return {"format": FORMAT} | plain | {"rows": rows, "band": band}
 
 
+@answered
 def compare(
     models: Mapping[str, nn.Module | Callable],
     x: Tensor,
