@@ -34,6 +34,7 @@ WEIGHTS = ("last.safetensors", "best.safetensors")  # of a finished run
 BESIDE = ("arrays.npz", "weights.safetensors", *WEIGHTS)  # what `record.json` may name
 # Bytes that are read of a record from anybody: far more than `write` makes.
 TEXT_LIMIT, ARRAYS_LIMIT = 2**23, 2**26
+MOST_COUNTED = 2**53  # images or values behind a number; a table holds them as 64-bit integers
 WEIGHTS_LIMIT = 5_000_000  # bytes; larger networks publish no weights
 COLUMNS = ("checkpoint", "split", "statistic", "layer", "setting", "n", "value")
 # What is left out of a record that would be too large, in this order; every row of its table stays.
@@ -338,7 +339,7 @@ def _unpack_rows(layers: list[list[str]], groups: list[list]) -> dict[str, list]
         if len(values) != len(names) or not (isinstance(counts, int) or len(counts) == len(names)):
             raise ValueError(f"{shown(key)} has {len(values)} values of {len(names)} layers")
         each = [counts] if isinstance(counts, int) else counts
-        if not all(isinstance(count, int) for count in each):
+        if not all(isinstance(count, int) and 0 <= count <= MOST_COUNTED for count in each):
             raise ValueError(f"{shown(key)} counts {shown(counts)}")
         for column, value in zip(("checkpoint", "split", "statistic", "setting"), key, strict=True):
             table[column] += [value] * len(names)

@@ -4,6 +4,7 @@ and everything left as it was.
 
 import copy
 import dataclasses
+import inspect
 import random
 import threading
 import warnings
@@ -485,7 +486,7 @@ def test_rounding_to_8_bits_stays_in_range():
     x = torch.tensor([[[[0.999, 0.001, 0.5]]]])
     moved = torch.tensor([[[[1.0, 0.0, 0.5 + 2.6 / 255]]]])
     for norm in ("linf", "l2"):
-        rounded = attacks.evaluate.__globals__["_rounded"](x, moved, 8 / 255, norm)
+        rounded = inspect.unwrap(attacks.evaluate).__globals__["_rounded"](x, moved, 8 / 255, norm)
         assert float(rounded.min()) >= 0 and float(rounded.max()) <= 1
         levels = (rounded - x) * 255
         assert torch.allclose(levels, levels.round(), atol=1e-3)

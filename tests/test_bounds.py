@@ -100,7 +100,7 @@ def test_what_is_certified_no_attack_breaks(name):
     x = torch.rand(12, 3, 16, 16)
     y = net(x).argmax(1)
     y[0] = (y[0] + 1) % 3  # one is wrong
-    for norm in bounds.chain.__globals__["NORMS"]:
+    for norm in ("l2", "linf"):
         proved, found = (
             bounds.certified(net, x, y, norm=norm),
             margins.instance(net, x, y, norm=norm),

@@ -368,7 +368,7 @@ def test_weights_that_no_training_ends_with_are_named(tmp_path):
             "holds stem.weight as torch.int32",
         ),
         (state | {"classifier.bias": torch.zeros(9)}, described, "does not hold the weights of"),
-        (state, {}, "its 'recipe' is 'None'"),
+        (state, {}, "its 'recipe' is None"),
         (state, {"recipe": "{never closed"}, "its 'recipe' is '{never closed'"),
         (state, {"recipe": "[1]"}, "its 'recipe' is"),
     ]:
