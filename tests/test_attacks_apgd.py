@@ -249,6 +249,7 @@ def test_minimum_norm_of_a_linear_model_is_the_closed_form(norm, classes):
     assert (found <= 1.005 * expected).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 def test_minimum_norm_finds_less_than_a_bisection_with_auto_pgd(norm):
     model, x, y = digits()

@@ -245,6 +245,7 @@ def test_missing_peers_are_said_and_left_out(tmp_path, capsys):
     assert benchmark.peers_or_say(benchmark.parsed(["--no-peers"])) is False
 
 
+@pytest.mark.slow
 def test_one_command_runs_and_writes_what_the_book_reads(tmp_path, capsys):
     command = [
         "--quick",

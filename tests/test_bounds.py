@@ -91,6 +91,7 @@ def test_no_jacobian_and_no_difference_is_larger_than_the_chain(name):
     assert (moved <= links.slope).all() and links.table["slope"].iloc[-1] == links.slope
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_what_is_certified_no_attack_breaks(name):
     torch.manual_seed(2)

@@ -92,6 +92,7 @@ def test_planted_reversed_and_no_effects():
     assert set(nothing.loc[DECIDED, "verdict"]) <= {"undecided", "mixed"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_pure_noise_is_decided_at_most_at_the_nominal_rate(seeds):
     """Layers of a network move together, as those of the records do."""

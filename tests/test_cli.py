@@ -357,6 +357,7 @@ def test_a_new_store_of_a_run_is_said(tmp_path, caplog):
     assert "is new" in caplog.text and f"Did you mean '{tmp_path / 'runs'}'?" in caplog.text
 
 
+@pytest.mark.slow
 def test_quiet_and_verbose_stand_before_or_after_the_command(store):
     def said(*words):
         command = [sys.executable, "-m", "arlib", *words]

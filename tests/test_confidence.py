@@ -38,6 +38,7 @@ def test_entropy_of_certainty_and_of_ignorance():
     assert confidence.entropy(logits).tolist() == pytest.approx([0.0, math.log(3)])
 
 
+@pytest.mark.slow
 def test_a_calibrated_sampler_has_no_calibration_error():
     logits, y = sampled(n=800_000)  # torch versions draw other numbers from a seed
     assert confidence.ece(logits, y) < 0.004  # 15 bins of 53,333 images: noise of about 0.00125

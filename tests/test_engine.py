@@ -48,6 +48,7 @@ def test_refresh_follows_the_weights():
     assert torch.allclose(prepared.refresh()(x), model(x), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("foreign", ["resnet18", "mobilenet_v3_small"])
 def test_foreign_networks_fold_too(foreign):
     import torchvision

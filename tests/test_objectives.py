@@ -628,6 +628,7 @@ def trained(**fields) -> training.Run:
     return training.train(r, device="cpu", progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [

@@ -109,6 +109,7 @@ def test_images_like_no_study_have_no_band():
     assert recorded.fitting((3, 32, 32), 10).startswith("cifar10-")
 
 
+@pytest.mark.slow
 def test_the_band_is_in_the_page_the_figure_and_the_file(found, tmp_path):
     page = found.save(tmp_path / "report.html").read_text()
     assert "recorded, strength 32" in page and "study digits" in page and "What it took" in page

@@ -55,6 +55,7 @@ def test_a_command_that_computes_nothing_loads_nothing_heavy(words):
     assert loaded_by(code) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", ["attacks", "engine", "margins"])
 def test_attacks_bring_torch_alone(room):
     assert set(loaded_by(f"import arlib.{room}")) <= {"numpy", "torch"}

@@ -323,6 +323,7 @@ def test_a_hostile_study_file_is_soon_one_message(tmp_path, hostile):
     assert "\n" not in message and len(message) < 1000
 
 
+@pytest.mark.slow
 def test_a_grid_has_a_limit_and_its_checks_take_no_square_of_its_length(tmp_path):
     many = TINY.replace("[0, 1]", str([*range(2400)]))
     begun = time.process_time()

@@ -287,6 +287,7 @@ def test_with_averaging_the_averaged_network_is_judged_and_kept(tmp_path):
     assert same_bits(training.load_model(tmp_path), run.model)
 
 
+@pytest.mark.slow
 def test_single_step_training_is_watched_by_a_stronger_attack(monkeypatch):
     history = train(small(eps=32 / 255, attack="n-fgsm", steps=10, epochs=2)).history
     assert (history.train_pgd_error >= history.train_step_error - 0.05).all() and (

@@ -102,6 +102,7 @@ def test_tuning_goes_downhill_with_a_rate_that_ends_at_zero(folded, digits, monk
     assert rates[-1] == pytest.approx(0.01 / len(losses))
 
 
+@pytest.mark.slow
 def test_adversarial_tuning_resists_more(folded, digits):
     errors = []
     for loss in (natural, adversarial(32 / 255, 3)):
@@ -235,6 +236,7 @@ def test_features_shrunk_are_not_smooth():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [0, 2])
 def test_a_price_on_change_makes_features_smoother_where_it_counts(folded, digits, steps):
     blocks, changes = models.block_names(folded), []
