@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from arlib import spectra
 from arlib.attacks.checks import check
@@ -154,9 +155,11 @@ class _Follower(fx.Interpreter):
             return 1.0
         if node.op == "output":
             return 0.0
-        moving = [other for other in node.all_input_nodes if self.slopes[other] > 0]
-        if not moving or not isinstance(value, Tensor):
-            return 0.0  # a constant of the network, or a size
+        moving = [other for other in _inputs(node) if self.slopes[other] > 0]
+        if not moving:
+            return 0.0  # a constant of the network
+        if not isinstance(value, Tensor):
+            return self._of_no_tensor(node, value)
         summed = node.target in rules.ADDING or (
             node.op == "call_method" and node.target in rules.ADDING_METHODS
         )
@@ -174,12 +177,18 @@ class _Follower(fx.Interpreter):
         slope = factor * self.slopes[moving[0]]
         return slope if factor == 1 else self._noted(node, kind, factor, slope)
 
+    def _of_no_tensor(self, node: fx.Node, value: object) -> float:
+        """0 for a size, which does not move; parts of a tensor that come as a tuple would."""
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
+            raise InputError(
+                f"Step {node.name} ({_word(node)}) gives several tensors; there is no rule for it."
+            )
+        return 0.0
+
     def _sum(self, node: fx.Node, moving: list[fx.Node], value: Tensor) -> float:
         scale = abs(node.kwargs.get("alpha", 1))
         if scale != 1:
             raise InputError(f"Step {node.name} adds with alpha={scale}; there is no rule for it.")
-        if len(node.all_input_nodes) == 1 and len(moving) == 1 and node.args[0] is node.args[1]:
-            moving = moving * 2  # x + x
         slopes = [self.slopes[n] * rules.copies(self.env[n], value) for n in moving]
         return slopes[0] if len(slopes) == 1 else self._noted(node, "sum", math.nan, sum(slopes))
 
@@ -222,6 +231,13 @@ class _Follower(fx.Interpreter):
             bn = self.module.get_submodule(self.folded[name])
             weight, _ = folding.folded_weight(module, bn, torch.float64)
         return "convolution", rules.convolution(weight, layer.built)
+
+
+def _inputs(node: fx.Node) -> list[fx.Node]:
+    """The nodes that a node reads, each as often as it reads it: in x · x both factors move."""
+    read = []
+    fx.map_arg((node.args, node.kwargs), read.append)
+    return read
 
 
 def _layers(model: nn.Module, graph: fx.GraphModule, input_shape: tuple[int, ...]) -> dict:

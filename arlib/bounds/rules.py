@@ -92,7 +92,15 @@ def of_module(module: nn.Module, x: Tensor) -> float | None:
     if isinstance(module, nn.Sigmoid):
         return 0.25
     if isinstance(module, nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d):
-        return _average(x, module.kernel_size, module.stride, module.padding, module.ceil_mode)
+        return _average(
+            x,
+            module.kernel_size,
+            module.stride,
+            module.padding,
+            module.ceil_mode,
+            module.count_include_pad,
+            getattr(module, "divisor_override", None),
+        )
     if isinstance(module, nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d):
         return _maximum(x, module.kernel_size, module.stride, module.dilation)
     if isinstance(module, nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d | nn.AdaptiveAvgPool3d):
@@ -115,10 +123,16 @@ def of_call(function: Callable | str, x: Tensor, y: object, args: tuple, kwargs:
     if function is F.adaptive_avg_pool2d:
         return _adaptive(x, args[1] if len(args) > 1 else kwargs["output_size"])
     if function is F.avg_pool2d:
-        names = ("kernel_size", "stride", "padding", "ceil_mode")
-        given = dict(zip(names, args[1:], strict=False)) | kwargs
-        given = {"stride": None, "padding": 0, "ceil_mode": False} | given
-        return _average(x, *(given[name] for name in names))
+        usual = {
+            "kernel_size": None,
+            "stride": None,
+            "padding": 0,
+            "ceil_mode": False,
+            "count_include_pad": True,
+            "divisor_override": None,
+        }
+        given = usual | dict(zip(usual, args[1:], strict=False)) | kwargs
+        return _average(x, *(given[name] for name in usual))
     if function is F.max_pool2d:
         names = ("kernel_size", "stride", "padding", "dilation")
         given = dict(zip(names, args[1:], strict=False)) | kwargs
@@ -146,10 +160,16 @@ def _batchnorm(module: nn.Module) -> float | None:
     return float(gain.max())
 
 
-def _average(x: Tensor, kernel, stride, padding, ceil_mode: bool) -> float:
+def _average(
+    x: Tensor, kernel, stride, padding, ceil_mode: bool, padding_counts: bool, divisor: int | None
+) -> float:
     """Of an average pool: the convolution of one channel with 1/k everywhere."""
-    if ceil_mode:
-        raise InputError("An average pool has ceil_mode=True; its windows at the edge differ.")
+    padded = padding != 0 and any(v for v in (padding if isinstance(padding, tuple) else (1,)))
+    if ceil_mode or divisor or (padded and not padding_counts):
+        raise InputError(
+            "An average pool has ceil_mode, divisor_override or count_include_pad=False; its "
+            "windows are not all alike, and there is no rule for it."
+        )
     dims = x.ndim - 2
     kernel = (kernel,) * dims if isinstance(kernel, int) else tuple(kernel)
     weight = torch.full((1, 1, *kernel), 1 / math.prod(kernel), dtype=torch.float64)
