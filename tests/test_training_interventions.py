@@ -243,7 +243,7 @@ def test_a_price_on_change_makes_features_smoother_where_it_counts(folded, digit
     direction = "adversarial" if steps else "random"
     for weight in (0.0, 300.0):
         arm = copy.deepcopy(folded)
-        loss = smoothed(arm, blocks, weight, 0.1, steps=steps)
+        loss = smoothed(blocks, weight, 0.1, steps=steps)
         tune(arm, digits.train, Tuning(epochs=4), seed=0, loss=loss, augment=False)
         table = smoothness.feature_change(
             arm, digits.test.x[:100], radius=0.1, direction=direction, steps=3
@@ -255,7 +255,7 @@ def test_a_price_on_change_makes_features_smoother_where_it_counts(folded, digit
 
 def test_without_a_price_it_is_natural_training(folded, digits):
     arms = [copy.deepcopy(folded) for _ in range(2)]
-    losses = (natural, smoothed(arms[1], models.block_names(folded), 0.0, 0.1))
+    losses = (natural, smoothed(models.block_names(folded), 0.0, 0.1))
     ends = [
         tune(arm, digits.train, Tuning(epochs=0.2), seed=0, loss=loss, augment=False)
         for arm, loss in zip(arms, losses, strict=True)
@@ -265,7 +265,7 @@ def test_without_a_price_it_is_natural_training(folded, digits):
 
 def test_layers_that_are_not_there_are_named(folded):
     with pytest.raises(InputError, match=r"no module \['blocks.9'\]"):
-        smoothed(folded, ["blocks.9"], 1.0, 0.1)
+        Features(folded, ["blocks.9"])
 
 
 # The weight that matches

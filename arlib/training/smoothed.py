@@ -62,7 +62,6 @@ def relative_change(clean: Sequence[Tensor], moved: Sequence[Tensor]) -> Tensor:
 
 
 def smoothed(
-    net: nn.Module,
     layers: Sequence[str],
     weight: float,
     radius: float,
@@ -76,10 +75,9 @@ def smoothed(
     The weight grows linearly from 0 over the first half of the steps: at once, it would collapse
     features before they can be smooth and still tell classes apart.
     """
-    features = Features(net, layers)
 
-    def loss(network, x, y, generator, done):
-        with features:
+    def loss(net, x, y, generator, done):
+        with Features(net, layers) as features:
             start = _signs(x, radius, generator)
             moved = _furthest(features, x, start, radius, steps) if steps else start
             logits, clean = features(x)

@@ -94,10 +94,10 @@ def tune(
     optimizer = torch.optim.SGD(
         net.parameters(), lr=how.lr, momentum=how.momentum, weight_decay=how.weight_decay
     )
-    impose = impose or (lambda net: None)
     losses, count = [], how.steps(len(split))
     batches = _batches(len(split), how.batch_size, order)
-    impose(net)
+    if impose is not None:
+        impose(net)
     for step in tqdm(range(count), disable=not progress, desc="tuning", leave=False):
         index = next(batches)
         x, y = split.x[index], split.y[index]
@@ -114,9 +114,8 @@ def tune(
         value.backward()
         nn.utils.clip_grad_norm_(net.parameters(), how.largest_gradient)
         optimizer.step()
-        if (step + 1) % how.every == 0 and step + 1 < count:
+        if impose is not None and ((step + 1) % how.every == 0 or step + 1 == count):
             impose(net)
-    impose(net)
     return losses
 
 
