@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 PYTEST := $(PY) -m pytest
 WORKERS ?= 2
 
-.PHONY: help env book test test-slow test-gpu serve clean
+.PHONY: help env book test test-slow test-faults test-gpu serve clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,9 @@ test: env ## all tests but the slow ones
 
 test-slow: env ## the slow tests: live trainings, chapters by nbval and papermill, the pages in a browser
 	$(PYTEST) -m slow -n $(WORKERS) --dist loadfile
+
+test-faults: env ## ten thousand generated bad inputs, ten times as many as test-slow tries
+	ARLIB_FAULTS=10000 $(PYTEST) tests/test_faults.py -n $(WORKERS)
 
 test-gpu: env ## the tests that need a GPU
 	$(PYTEST) -m gpu
