@@ -133,6 +133,17 @@ def read_json(path: Path, limit: int = JSON_LIMIT) -> dict:
         raise _damaged(path, error) from error
 
 
+def peek_json(path: Path) -> dict | None:
+    """What another process left in a JSON file; None where there is none, not yet, or a damaged
+    one.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
 def _no_number(word: str) -> None:
     """JSON has no NaN and no Infinity; Python reads them all the same."""
     raise ValueError(f"{word} is no JSON")

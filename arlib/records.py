@@ -153,7 +153,11 @@ def read(folder: Path) -> Record:
     altered or of another version.
     """
     folder = Path(folder)
-    content = _content(folder)
+    return _record(folder, _content(folder))
+
+
+def _record(folder: Path, content: dict) -> Record:
+    """The record that the checked content of `record.json` describes."""
     try:
         epochs = {name: [_value(v) for v in column] for name, column in content["history"].items()}
         if len({len(column) for column in epochs.values()}) > 1:
@@ -171,8 +175,9 @@ def read(folder: Path) -> Record:
 
 def read_finished(folder: Path) -> Record:
     """Read the record of a run of ours: beside `read`'s checks, that its weights are there."""
-    record = read(folder)
-    if WEIGHTS[0] not in _content(folder)["files"]:
+    content = _content(folder)  # every file is hashed for it, so it is read once
+    record = _record(folder, content)
+    if WEIGHTS[0] not in content["files"]:
         raise RecordError(f"{folder} lacks {WEIGHTS[0]}: a run is not finished without weights.")
     return record
 
@@ -188,8 +193,8 @@ def publish(folder: Path, target: Path, *, weights: bool) -> bool:
     weights: also keep the last checkpoint (convolutions float16, the rest float32) unless it is
     larger than 5 MB. The record appears whole or not at all.
     """
-    read(folder)
     content, target = _content(folder), Path(target)
+    _record(folder, content)
     if is_finished(target) and _same(content, _content(target)):
         return False
     new = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")

@@ -8,9 +8,11 @@ import contextlib
 import copy
 import io
 import json
+import logging
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 from unittest import mock
 
@@ -26,6 +28,21 @@ from arlib.errors import InputError, RecordError
 from arlib.studies.file import parse
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was():
+    """Commands say less or more for a whole process; other tests run in this one."""
+    ours, everything = logging.getLogger("arlib"), logging.getLogger()
+    level, top, handlers = ours.level, everything.level, list(everything.handlers)
+    said = warnings.formatwarning
+    yield
+    ours.setLevel(level)
+    everything.setLevel(top)
+    everything.handlers[:] = handlers
+    warnings.formatwarning = said
+
+
 KINDS = 6
 EXAMPLES = int(os.environ.get("ARLIB_FAULTS", "1000")) // KINDS
 LONGEST = 5.0  # seconds that an answer may take

@@ -264,7 +264,7 @@ def test_without_a_price_it_is_natural_training(folded, digits):
 
 
 def test_layers_that_are_not_there_are_named(folded):
-    with pytest.raises(InputError, match=r"no module \['blocks.9'\]"):
+    with pytest.raises(InputError, match=r"layer is 'blocks\.9'"):
         Features(folded, ["blocks.9"])
 
 

@@ -130,7 +130,7 @@ def _reason(notebook: Path, status: int, log_file: Path) -> str:
     """
     if not status:
         return ""
-    for cell in (notes.read(notebook) or {}).get("cells", []):
+    for cell in (files.peek_json(notebook) or {}).get("cells", []):
         for output in cell.get("outputs", []):
             if output.get("output_type") == "error":
                 name, message = output.get("ename", "error"), output.get("evalue", "")

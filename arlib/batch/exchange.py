@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arlib import files
-from arlib.batch import notes
 from arlib.batch.task import Task
 
 
@@ -44,11 +43,11 @@ class Exchange:
 
     def read(self) -> tuple[list[dict], dict]:
         """The tasks, packed, and how they are to be run; none where the folder is damaged."""
-        said = notes.read(self.folder / "tasks.json") or {"tasks": [], "how": {}}
+        said = files.peek_json(self.folder / "tasks.json") or {"tasks": [], "how": {}}
         return said["tasks"], said["how"]
 
     def outcome(self, index: int) -> dict | None:
-        return notes.read(self.rows / f"{index}.json")
+        return files.peek_json(self.rows / f"{index}.json")
 
     def settled(self) -> set[int]:
         """The tasks that have ended. A listing, which a shared file system has sooner and cheaper
@@ -61,7 +60,7 @@ class Exchange:
         files.write_json(self.rows / f"{index}.json", outcome)
 
     def tried(self, index: int) -> dict:
-        return notes.read(self.tries / f"{index}.json") or {"reasons": [], "restarts": 0}
+        return files.peek_json(self.tries / f"{index}.json") or {"reasons": [], "restarts": 0}
 
     def note(self, index: int, tried: dict) -> None:
         files.write_json(self.tries / f"{index}.json", tried)

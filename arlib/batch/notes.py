@@ -1,16 +1,6 @@
-"""Reading what other processes leave: nothing where there is nothing, or not yet."""
+"""The last words of a process, for the message that says why it failed."""
 
-import json
 from pathlib import Path
-
-
-def read(path: Path) -> dict | None:
-    """What a JSON file says; None where there is none, or it is damaged."""
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return said if isinstance(said, dict) else None
 
 
 def last_line(path: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from arlib.batch import notes
+from arlib import files
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Task:
     @property
     def finished(self) -> bool:
         """Whether this chapter, as it is now, has been run with these parameters."""
-        said = notes.read(self.marker) if self.output.is_file() else None
+        said = files.peek_json(self.marker) if self.output.is_file() else None
         return said is not None and said.get("key") == self.key
 
     def packed(self) -> dict:

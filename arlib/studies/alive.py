@@ -7,7 +7,6 @@ by a clock that cannot be set, without a sign of life; a live worker gives one a
 """
 
 import functools
-import json
 import os
 import socket
 import subprocess
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arlib import processes
+from arlib.files import peek_json as read
 
 HEARTBEAT = 30.0  # seconds between two signs of life
 STALE = 300.0  # seconds without one after which a lease is void
@@ -80,15 +80,6 @@ def describe(path: Path) -> str:
     if ahead > STALE:
         return f"{who}; its last sign of life is dated {ahead / 60:.0f} minutes ahead of the clock"
     return who
-
-
-def read(path: Path) -> dict | None:
-    """What a lease says; None if there is none or it cannot be read."""
-    try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return holder if isinstance(holder, dict) else None
 
 
 # What this process saw of each lease: its file and date, and since when they are the same.

@@ -12,7 +12,6 @@ from arlib.spectra.impose import KINDS
 from arlib.spectra.layers import Layer, find
 
 LARGEST_RESIDUAL = 0.02  # of a layer whose spectrum counts as imposed
-LEVELS = np.linspace(0, 1, 201)
 
 
 def spectra_of(net: nn.Module, input_shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
@@ -34,7 +33,7 @@ def between(
         raise InputError(f"The spectra are of other layers: {sorted(a.keys() ^ b.keys())}.")
     floor = 1e-12  # a dead direction stays dead
     logs = [
-        {name: np.log(np.maximum(_quantiles(v), floor)) for name, v in given.items()}
+        {name: np.log(np.maximum(spectra.quantiles(v), floor)) for name, v in given.items()}
         for given in (a, b)
     ]
     return {name: np.exp((1 - share) * logs[0][name] + share * logs[1][name]) for name in a}
@@ -106,7 +105,3 @@ def _values(layer: Layer) -> torch.Tensor:
         dilation=shape.dilation,
         groups=shape.groups,
     )
-
-
-def _quantiles(values) -> np.ndarray:
-    return np.quantile(np.asarray(torch.as_tensor(values).cpu(), dtype=np.float64), LEVELS)

@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arlib.errors import InputError
+from arlib.attacks.steps import LinfBall
+from arlib.smoothness.layers import layer_names
+from arlib.smoothness.moved import signs
 from arlib.training.tuning import Loss
 
 GROWTH = 0.5  # share of the steps over which the weight grows from 0
@@ -15,14 +17,12 @@ GROWTH = 0.5  # share of the steps over which the weight grows from 0
 class Features:
     """Outputs of named modules, with their gradients, as a context: (logits, outputs) = f(x).
 
-    Raises `InputError` for a name that the network does not have, or a module that gives no tensor.
+    Raises `InputError` for a name that the network does not have.
     """
 
     def __init__(self, net: nn.Module, names: Sequence[str]):
-        self.net, self.names, self.handles, self.outputs = net, list(names), [], {}
-        missing = sorted(set(names) - {name for name, _ in net.named_modules()})
-        if missing or not names:
-            raise InputError(f"layers is {list(names)}; the network has no module {missing}.")
+        self.net, self.names = net, layer_names(net, list(names))
+        self.handles, self.outputs = [], {}
 
     def __enter__(self):
         for name in self.names:
@@ -78,7 +78,7 @@ def smoothed(
 
     def loss(net, x, y, generator, done):
         with Features(net, layers) as features:
-            start = _signs(x, radius, generator)
+            start = signs(x, radius, generator)
             moved = _furthest(features, x, start, radius, steps) if steps else start
             logits, clean = features(x)
             _, far = features(moved)
@@ -88,20 +88,13 @@ def smoothed(
     return loss
 
 
-def _signs(x: Tensor, radius: float, generator: torch.Generator) -> Tensor:
-    """x ± radius in every pixel, a fair coin each, inside [0, 1]."""
-    coins = torch.randint(0, 2, x.shape, generator=generator, device=x.device)
-    return (x + radius * (2 * coins - 1).to(x)).clamp(0, 1)
-
-
 def _furthest(features: Features, x: Tensor, start: Tensor, radius: float, steps: int) -> Tensor:
     with torch.no_grad():
         _, clean = features(x)
-    z = start
+    ball, z = LinfBall(x, radius), start
     for _ in range(steps):
         z = z.detach().requires_grad_(True)
         _, moved = features(z)
         (gradient,) = torch.autograd.grad(relative_change(clean, moved), z)
-        z = z.detach() + radius / 2 * gradient.sign()
-        z = torch.minimum(torch.maximum(z, x - radius), x + radius).clamp(0, 1)
-    return z.detach()
+        z = ball.ascend(z.detach(), gradient, radius / 2)
+    return z

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from arlib import attacks, data
 from arlib.errors import InputError, TrainingStopped
+from arlib.training.loop import NOISE, ORDER, STARTS, generator
 
 Loss = Callable[[nn.Module, Tensor, Tensor, torch.Generator, float], Tensor]
 """(network, images, labels, generator, share of the steps done) -> the mean loss to minimise."""
@@ -90,7 +91,8 @@ def tune(
             f"batch_size is {how.batch_size}, but there are {len(split)} images.",
             field="batch_size",
         )
-    order, noise, starts = (_generator(seed, purpose, split.x.device) for purpose in range(3))
+    device = split.x.device
+    order, noise, starts = (generator(seed, 0, use, device) for use in (ORDER, NOISE, STARTS))
     optimizer = torch.optim.SGD(
         net.parameters(), lr=how.lr, momentum=how.momentum, weight_decay=how.weight_decay
     )
@@ -170,7 +172,3 @@ def _batches(images: int, size: int, order: torch.Generator):
     while True:
         shuffled = torch.randperm(images, generator=order, device=order.device)
         yield from shuffled[: images // size * size].split(size)
-
-
-def _generator(seed: int, purpose: int, device) -> torch.Generator:
-    return torch.Generator(device).manual_seed(seed * 1_000_003 + purpose)
