@@ -178,7 +178,7 @@ def test_make_help_lists_every_target():
         ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True
     )
     assert {line.split()[0] for line in ran.stdout.splitlines()} == {
-        "help", "env", "book", "test", "test-slow", "test-gpu", "serve", "clean",
+        "help", "env", "book", "test", "test-slow", "test-faults", "test-gpu", "serve", "clean",
     }  # fmt: skip
 
 
