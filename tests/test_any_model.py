@@ -654,6 +654,7 @@ def test_models_of_any_precision(dtype, bn):
     assert steep[0] == pytest.approx(steep[1], rel=0.05)
 
 
+@pytest.mark.slow
 def test_inference_mode_and_no_grad_of_the_caller_change_nothing():
     model = Net()
     y = answers(model).argmax(1)

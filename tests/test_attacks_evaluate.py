@@ -163,6 +163,7 @@ def test_each_row_says_of_which_attacks_it_is(monkeypatch):
     assert alone == ["none", "fgsm", "apgd-ce", "square", "fgsm+apgd-ce+square"]
 
 
+@pytest.mark.slow
 def test_a_linear_model_has_the_robust_accuracy_of_the_closed_form():
     model, x, y = linear(4, n=40)
     distance = smallest_perturbation(model, x, y, "linf")
@@ -173,6 +174,7 @@ def test_a_linear_model_has_the_robust_accuracy_of_the_closed_form():
         assert np.array_equal(result.robust, exact)
 
 
+@pytest.mark.slow
 def test_batch_size_does_not_matter():
     model, x = convolutional(dtype=torch.float64), pictures(40, dtype=torch.float64)
     y = model(x).argmax(1)

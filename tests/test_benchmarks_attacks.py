@@ -42,6 +42,7 @@ def passes(subject):
     }
 
 
+@pytest.mark.slow
 def test_folded_passes_break_the_plain_loops_images(subject, passes):
     table = agreement.pgd_masks(subject, passes, steps=20).set_index("passes")
     assert 0.2 < table["plain accuracy"].iloc[0] < 0.8  # so that there is something to agree on
@@ -213,6 +214,7 @@ def test_a_whole_evaluation_gives_the_standing_images(subject, monkeypatch):
     assert (standing == ~broken.numpy()).mean() > 0.98
 
 
+@pytest.mark.slow
 def test_subjects_are_trained_and_on_images_they_know_how_to_answer():
     (found,) = subjects.subjects(("resnet8",), CPU)
     assert found.trained and found.title == "resnet8, digits"

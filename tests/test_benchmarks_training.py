@@ -322,6 +322,7 @@ def test_equivalence_keeps_what_it_trained_and_goes_on_from_it(tmp_path, monkeyp
     pd.testing.assert_frame_equal(equivalence.compare(plan, equivalence.Side("folded"))[0], table)
 
 
+@pytest.mark.slow
 def test_the_command_writes_its_tables(tmp_path):
     training.main(
         [

@@ -189,6 +189,7 @@ def test_the_readme_says_what_the_records_say():
     )
 
 
+@pytest.mark.slow
 def test_findings_are_of_the_published_records_and_say_what_is_missing(tmp_path):
     found = findings.text("digits")
     assert found.startswith(

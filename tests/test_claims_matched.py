@@ -17,6 +17,7 @@ def readings(**planted) -> pd.Series:
     return frame.set_index(["claim", "strength"])["reading"]
 
 
+@pytest.mark.slow
 def test_at_nets_on_the_trajectory_are_explained_by_less_fitting():
     found = pd.concat([readings(rng=rng) for rng in range(6)])
     assert found.index.get_level_values("claim").unique().tolist() == CONTROLLED

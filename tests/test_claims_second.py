@@ -73,6 +73,7 @@ def test_verdicts_of_protocol_1_stay_as_they_were(name, tmp_path):
         assert row["after_the_fact"]
 
 
+@pytest.mark.slow
 def test_after_the_fact_says_what_the_audit_found(tmp_path):
     study = studies.load("cifar10-resnet20-small", tmp_path)
     later = claims.after_the_fact(study).set_index("claim")["verdict"]
@@ -152,6 +153,7 @@ def test_the_noise_is_the_95th_percentile_over_pairs_of_one_strength():
 # --- claims with parts
 
 
+@pytest.mark.slow
 def test_c5_and_c6_follow_from_their_parts():
     gain = {
         ("feature_gain", "test", "random@4"): 0.0,
@@ -208,6 +210,7 @@ def test_parts_are_not_counted_as_claims():
 # --- other rules
 
 
+@pytest.mark.slow
 def test_a_small_gap_is_no_gap_to_regularise():
     table = synthetic.records()
     hit = (table["statistic"] == "error") & (table["split"] == "test")
@@ -268,6 +271,7 @@ def readings(**planted) -> pd.DataFrame:
     return found[found["strength"] == 8].set_index("claim")
 
 
+@pytest.mark.slow
 def test_nets_that_sit_where_short_trainings_do_are_explained():
     found = readings(noise=0.005)
     assert set(found.index) == {
@@ -287,23 +291,27 @@ def test_nets_that_sit_where_short_trainings_do_are_explained():
     assert found["ce_left"].abs().max() < 0.15
 
 
+@pytest.mark.slow
 def test_nets_that_move_where_short_trainings_do_not_are_more():
     found = readings(along=0.0, noise=0.01).drop(index="C2")  # its gap moves with the fit itself
     assert set(found["reading"]) == {controls.BEYOND}
     assert found["error_left"].to_numpy() == pytest.approx(1.0, abs=0.1)
 
 
+@pytest.mark.slow
 def test_a_third_left_is_partly():
     found = readings(along=0.65, noise=0.003).drop(index="C2")
     assert set(found["reading"]) == {controls.PARTLY}
     assert found["ce_left"].to_numpy() == pytest.approx(0.35, abs=0.06)
 
 
+@pytest.mark.slow
 def test_no_effect_has_no_share():
     found = readings(world=0.0, along=0.0, noise=0.3, rng=5)
     assert (found["reading"] == controls.CANNOT_TELL).mean() > 0.7
 
 
+@pytest.mark.slow
 def test_axes_that_disagree_and_axes_that_do_not_reach():
     table = big_gap(synthetic.records(controls=CONTROLS, along=0.0, noise=0.01))
     far = (table["statistic"] == "error") & (table["split"] == "train") & (table["strength"] == 8)
@@ -325,6 +333,7 @@ def test_interpolation_between_controls_is_linear_and_never_beyond_them():
     )
 
 
+@pytest.mark.slow
 def test_controls_enter_nothing_else():
     """No verdict, effect or collapsed run comes from a control."""
     table = big_gap(synthetic.records(noise=0.03))
@@ -338,6 +347,7 @@ def test_controls_enter_nothing_else():
     assert set(claims.decide(table, SECOND)["matched"]) == {""}
 
 
+@pytest.mark.slow
 def test_no_label_without_its_share():
     rows = claims.decide(
         big_gap(synthetic.records(controls=CONTROLS, along=0.0)), SECOND

@@ -26,6 +26,7 @@ def enumerated(values) -> float:
     return float(np.mean(np.abs(totals - totals.mean()) >= abs(observed - totals.mean()) - 1e-9))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 3), st.integers(2, 4), st.integers(0, 10**6), st.booleans())
 def test_page_p_equals_enumeration_with_and_without_ties(seeds, strengths, rng, ties):

@@ -328,6 +328,7 @@ def test_json_says_what_the_tables_say(monkeypatch, capsys, store):
     assert first["minutes"] is None  # not NaN, which no other language reads
 
 
+@pytest.mark.slow
 def test_verdicts_as_json_are_those_of_the_claims(monkeypatch, capsys):
     monkeypatch.delenv("ARLIB_STORE", raising=False)
     said = json.loads(arlib(monkeypatch, capsys, "verdicts", "digits", "--json")[1])

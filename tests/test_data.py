@@ -82,6 +82,7 @@ def test_what_is_known_of_a_data_set_is_what_is_read(name):
     assert torch.allclose(x.std(dims), torch.tensor(known.std).double(), atol=6e-5)
 
 
+@pytest.mark.slow
 @needs_cifar10
 def test_cifar10_split_and_pixels_are_torchvisions():
     from torchvision import datasets

@@ -11,7 +11,7 @@ MODULES = (
     "arlib.fields",
     "arlib.margins",
     "arlib.models",
-    "arlib.report.comparison",
+    pytest.param("arlib.report.comparison", marks=pytest.mark.slow),  # two networks, all parts
     "arlib.smoothness.change",
     "arlib.spectra.conv",
     "arlib.spectra.model",

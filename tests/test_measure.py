@@ -219,6 +219,7 @@ def test_measuring_again_gives_the_same_and_finished_parts_are_not_measured_agai
     }
 
 
+@pytest.mark.slow
 def test_an_interrupted_measurement_goes_on(folder, tmp_path, monkeypatch):
     calls, settings = [], replace(SMALL, flip_radii=(4,))
     monkeypatch.setattr("arlib.measure.run.plan", lambda *asked: recorded(asked, calls))
@@ -255,6 +256,7 @@ def recorded(asked, calls):
     return [watched(part, watch) for part in plan(*asked) if part.name in names]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
 def test_a_damaged_part_is_named_and_measured_again(folder, tmp_path, caplog, monkeypatch, damage):
     monkeypatch.setattr("arlib.measure.run.plan", lambda *asked: plan(*asked)[:1])
@@ -276,6 +278,7 @@ def test_a_damaged_part_is_named_and_measured_again(folder, tmp_path, caplog, mo
     assert json.loads((tmp_path / "last" / "outputs.json").read_text())["seconds"] >= 0
 
 
+@pytest.mark.slow
 def test_a_part_is_measured_again_only_if_a_setting_it_uses_changed(folder, tmp_path, monkeypatch):
     calls, names = [], ("features", "jacobian")
 
@@ -555,6 +558,7 @@ def test_q_is_the_share_of_training_images_nearer_than_v(folder, tmp_path, monke
         )
 
 
+@pytest.mark.slow
 def test_a_control_is_measured_in_what_it_is_compared_in_and_with_the_same_numbers(
     folder, measured, tmp_path
 ):

@@ -273,6 +273,7 @@ def test_signs_are_those_of_the_numbers():
     ]
 
 
+@pytest.mark.slow
 def test_the_books_own_networks_stand_beside_them():
     """Against the records read another way."""
     study = studies.load("digits", store=Path("/nowhere"))

@@ -442,6 +442,7 @@ for name, write, content in (
 """
 
 
+@pytest.mark.slow
 def test_what_could_not_be_written_is_named(tmp_path):
     """A disk that takes no more, imitated by the system's limit on the size of a file."""
     command = [sys.executable, "-c", FULL, str(tmp_path)]

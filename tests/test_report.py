@@ -50,6 +50,7 @@ def value(found, model, quantity, setting="", layer=""):
     return chosen[chosen["layer"] == layer].iloc[0]
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_the_functions_that_measure_them(found, images):
     x, y = images
     with torch.no_grad():
@@ -77,6 +78,7 @@ def test_numbers_are_those_of_the_functions_that_measure_them(found, images):
     )
 
 
+@pytest.mark.slow
 def test_instance_margins_are_compared_on_images_that_all_get_right(found, images):
     x, y = images
     with torch.no_grad():
@@ -87,6 +89,7 @@ def test_instance_margins_are_compared_on_images_that_all_get_right(found, image
     assert row["value"] == pytest.approx(255 * float(values[shared[0]].double().median()), rel=0.2)
 
 
+@pytest.mark.slow
 def test_every_quantity_has_its_line_with_n_and_what_the_paper_expects(found):
     table = found.table
     assert set(found.rows["quantity"]) == set(QUANTITIES)
@@ -95,6 +98,7 @@ def test_every_quantity_has_its_line_with_n_and_what_the_paper_expects(found):
     assert len(found.figure().alt) > 200
 
 
+@pytest.mark.slow
 def test_the_page_is_one_file_and_nothing_of_a_name_is_markup(found, tmp_path):
     text = found.save(tmp_path / "report.html").read_text()
     assert "<b>wide" not in text and "&lt;b&gt;wide&lt;/b&gt;" in text

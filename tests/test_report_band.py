@@ -139,6 +139,13 @@ def test_a_study_without_networks_is_refused():
         recorded.chosen(empty, (3, 32, 32), 10)
 
 
+@pytest.mark.parametrize("before, after, grown", [
+    (100.0, 612.34, 512.3), (100.0, 100.0, 0.0), (100.0, 99.8, 0.0), (None, None, None),
+])  # fmt: skip
+def test_a_peak_that_reads_lower_has_not_grown(before, after, grown):
+    assert cost.growth(before, after) == grown
+
+
 def test_every_part_says_its_seconds_and_memory(found):
     assert found.seconds.keys() == found.megabytes.keys()
     assert all(value >= 0 for value in found.megabytes.values())

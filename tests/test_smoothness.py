@@ -85,6 +85,7 @@ def test_gain_is_the_ratio_to_the_layer_before():
     assert given["gain"][1] == pytest.approx(2.0, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_adversarial_is_larger_than_random_in_every_block_and_needs_the_hidden_layers_only():
     torch.manual_seed(0)
     model = models.resnet(8, width=4)

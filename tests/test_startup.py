@@ -23,6 +23,7 @@ def loaded_by(code: str) -> list[str]:
     return ended.stderr.splitlines()[-1].split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -61,6 +62,7 @@ def test_attacks_bring_torch_alone(room):
     assert set(loaded_by(f"import arlib.{room}")) <= {"numpy", "torch"}
 
 
+@pytest.mark.slow
 def test_the_benchmark_times_processes():
     assert {"arlib study list", "import arlib.attacks"} <= startup.programs().keys()
     cpu, wall = startup.seconds(["-c", "sum(range(3_000_000))"])

@@ -105,6 +105,7 @@ def test_learning_rate_schedules():
     )
 
 
+@pytest.mark.slow
 def test_training_learns_and_reports_what_it_did():
     run = train(small(epochs=6))
     assert run.finished and not run.collapsed
@@ -120,6 +121,7 @@ def test_training_learns_and_reports_what_it_did():
     assert not run.model.training
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_those_of_the_lowest_robust_validation_error():
     run = train(small(epochs=4, eps=32 / 255))
     digits = data.load("digits", device="cpu")
@@ -131,6 +133,7 @@ def test_the_best_weights_are_those_of_the_lowest_robust_validation_error():
     assert robust_error == pytest.approx(run.history.val_robust_error.min(), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_same_recipe_gives_the_same_bits_and_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     one, two = train(small(eps=32 / 255, epochs=1)), train(small(eps=32 / 255, epochs=1))
@@ -167,6 +170,7 @@ def test_adversarial_training_resists_where_standard_training_does_not():
     assert robust_error(48 / 255) < robust_error(0.0) - 0.15
 
 
+@pytest.mark.slow
 def test_resuming_after_each_epoch_gives_the_same_bits(tmp_path, monkeypatch):
     recipe = small(eps=32 / 255)
     whole = train(recipe, folder=tmp_path / "whole")
@@ -303,6 +307,7 @@ def test_single_step_training_is_watched_by_a_stronger_attack(monkeypatch):
         train(small(eps=4 / 255, attack="n-fgsm", steps=10, epochs=3, lr=0.2))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_a_growing_radius_raises_no_false_alarm():
     train(small(eps=48 / 255, attack="n-fgsm", steps=10, epochs=3, eps_warmup=3, lr=0.2))

@@ -264,7 +264,7 @@ def _measured(part: str, subject: Subject, logits) -> dict:
     doubts = [
         str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)
     ]
-    grown = None if peak is None else round(cost.peak(subject.x.device) - peak, 1)
+    grown = cost.growth(peak, cost.peak(subject.x.device))
     took = {"seconds": round(time.monotonic() - begun, 2), "megabytes": grown}
     return {"rows": fresh.rows, "doubts": doubts, "refused": refused} | took
 

@@ -35,6 +35,15 @@ def peak(device: torch.device) -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MEGABYTE
 
 
+def growth(before: float | None, after: float | None) -> float | None:
+    """By how many megabytes the peak grew, never below 0; None if nobody tells.
+
+    Linux adds up what each core counts and does not wait for all of them, so its peak may read
+    a little less than it did before.
+    """
+    return None if before is None or after is None else round(max(after - before, 0.0), 1)
+
+
 def table(
     models: Sequence[str], seconds: Mapping[str, float], megabytes: Mapping[str, float | None]
 ) -> pd.DataFrame:
