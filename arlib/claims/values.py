@@ -10,6 +10,11 @@ from arlib.errors import InputError
 
 COLUMNS = ("checkpoint", "split", "statistic", "layer", "setting", "value", "strength", "seed")
 _OF_BRANCHES = r"blocks\.\d+\.conv\d+"
+_NOTHING = pd.DataFrame(
+    index=pd.MultiIndex.from_arrays([[], [], []], names=["checkpoint", "seed", "strength"]),
+    columns=pd.Index([], name="layer"),
+    dtype=float,
+)
 
 
 def clean(records: pd.DataFrame) -> pd.DataFrame:
@@ -21,7 +26,10 @@ def clean(records: pd.DataFrame) -> pd.DataFrame:
         )
     table = records[records["variant"].fillna("") == ""] if "variant" in records else records
     table = table.assign(
-        value=pd.to_numeric(table["value"]), strength=table["strength"].astype(float).round(6)
+        value=pd.to_numeric(table["value"]),
+        strength=table["strength"].astype(float).round(6),
+        # compared with some name for every verdict: whole numbers are compared much faster
+        statistic=table["statistic"].astype("category"),
     )
     for name in ("layer", "setting", "split"):
         table[name] = table[name].fillna("")
@@ -41,6 +49,8 @@ def along(table: pd.DataFrame, statistic: Statistic, checkpoints: Collection[str
     """
     # few are left: the other comparisons cost nothing then
     rows = table[table["statistic"] == statistic.name]
+    if rows.empty:
+        return _NOTHING.copy()
     rows = rows[(rows["setting"] == statistic.setting) & rows["checkpoint"].isin(checkpoints)]
     if statistic.layers == CONVOLUTIONS:
         rows = rows[rows["layer"].isin(counted(table))]
