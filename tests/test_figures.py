@@ -76,6 +76,8 @@ SPEEDS = pd.DataFrame(
 )  # fmt: skip
 ALL = {
     "four_effects": lambda: figures.four_effects(RECORDS),
+    "forest": lambda: figures.forest(claims.decide(RECORDS)),
+    "three_distances": lambda: figures.three_distances(ARRAYS),
     "errors": lambda: figures.errors(RECORDS, checkpoint="best"),
     "cross_entropy": lambda: figures.cross_entropy(RECORDS),
     "confidence": lambda: figures.confidence(RECORDS),
@@ -136,7 +138,8 @@ ALL = {
 
 
 def test_every_figure_is_drawn_here():
-    helpers = {"ImageRow", "Picture", "alt", "collect", "colour", "marker", "shared_margins"}
+    helpers = {"ImageRow", "Picture", "alt", "collect", "colour", "distances", "marker"}
+    helpers |= {"shared_margins"}
     assert {name.split(",")[0] for name in ALL} == set(figures.__all__) - helpers
 
 
@@ -289,6 +292,24 @@ def test_linear_distance_reaches_the_line_and_no_further():
     assert linear_distance(5 * w, -5.0, x, 0)[1] == pytest.approx(distance)
     with pytest.raises(InputError, match="needed"):
         figures.linear_margins({"a": (w, 0.0)}, torch.rand(3, 4), torch.zeros(3))
+
+
+def test_distances_are_factors_to_strength_0_of_the_same_seed():
+    def net(lead, distance):
+        return {"margin|test": np.array([lead, lead]), figures.margins._DISTANCE: [distance] * 2}
+
+    runs = {(0.0, 0): net(8.0, 0.01), (8.0, 0): net(2.0, 0.04)}  # lead / 4, distance × 4
+    runs |= {(0.0, 1): net(4.0, 0.01), (8.0, 1): net(2.0, 0.02)}  # lead / 2, distance × 2
+    images, factors = figures.distances(runs)
+    assert images == 2
+    assert factors.loc[(0, 8.0)].tolist() == pytest.approx([1 / 4, 4, 1 / 16])
+    assert factors.loc[(1, 8.0)].tolist() == pytest.approx([1 / 2, 2, 1 / 4])
+    assert (factors.xs(0.0, level="strength") == 1).all().all()
+    # over the seeds the geometric mean, which is told
+    assert "distance to the boundary × 2.8" in figures.three_distances(runs).alt
+    for some in ([(0.0, 0), (8.0, 1)], [(8.0, 0)], [(0.0, 0)]):
+        with pytest.raises(NotMeasured, match="strength 0"):
+            figures.distances({key: runs[key] for key in some})
 
 
 def test_shared_margins_are_of_images_that_all_get_right():

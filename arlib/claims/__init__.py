@@ -7,6 +7,7 @@ its own: `CLAIMS` are the first's, `claims_of(2)` the second's. `verdicts(study)
 `decide` its pure part.
 """
 
+from arlib.claims.chips import Chips
 from arlib.claims.controls import shares_left
 from arlib.claims.decide import NOT_MEASURED, decide, judge, verdict
 from arlib.claims.declared import CLAIMS, Claim, Config, Statistic
@@ -31,6 +32,7 @@ __all__ = [
     "EXPLAINED",
     "NOT_MEASURED",
     "PARTS",
+    "Chips",
     "Claim",
     "Config",
     "Evidence",

@@ -8,7 +8,7 @@ known to pyplot, so there is nothing to close and nothing is shown twice.
 from arlib.figures.attacks import ImageRow, ascent_paths, attack_ladder, image_grid, survival
 from arlib.figures.benchmarks import growth, speeds
 from arlib.figures.compared import compared
-from arlib.figures.intro import four_effects
+from arlib.figures.intro import distances, forest, four_effects, three_distances
 from arlib.figures.margins import (
     confidence,
     linear_margins,
@@ -57,11 +57,13 @@ __all__ = [
     "compared",
     "confidence",
     "cross_entropy",
+    "distances",
     "errors",
     "estimates",
     "feature_change",
     "feature_gain",
     "flip_rates",
+    "forest",
     "four_effects",
     "gap_by_scale",
     "gap_curves",
@@ -87,6 +89,7 @@ __all__ = [
     "spread_per_layer",
     "survival",
     "symbol",
+    "three_distances",
     "training_curves",
     "two_margins",
     "verdict_strip",

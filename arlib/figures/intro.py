@@ -1,14 +1,27 @@
-"""The first page: the abstract in four panels."""
+"""The first page: what the paper's story turns on, and all effects with their intervals."""
 
+from collections.abc import Mapping
+
+import numpy as np
 import pandas as pd
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullLocator
 
-from arlib.claims import CLAIMS, Config
+from arlib.claims import CLAIMS, NOT_MEASURED, Config
+from arlib.errors import NotMeasured
+from arlib.figures.margins import shared_margins
 from arlib.figures.shared import row_of_panels
-from arlib.figures.style import (
-    picture,
-)
+from arlib.figures.style import GREY, NEUTRAL, STRENGTH, colour, marker, panels, picture
 
 _ERROR, _CE = "error (share of images)", "cross-entropy (nats)"
+_DISTANCES = {
+    "instance": ("distance to the boundary", 4),
+    "output": ("lead of the right logit", 2),
+    "slope": ("logits lost per step", 64),
+}
+# colours of verdicts that can stand as a marker on white
+_DECIDED = {"supported": colour(4), "contradicted": colour(8)}
+_DIFFERENCES, _FACTORS = "difference", "factor"
 
 
 @picture
@@ -27,3 +40,106 @@ def four_effects(records: pd.DataFrame, config: Config | dict | None = None):
         (titles[c], label, CLAIMS[c].primary.at(Config.of(config))) for c, label in names.items()
     ]
     return row_of_panels(records, shown)
+
+
+def distances(arrays: Mapping) -> tuple[int, pd.DataFrame]:
+    """What adversarial training does to the two margins and the slope between them, as factors.
+
+    arrays: {(strength, seed): arrays of the run}. Returns the number of images (those that every
+    network gets right), and the medians of `shared_margins` as factors to strength 0 of the same
+    seed: a row per run (index seed, strength), columns output, instance, slope.
+    Raises `NotMeasured` where no seed has both strength 0 and another.
+    """
+    images, medians = shared_margins(arrays)
+    plain = medians.xs(0.0, level="strength") if (0.0 in medians.index.levels[1]) else None
+    if plain is None:
+        raise NotMeasured("no network of AR strength 0 is recorded to compare with.")
+    whole = medians[medians.index.get_level_values("seed").isin(plain.index)]
+    if len(whole) == len(plain):
+        raise NotMeasured("no seed has both AR strength 0 and another; run the study first.")
+    base = plain.reindex(whole.index.get_level_values("seed"))
+    return images, whole / base.to_numpy()
+
+
+@picture
+def three_distances(arrays: Mapping):
+    """The two margins and the slope between them on the same images, as factors to strength 0."""
+    images, factors = distances(arrays)
+    figure, (ax,) = panels(1, height=3.6)
+    figure.set_figwidth(7.6)
+    strengths = sorted(factors.index.get_level_values("strength").unique())
+    places, phrases = np.arange(len(strengths)), []
+    for name, (label, like) in _DISTANCES.items():
+        wide = factors[name].unstack("strength")[strengths]
+        mean = np.exp(np.log(wide).mean())
+        for _, row in wide.iterrows():
+            ax.plot(places, row, color=colour(like), linewidth=0.7, alpha=0.4)
+        ax.plot(places, mean, color=colour(like), marker=marker(like), markersize=6)
+        last = mean.iloc[-1]
+        ax.annotate(
+            f"{label}\n× {last:.2g}",
+            (places[-1], last),
+            xytext=(10, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour(like),
+        )
+        phrases.append(f"{label} × {last:.2g}")
+    ax.axhline(1, color=NEUTRAL, linewidth=0.8)
+    ax.set_yscale("log")
+    ax.set_xticks(places, [f"{s:g}" for s in strengths])
+    ax.set_xlim(-0.2, len(places) - 1 + 0.55 * len(places) / 2)
+    ax.set(xlabel=STRENGTH, ylabel="factor to ordinary training (log scale)")
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    return figure, (
+        f"From ordinary training to AR strength {strengths[-1]:g}, medians over {images} images "
+        f"that every network gets right: {'; '.join(phrases)}."
+    )
+
+
+@picture
+def forest(verdicts: pd.DataFrame):
+    """Every measured claim's effect with its 95 % interval: differences left, factors right.
+
+    verdicts: what `claims.verdicts` returns. Factors are on a log scale; an arrow at the left of a
+    row says which way the paper expects it to move. Raises `NotMeasured` if nothing is.
+    """
+    measured = verdicts[verdicts["primary_verdict"] != NOT_MEASURED]
+    if measured.empty:
+        raise NotMeasured("no claim is measured; run the study first.")
+    logs = {c: declared.primary.log for c, declared in CLAIMS.items() if declared.primary}
+    factor = measured["claim"].str.slice(0, 3).str.rstrip("ab").map(logs).astype(bool)
+    groups = [g for g in ((_DIFFERENCES, measured[~factor]), (_FACTORS, measured[factor])) if
+              len(g[1])]  # fmt: skip
+    figure, axes = panels(
+        len(groups), columns=2, height=0.9 + 0.42 * max(len(g) for _, g in groups)
+    )
+    phrases = []
+    for ax, (kind, rows) in zip(axes, groups, strict=True):
+        for place, (_, row) in enumerate(rows.iterrows()):
+            low, mean, high = (row[name] for name in ("low", "effect", "high"))
+            low, mean, high = np.exp([low, mean, high]) if kind == _FACTORS else (low, mean, high)
+            paint = _DECIDED.get(row["verdict"], GREY)
+            ax.plot([low, high], [place, place], color=paint, linewidth=2.2, solid_capstyle="butt")
+            ax.plot(mean, place, marker(4 if row["verdict"] in _DECIDED else 0), color=paint)
+            phrases.append(f"{row['claim']} {row['title']}: {row['verdict']}")
+        ax.set_yticks(
+            range(len(rows)),
+            (rows["claim"] + " " + rows["title"] + " " + rows["expected"]).tolist(),
+        )
+        ax.set_ylim(len(rows) - 0.4, -0.6)
+        ax.axvline(1 if kind == _FACTORS else 0, color=NEUTRAL, linewidth=0.8)
+        if kind == _FACTORS:
+            ax.set_xscale("log")
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xlabel("factor (log scale)" if kind == _FACTORS else "difference")
+    figure.legend(
+        handles=[
+            Line2D([], [], color=paint, marker="o", label=name) for name, paint in _DECIDED.items()
+        ]
+        + [Line2D([], [], color=GREY, marker="o", label="any other verdict")],
+        loc="outside lower center",
+        ncols=3,
+    )
+    return figure, f"Effects with 95 % intervals. {'; '.join(phrases)}."

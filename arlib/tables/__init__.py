@@ -5,6 +5,7 @@ Of networks (`runs`), of their layers (`layers`), and of what the benchmarks mea
 (`benchmarks`).
 """
 
+from arlib.tables.first import first_page
 from arlib.tables.layers import layer_rule, operators, scale_and_shape, unevenness
 from arlib.tables.runs import (
     accuracies,
@@ -28,6 +29,7 @@ __all__ = [
     "by_seed",
     "cost",
     "cross_checks",
+    "first_page",
     "gaps",
     "instance_margins",
     "interval",

@@ -1,0 +1,90 @@
+"""The sentences of the first page: three findings, and why to believe them."""
+
+import math
+
+import pandas as pd
+
+from arlib import claims
+from arlib.claims.words import effect_text
+from arlib.tables.runs import margin_factors
+
+_NOTHING = "Not measured in this study."
+
+
+def first_page(study, verdicts: pd.DataFrame, margins: tuple[int, pd.DataFrame] | None) -> dict:
+    """Sentences by name: nearer, second, gap, why.
+
+    study: a `studies.Study`; verdicts: `claims.verdicts(study)`; margins: what
+    `figures.shared_margins` returns, or None where no instance margins are recorded.
+    """
+    rows = verdicts.set_index("claim")
+    return {
+        "nearer": _nearer(margins),
+        "second": _smoother(rows),
+        "gap": _gap(rows),
+        "why": _why(study, verdicts),
+    }
+
+
+def _nearer(margins: tuple[int, pd.DataFrame] | None) -> str:
+    if margins is None:
+        return _NOTHING
+    images, medians = margins
+    factors = margin_factors(medians)
+    strength, (lead, distance, slope) = factors.index[-1], factors.iloc[-1]
+    logs = medians.groupby("strength").median().map(math.log)
+    moved = logs.loc[float(strength)] - logs.loc[0.0]
+    opposite = moved["output"] < 0 < moved["instance"]
+    head = "Nearer in logits, farther in pixels" if opposite else "Two margins, the same images"
+    return (
+        f"{head}: at AR strength {strength}, on the {images} test images that every network gets "
+        f"right, the lead of the right logit is {lead}, the distance to the boundary {distance}, "
+        f"and the slope between them {slope}, as factors to ordinary training."
+    )
+
+
+def _smoother(rows: pd.DataFrame) -> str:
+    """C5 and C6: what the study's protocol says, and the later one after the fact."""
+    said = []
+    for claim, what in (("C5", "Smoother layers"), ("C6", "More even singular values")):
+        row = rows.loc[claim]
+        if row["primary_verdict"] == claims.NOT_MEASURED and claim not in claims.PARTS:
+            continue
+        later = row.get("after_the_fact")
+        effect = _effect(rows, claim)
+        said.append(
+            f"{what}: {row['verdict']}"
+            + (f", by protocol 2 {later}" if later and later != row["verdict"] else "")
+            + (f" ({row['statistic']} {effect})" if effect else "")
+        )
+    return f"{'; '.join(said)}." if said else _NOTHING
+
+
+def _effect(rows: pd.DataFrame, claim: str) -> str:
+    row, primary = rows.loc[claim], claims.CLAIMS[claim].primary
+    if math.isnan(row["effect"]):
+        return ""
+    return effect_text(primary, claims.Interval(row["effect"], row["low"], row["high"]))
+
+
+def _gap(rows: pd.DataFrame) -> str:
+    """C1 and C2: what it costs, and whether less fitting explains the smaller gap."""
+    price, gap = _effect(rows, "C1"), _effect(rows, "C2")
+    if not (price and gap):
+        return _NOTHING
+    reading = rows.loc["C2", "matched"]
+    beside = f" Beside an ordinary network that fits as little: {reading}." if reading else ""
+    return f"Test error moves by {price}, the gap (test minus train error) by {gap}.{beside}"
+
+
+def _why(study, verdicts: pd.DataFrame) -> str:
+    runs = len(study.finished())
+    seeds = {entry.recipe.seed for entry in study.entries}
+    strengths = {entry.recipe.strength for entry in study.entries}
+    toy = " It is a toy: it shows the method and says nothing about the paper." if study.toy else ""
+    return (
+        f"{runs} networks of one design ({study.title}), {len(strengths)} strengths, {len(seeds)} "
+        f"seeds; the rules of protocol {study.protocol} were fixed before the first was trained, "
+        f"{claims.tested(verdicts)} of {len(claims.CLAIMS)} claims are tested, and no run was left "
+        f"out.{toy}"
+    )
