@@ -47,9 +47,8 @@ class Client:
         from IPython.display import display
 
         if self._captions is None:
-            self._captions = json.loads(
-                resources.files("arlib").joinpath("captions.json").read_text("utf-8")
-            )
+            kept = resources.files("arlib").joinpath("captions.json").read_text("utf-8")
+            self._captions = numbered(json.loads(kept))
             get_ipython().events.register("post_run_cell", self._caption)
         self.page = page
         self._line = display(self._shown(), display_id=True)
@@ -86,7 +85,8 @@ def caption(known: dict, glued: dict) -> str:
     words = _ROLE.sub(
         lambda role: glued.get(role["target"], f"({role['target']})"), known["caption"]
     )
-    label = f"**{known['name']}** " if known["name"] else ""  # what {numref} in the text names
+    # {numref} is a number in a plain notebook, and a name where MyST stands as it was typed.
+    label = f"**Fig. {known['number']} ({known['name']})** " if known["name"] else ""
     about = html.escape(known["alt"], quote=False)
     return f"{label}{words}\n\n<details><summary>Description</summary>{about}</details>"
 
@@ -106,6 +106,14 @@ def captions(chapter: dict) -> dict[str, dict]:
                 "alt": shown["image"]["alt"],
             }
     return by_source
+
+
+def numbered(captions: dict[str, dict]) -> dict[str, dict]:
+    """Captions of the whole book, in its order, with the numbers that its pages give named figures."""
+    named = [entry for entry in captions.values() if entry["name"]]
+    for number, entry in enumerate(named, start=1):
+        entry["number"] = number
+    return captions
 
 
 def key(source: str) -> str:

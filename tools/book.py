@@ -15,7 +15,8 @@ from arbook import fingerprint  # noqa: E402 - the Sphinx extension that keys th
 HTML = ROOT / "_build" / "html"
 STAMP = HTML / ".built-from"
 BUILD = ["jupyter-book", "build", ".", "-W", "-n", "--keep-going"]
-PAGES = ("_config.yml", "_toc.yml", "book", "tools/book.py")
+MADE_BY = ("book", "myst", "plain", "references")
+PAGES = ("_config.yml", "_toc.yml", "book", *(f"tools/{name}.py" for name in MADE_BY))
 
 
 def build() -> int:

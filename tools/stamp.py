@@ -13,6 +13,8 @@ import re
 import sys
 from pathlib import Path
 
+import yaml
+
 from arlib import client, files, notebook
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,8 +22,21 @@ sys.path.insert(0, str(ROOT / "book" / "_ext"))
 from arbook import repository  # noqa: E402 - the one reader of pyproject's address
 
 
+def contents(root: Path = ROOT) -> list[str]:
+    """The names of all pages in the order of `_toc.yml`, without their folder."""
+    path = root / "_toc.yml"
+    if not path.exists():
+        return []
+    table = yaml.safe_load(path.read_text(encoding="utf-8"))
+    listed = [page for part in table["parts"] for page in part["chapters"]]
+    return [Path(page).name for page in (table["root"], *(page["file"] for page in listed))]
+
+
 def chapters(root: Path = ROOT) -> list[Path]:
-    return sorted((root / "book").glob("*.ipynb"))
+    """In the order of the contents; those that are not listed come last."""
+    order = {name: at for at, name in enumerate(contents(root))}
+    found = (root / "book").glob("*.ipynb")
+    return sorted(found, key=lambda path: (order.get(path.stem, len(order)), path.name))
 
 
 def setup_cells(chapter: dict) -> list[dict]:
@@ -72,7 +87,8 @@ def setup_cell(root: Path, name: str) -> str:
 
 def captions(root: Path = ROOT) -> str:
     """What `arlib/captions.json` should hold:
-    clients do not show a cell's metadata, so the package has it, too.
+    clients do not show a cell's metadata, so the package has it, too. The order gives figures
+    their numbers (`client.numbered`).
     """
     found = [
         client.captions(json.loads(path.read_text(encoding="utf-8"))) for path in chapters(root)

@@ -1,5 +1,5 @@
 """What this book needs beyond Jupyter Book 1:
-a sound execution cache, clean pages, readable API docstrings.
+a sound execution cache, clean pages, plain notebooks beside them, readable API docstrings.
 """
 
 import hashlib
@@ -11,6 +11,9 @@ import textwrap
 import tomllib
 from pathlib import Path
 
+from sphinx.errors import SphinxError
+
+PLAIN, BRANCH = "plain", "notebooks"  # the folder of plain notebooks, and the branch that has it
 CODE = ("arlib", "records", "studies", "requirements.txt", "pyproject.toml")
 
 
@@ -90,6 +93,40 @@ def clean_page(app, pagename, templatename, context, doctree) -> None:
         context["body"] = context["body"].replace(ill, cured)
 
 
+def plain_buttons(app, pagename, templatename, context, doctree) -> None:
+    """Download and launch a chapter as a plain notebook (`tools/plain.py`).
+
+    Colab opens notebooks of GitHub and of no other address: those that the workflow `pages` writes
+    into a branch of their own.
+    """
+    if not context.get("sourcename", "").endswith(".ipynb"):
+        return
+    notebook = f"{PLAIN}/{Path(pagename).name}.ipynb"
+    groups = context.get("header_buttons", [])
+    for button in (one for group in groups for one in group.get("buttons", [group])):
+        if button.get("label") == "download-source-button":
+            button["url"] = context["pathto"](notebook, 1)
+            button["tooltip"] = "Download this chapter as a notebook"
+        elif button.get("text") == "Colab":
+            where, _, _ = button["url"].partition("/blob/")
+            button["url"] = f"{where}/blob/{BRANCH}/{notebook}"
+
+
+def write_plain(app, exception) -> None:
+    """Write the plain notebooks that the buttons open."""
+    if exception or app.builder.format != "html":
+        return
+    if app.srcdir not in map(Path, sys.path):
+        sys.path.insert(0, str(app.srcdir))
+    from arlib.errors import InputError
+    from tools import plain
+
+    try:
+        plain.write(Path(app.outdir) / PLAIN, Path(app.srcdir))
+    except InputError as error:
+        raise SphinxError(str(error)) from None
+
+
 def readable_docstring(app, what, name, obj, options, lines) -> None:
     """arlib's docstrings are plain prose with `code`:
     keep their paragraphs, escape what reST would interpret.
@@ -132,5 +169,7 @@ def setup(app):
     app.connect("config-inited", configure, priority=300)
     app.connect("builder-inited", drop_thebe, priority=100)
     app.connect("html-page-context", clean_page, priority=900)
+    app.connect("html-page-context", plain_buttons, priority=900)
+    app.connect("build-finished", write_plain)
     app.connect("autodoc-process-docstring", readable_docstring)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
