@@ -109,7 +109,7 @@ def captions(chapter: dict) -> dict[str, dict]:
 
 
 def numbered(captions: dict[str, dict]) -> dict[str, dict]:
-    """Captions of the whole book, in its order, with the numbers that its pages give named figures."""
+    """Captions of the whole book, in its order, with the numbers that named figures have there."""
     named = [entry for entry in captions.values() if entry["name"]]
     for number, entry in enumerate(named, start=1):
         entry["number"] = number

@@ -1,5 +1,5 @@
-"""A chapter alone on a foreign machine:
-what Colab has, an empty folder, the repository only by its address.
+"""A chapter alone on a foreign machine, as a plain notebook, which is what the buttons of its page
+open: what Colab has, an empty folder, the repository only by its address.
 
 The environment sees the dependencies of arlib and ipykernel through links, and nothing else of this
 one: no arlib, no Jupyter Book, no papermill. papermill drives the kernel from outside. Python 3.13
@@ -21,10 +21,12 @@ from bookfiles import CHAPTERS, ROOT, papermill
 from packaging.requirements import Requirement
 
 from arlib import notebook
+from tools import plain
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-# On its own recorded study, and on digits.
-RUNS = [("singular_values", []), ("singular_values", ["-p", "study", "digits"]), ("intro", [])]
+# Each on its own recorded study; one as the repository has it, on digits.
+RUNS = [(name, "plain", []) for name in CHAPTERS]
+RUNS += [("singular_values", "book", ["-p", "study", "digits"])]
 
 
 def needed(names: list[str]) -> dict[str, importlib.metadata.Distribution]:
@@ -143,13 +145,19 @@ def test_an_address_that_does_not_answer_is_named(room):
     )
 
 
-@pytest.mark.parametrize("name, options", RUNS)
-def test_chapter_installs_arlib_and_runs_to_its_end(room, name, options):
-    if name not in CHAPTERS:
-        pytest.skip(f"the chapter {name} is not written yet")
-    folder = room.home / f"empty {name} {len(options)}"
+@pytest.fixture(scope="module")
+def chapters(tmp_path_factory):
+    """Kind -> the folder of all chapters as notebooks of that kind."""
+    folder = tmp_path_factory.mktemp("plain")
+    plain.write(folder)
+    return {"plain": folder, "book": ROOT / "book"}
+
+
+@pytest.mark.parametrize("name, kind, options", RUNS)
+def test_chapter_installs_arlib_and_runs_to_its_end(room, chapters, name, kind, options):
+    folder = room.home / f"empty {kind} {name}"
     folder.mkdir()
-    shutil.copy(ROOT / "book" / f"{name}.ipynb", folder)
+    shutil.copy(chapters[kind] / f"{name}.ipynb", folder)
     environment = room.environment | {"ARLIB_SOURCE": room.source, "HOME": str(folder)}
     ran = papermill(
         folder / f"{name}.ipynb", folder / "out.ipynb", "-k", "cleanroom", *options, env=environment

@@ -10,10 +10,13 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlparse
 
+import nbformat
 import pytest
-from bookfiles import ROOT, environment, toc
+from bookfiles import CHAPTERS, ROOT, environment, toc
 from bs4 import BeautifulSoup
+from test_book_plain import buttons, links, texts
 
+from tools import references
 from tools.stamp import repository
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(1800)]
@@ -147,6 +150,44 @@ def test_links_lead_somewhere(built, name):
     foreign = [link for link in by_theme if not (ours and ours.split("//")[1] in link)]
     foreign += [link for link, _ in links if "executablebooks" in link or "jupyter-book" in link]
     assert foreign == []
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_buttons_and_links_of_the_plain_notebook_lead_somewhere(built, name):
+    here = f"../plain/{name}.ipynb"
+    colab = {link for link in buttons(built / "book" / f"{name}.html") if link != here}
+    assert here in buttons(built / "book" / f"{name}.html")
+    assert bool(colab) == bool(repository(ROOT))
+    assert all(link.endswith(f"/blob/notebooks/plain/{name}.ipynb") for link in colab)
+    path = built / "plain" / f"{name}.ipynb"
+    found = [link for text in texts(nbformat.read(path, as_version=4)) for link in links(text)]
+    dead = [
+        link
+        for link in found
+        if not link.startswith(("http", "#")) and not target_exists(urljoin(path.as_uri(), link))
+    ]
+    assert found and dead == []
+
+
+def test_plain_notebooks_have_the_numbers_and_names_of_the_pages(built):
+    book = references.read(ROOT)
+    page = lambda label: parsed(built / "book" / f"{label.page}.html").find(id=label.anchor)
+    for label in book.equations.values():
+        assert page(label).find(class_="eqno").get_text().startswith(f"({label.said})"), label
+    for label in book.figures.values():
+        assert page(label).find(class_="caption-number").get_text() == f"Fig. {label.said} ", label
+    for label in book.sections.values():
+        assert page(label), label
+    cited = 0
+    for name in CHAPTERS:
+        whole = parsed(built / "book" / f"{name}.html")
+        for link in whole.select('a[href*="bibliography.html#cite-"]'):
+            entry = book.entries[link["href"].partition("#cite-")[2]]
+            said = f"{references.authors(entry)}, {entry.fields['year']}"
+            textual = link.get_text() in (entry.fields["year"], references.authors(entry))
+            assert textual or link.get_text() == said
+            cited += not textual
+    assert cited
 
 
 @functools.cache

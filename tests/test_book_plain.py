@@ -209,7 +209,10 @@ GLUED = {"n": ("'1,000'", False), "p": ("0.12345", False), "bars": ("'|m| *a*'",
         ("```{math}\n:label: e\na\n```", "$$\na\n\\tag{7}\n$$"),
         ("(a-b)=\n# T", '<a id="a-b"></a>\n\n# T'),
         ("a\n\n% said to nobody\n\n+++\n\nb", "a\n\n\n\n\n\nb"),
-        (":::{admonition} In *short*\n:class: tip\na\n\n- b\n:::", "> **In *short***\n>\n> a\n>\n> - b"),
+        (
+            ":::{admonition} In *short*\n:class: tip\na\n\n- b\n:::",
+            "> **In *short***\n>\n> a\n>\n> - b",
+        ),
         ("```{note} a\nb {glue}`n`\n```", "> **Note**\n>\n> a\n> b 1,000"),
         (
             "::::{warning}\n---\nclass: x\n---\n:::{tip}\na\n:::\n::::",
@@ -363,7 +366,8 @@ def test_the_workflow_writes_the_branch_anew(tmp_path):
 
 
 CONF = """
-project, extensions, html_theme = "x", ["sphinx.ext.autodoc", "myst_nb", "arbook"], "sphinx_book_theme"
+project, html_theme = "x", "sphinx_book_theme"
+extensions = ["sphinx.ext.autodoc", "myst_nb", "arbook"]
 nb_execution_mode, nb_ipywidgets_js = "off", {}
 html_theme_options = {}
 root_doc = "book/page"

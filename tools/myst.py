@@ -5,6 +5,7 @@ book uses is converted; anything else of MyST is refused by name.
 """
 
 import ast
+import contextlib
 import functools
 import re
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import Protocol
 import yaml
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
-from markdown_it.rules_inline import backtick, link
+from markdown_it.rules_inline import link
 from markdown_it.token import Token
 from mdit_py_plugins.myst_role.index import myst_role
 from myst_parser.config.main import MdParserConfig
@@ -80,8 +81,8 @@ def parser() -> MarkdownIt:
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     extensions = set(config["parse"]["myst_enable_extensions"])
     md = create_md_parser(MdParserConfig(enable_extensions=extensions), RendererHTML)
-    for rule in (myst_role, backtick, link):
-        md.inline.ruler.at({backtick: "backticks"}.get(rule, rule.__name__), _noted(rule))
+    for rule in (myst_role, link):
+        md.inline.ruler.at(rule.__name__, _noted(rule))
     return md.disable("front_matter")
 
 
@@ -198,7 +199,9 @@ def _inline_edits(token: Token, environment: dict, places: Callable, book: Book,
 def _role(name: str, content: str, book: Book, glued: dict) -> str:
     """What a role says, as Markdown."""
     titled = re.fullmatch(r"(?P<text>.+?)\s*<(?P<target>[^<>]+)>", content, re.S)
-    target, text = (titled["target"], titled["text"]) if titled else (content.strip(), "")
+    target, text = content.strip(), ""
+    if titled:
+        target, text = titled["target"], literal(titled["text"])
     match name:
         case "cite" | "cite:p" | "cite:t":
             return book.cited([key.strip() for key in content.split(",")], name == "cite:t")
@@ -211,7 +214,7 @@ def _role(name: str, content: str, book: Book, glued: dict) -> str:
         case "doc":
             return book.document(target, text)
         case "term":
-            return book.term(target, text or target)
+            return book.term(target, text or literal(target))
         case "glue" | "glue:text" | "glue:md":
             return _value(content.strip(), glued)
         case "math":
@@ -231,10 +234,8 @@ def _value(content: str, glued: dict) -> str:
     value, is_markdown = glued[name]
     if is_markdown:
         return value
-    try:
+    with contextlib.suppress(SyntaxError, ValueError):  # else an object, as it prints itself
         value = ast.literal_eval(value)
-    except (SyntaxError, ValueError):  # an object, shown as it prints itself
-        pass
     return literal(format(value, form))
 
 
@@ -271,7 +272,7 @@ def _block(token: Token, book: Book, glued: dict) -> str | None:
             return book.contents()
         case "glue" | "glue:text" | "glue:md":
             return _value(argument, glued)
-        case "code" | "code-block" | "code-cell":
+        case "code" | "code-block":
             return f"```{argument}\n{body}\n```"
         case "eval-rst":
             return f"*This part is only on {book.page()}.*"

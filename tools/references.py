@@ -132,7 +132,7 @@ class Page:
         path, _, anchor = target.partition("#")
         if not path:
             label = self.book.sections.get(anchor)
-            return self._to(label) if label and label.page != self.name else ""
+            return self.url(label.page, label.anchor) if label and label.page != self.name else ""
         page = self._known(path)
         published = stamp.page(self.book.repository, page)
         chapter = (self.book.root / "book" / f"{page}.ipynb").exists()
@@ -166,7 +166,8 @@ class Page:
     def section(self, label: str, text: str) -> str:
         one_of("label", label, tuple(self.book.sections))
         found = self.book.sections[label]
-        return f"[{text or myst.literal(found.said)}]({self._to(found)})"
+        where = f"#{label}" if found.page == self.name else self.url(found.page, found.anchor)
+        return f"[{text or myst.literal(found.said)}]({where})"
 
     def document(self, target: str, text: str) -> str:
         if target.startswith("#"):
@@ -196,12 +197,11 @@ class Page:
             raise InputError(f"{path} is no page of the book.")
         return name
 
-    def _to(self, label: Label) -> str:
-        return f"#{label.anchor}" if label.page == self.name else self.url(label.page, label.anchor)
-
     def _linked(self, label: Label, said: str) -> str:
         """A number: of this notebook it stands beside what it names, of others it leads there."""
-        return said if label.page == self.name else f"[{said}]({self._to(label)})"
+        return (
+            said if label.page == self.name else f"[{said}]({self.url(label.page, label.anchor)})"
+        )
 
     def _year(self, key: str) -> str:
         return self.book.entries[key].fields["year"]
