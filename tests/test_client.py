@@ -90,17 +90,18 @@ def test_only_this_process_sits_nobody_before():
 def test_roles_in_captions_become_words():
     known = {
         "name": "fig-x",
+        "number": 3,
         "caption": "Errors (n = {glue:text}`n_test`) of {eq}`eq-y`.",
         "alt": "a < b",
     }
     said = client.caption(known, {"n_test": "1,000"})
-    assert said.startswith("**fig-x** Errors (n = 1,000) of (eq-y).")
+    assert said.startswith("**Fig. 3 (fig-x)** Errors (n = 1,000) of (eq-y).")
     assert "</summary>a &lt; b</details>" in said
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_captions_are_found_by_the_cell_a_client_sends(name):
-    kept = json.loads((ROOT / "arlib" / "captions.json").read_text())
+    kept = client.numbered(json.loads((ROOT / "arlib" / "captions.json").read_text()))
     figures = [cell for cell in read(name)["cells"] if cell["metadata"].get("mystnb")]
     for cell in figures:
         known = kept[client.key(source(cell) + "\n")]
