@@ -4,11 +4,14 @@ in processes of their own, from published records only.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import yaml
+from bs4 import BeautifulSoup
+from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted(path.stem for path in (ROOT / "book").glob("*.ipynb"))
@@ -78,3 +81,29 @@ def papermill(chapter: Path, out: Path, *options: str, **kept) -> subprocess.Com
     return subprocess.run(
         command, capture_output=True, text=True, cwd=out.parent, timeout=900, **kept
     )
+
+
+def texts(notebook) -> list[str]:
+    """All Markdown of a notebook: cells and outputs."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"] + [
+        output.data["text/markdown"]
+        for output in outputs
+        if "text/markdown" in output.get("data", {})
+    ]
+
+
+def links(text: str) -> list[str]:
+    """As a client without MyST finds them."""
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    inner = [child for token in tokens for child in token.children or ()]
+    return [one.attrs["href"] for one in inner if one.type == "link_open"] + re.findall(
+        r'href="([^"]+)"', text
+    )
+
+
+def buttons(page: Path) -> set[str]:
+    """Links to notebooks outside a page's text."""
+    parsed = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+    found = parsed.select(".article-header-buttons a[href]")
+    return {link["href"] for link in found if link["href"].endswith(".ipynb")}

@@ -12,9 +12,8 @@ from urllib.parse import unquote, urljoin, urlparse
 
 import nbformat
 import pytest
-from bookfiles import CHAPTERS, ROOT, environment, toc
+from bookfiles import CHAPTERS, ROOT, buttons, environment, links, texts, toc
 from bs4 import BeautifulSoup
-from test_book_plain import buttons, links, texts
 
 from tools import references
 from tools.stamp import repository

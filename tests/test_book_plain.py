@@ -5,14 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
-from bookfiles import CHAPTERS, ROOT, environment, read, source
-from bs4 import BeautifulSoup
-from markdown_it import MarkdownIt
+from bookfiles import CHAPTERS, ROOT, buttons, environment, links, read, source, texts
 
 from arlib import client
 from arlib.errors import InputError
@@ -34,16 +31,6 @@ def book():
 def made(book):
     """Name -> the plain notebook of every chapter."""
     return {path.stem: plain.convert(path, book) for path in stamp.chapters()}
-
-
-def texts(notebook) -> list[str]:
-    """All Markdown of a notebook: cells and outputs."""
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"] + [
-        output.data["text/markdown"]
-        for output in outputs
-        if "text/markdown" in output.get("data", {})
-    ]
 
 
 def prose(text: str) -> str:
@@ -94,6 +81,9 @@ def test_outputs_are_those_of_the_chapter_that_can_be_shown(made, name):
         ]
         if {"remove-cell", "remove-output"} & set(cell.metadata.get("tags", [])):
             expected = []
+        folded = {"jupyter": {"source_hidden": True}, "cellView": "form"}
+        hidden = {"hide-input", "hide-cell", "remove-cell"} & set(cell.metadata.get("tags", []))
+        assert {k: v for k, v in cell.metadata.items() if k != "tags"} == (folded if hidden else {})
         kept = [dict(output) for output in cell.outputs]
         if any("image/png" in output.get("data", {}) for output in kept):
             assert "<summary>Description</summary>" in kept.pop()["data"]["text/markdown"]
@@ -104,15 +94,6 @@ def _seen(output: dict) -> dict:
     """An output with its lines joined, as the file has them split."""
     joined = {kind: "".join(value) for kind, value in output.get("data", {}).items()}
     return {"type": output["output_type"], "text": "".join(output.get("text", "")), **joined}
-
-
-def links(text: str) -> list[str]:
-    """As a client without MyST finds them."""
-    tokens = MarkdownIt("commonmark").enable("table").parse(text)
-    inner = [child for token in tokens for child in token.children or ()]
-    return [one.attrs["href"] for one in inner if one.type == "link_open"] + re.findall(
-        r'href="([^"]+)"', text
-    )
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
@@ -401,10 +382,3 @@ def test_buttons_open_the_plain_notebook_on_colab_and_as_download(project):
         "https://colab.research.google.com/github/someone/a-book/blob/notebooks/plain/page.ipynb",
     }
     assert (html / "plain" / "page.ipynb").exists()
-
-
-def buttons(page: Path) -> set[str]:
-    """Links to notebooks outside a page's text."""
-    parsed = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
-    found = parsed.select(".article-header-buttons a[href]")
-    return {link["href"] for link in found if link["href"].endswith(".ipynb")}
