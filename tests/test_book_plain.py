@@ -356,25 +356,30 @@ exclude_patterns = ["_build"]
 """
 
 
-@pytest.mark.slow
-def test_buttons_open_the_plain_notebook_on_colab_and_as_download(project):
-    """The real theme renders a page of a small book that has an address."""
+def render(project, text: str) -> subprocess.CompletedProcess:
+    """A small book that has an address and one chapter, rendered with the real theme."""
     stamp.write_address(ADDRESS, project)
     (project / "conf.py").write_text(CONF)
-    for path in (project / "book").iterdir():
-        path.unlink()
-    shutil.copy(ROOT / "book" / "references.bib", project / "book")
     (project / "_toc.yml").write_text("root: book/page\nparts: []\n")
+    for path in (project / "book").glob("*.[im]*"):
+        path.unlink()
     kernel = {"kernelspec": {"name": "python3", "display_name": "x", "language": "python"}}
-    page = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# T")], metadata=kernel)
+    cell = nbformat.v4.new_markdown_cell(text, id="text")
+    page = nbformat.v4.new_notebook(cells=[cell], metadata=kernel)
     nbformat.write(page, project / "book" / "page.ipynb")
-    code = f"import sys; sys.path.insert(0, {str(ROOT / 'book' / '_ext')!r}); " + (
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'book' / '_ext')!r}); "
         "from sphinx.cmd.build import main; sys.exit(main(['-q', '.', '_build/html']))"
     )
-    ran = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", code],
         cwd=project, capture_output=True, text=True, env=environment(project / "store"),
     )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_buttons_open_the_plain_notebook_on_colab_and_as_download(project):
+    ran = render(project, "# T")
     assert ran.returncode == 0, ran.stderr[-3000:]
     html = project / "_build" / "html"
     assert buttons(html / "book" / "page.html") == {
@@ -382,3 +387,12 @@ def test_buttons_open_the_plain_notebook_on_colab_and_as_download(project):
         "https://colab.research.google.com/github/someone/a-book/blob/notebooks/plain/page.ipynb",
     }
     assert (html / "plain" / "page.ipynb").exists()
+
+
+@pytest.mark.slow
+def test_a_build_stops_at_what_has_no_plain_form(project):
+    ran = render(project, "# T\n\n{abbr}`AR (adversarial robustness)`")
+    assert ran.returncode != 0
+    said = "page.ipynb, cell text: the role {abbr}`AR (adversarial robustness)` has no plain form"
+    assert said in ran.stderr and "Traceback" not in ran.stderr
+    assert not (project / "_build" / "html" / "plain").exists()

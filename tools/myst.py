@@ -178,7 +178,10 @@ def _places(text: str, content: str, line: int, reached: int, cell: bool) -> Cal
     return places.__getitem__
 
 
-def _inline_edits(token: Token, environment: dict, places: Callable, book: Book, glued: dict):
+def _inline_edits(
+    token: Token, environment: dict, places: Callable[[int], int], book: Book, glued: dict
+) -> Iterator[tuple[int, int, str]]:
+    """What to write from where to where, for the roles and links of a paragraph."""
     notes: list = []
     md = parser()
     noting = environment | {"notes": notes, "of": token.content}
