@@ -17,7 +17,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from bookfiles import CHAPTERS, ROOT, papermill
+from bookfiles import ROOT, papermill
 from packaging.requirements import Requirement
 
 from arlib import notebook
