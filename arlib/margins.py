@@ -95,7 +95,33 @@ def instance(
     >>> instance(net, x, y).round(decimals=3).tolist()
     [0.25, 0.0]
     """
-    distances = []
+    options = {"norm": norm, "halvings": halvings, "steps": steps, "cap": cap, "clip": clip}
+    options |= {"generator": generator, "batch_size": batch_size, "progress": progress}
+    return nearest(model, x, y, logits=logits, **options)[0]
+
+
+@answered
+def nearest(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: str = "linf",
+    halvings: int = 8,
+    steps: int = 20,
+    cap: float | None = None,
+    clip: tuple[float, float] = (0.0, 1.0),
+    logits: Callable[[object], Tensor] | None = None,
+    generator: torch.Generator | None = None,
+    batch_size: int = 250,
+    progress: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Instance margins (n,), and the misclassified images (n, …) at which they were found.
+
+    An image that is wrong already, or for which nothing was found, stands there unchanged.
+    Arguments and errors: as in `instance`.
+    """
+    distances, images_found = [], []
     with parts.opened(model, x, y, logits) as (f, forward, x, y):
         check(model, forward, x, y, norm=norm, clip=clip, halvings=halvings, steps=steps)
         cap = attacks.longest(norm, x, clip) if cap is None else cap
@@ -103,14 +129,16 @@ def instance(
         generator = parts.default_generator(generator, x)
         with tqdm(total=len(x), disable=not progress, desc="instance margins") as bar:
             for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-                distances.append(
-                    _instance(f, forward, images, labels, halvings, steps, cap, generator, options)
+                values, found = _nearest(
+                    f, forward, images, labels, halvings, steps, cap, generator, options
                 )
+                distances.append(values)
+                images_found.append(found)
                 bar.update(len(images))
-    return torch.cat(distances)
+    return torch.cat(distances), torch.cat(images_found)
 
 
-def _instance(
+def _nearest(
     f,
     forward,
     x: Tensor,
@@ -120,31 +148,32 @@ def _instance(
     cap: float,
     generator,
     options: dict,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         z = forward(x)
         right = (z.argmax(1) == y) & losses.finite(z)
-    values = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    values, images = torch.zeros(len(x), dtype=x.dtype, device=x.device), x.clone()
     x, y = x[right], y[right]
     if not len(x):
-        return values
+        return values, images
     norm = options["norm"]
-    high = _distance(forward, x, attacks.minimum_norm(f, x, y, **options), y, norm, cap)
+    found = attacks.minimum_norm(f, x, y, **options)
+    high = _distance(forward, x, found, y, norm, cap)
     low = torch.zeros_like(high)
     for _ in range(halvings):
         middle = (low + high) / 2
         search = {"steps": count, "loss": "margin", "generator": generator, "early_stop": True}
-        reached = _distance(
-            forward, x, attacks.apgd(f, x, y, eps=middle, **search, **options), y, norm, math.inf
-        )
+        candidate = attacks.apgd(f, x, y, eps=middle, **search, **options)
+        reached = _distance(forward, x, candidate, y, norm, math.inf)
         hit = reached < math.inf
+        found = torch.where(parts.per_image(hit, x), candidate, found)
         # the attack may arrive well inside its ball, or a rounding outside of it
         low, high = (
             torch.where(hit, low, middle),
             torch.where(hit, torch.minimum(reached, middle), high),
         )
-    values[right] = high
-    return values
+    values[right], images[right] = high, found
+    return values, images
 
 
 @torch.no_grad()

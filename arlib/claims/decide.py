@@ -98,18 +98,18 @@ def _whole(claim: str, row: dict, parts: list[dict]) -> dict:
     return {"verdict": verdict, "matched": parts[0]["matched"], "note": note}
 
 
-def judge(evidence: Evidence, expected: int, protocol: int = 1) -> str:
+def judge(evidence: Evidence, expected: int, protocol: int = 1, *, level: float = LEVEL) -> str:
     """The verdict of one statistic: supported, contradicted, undecided or not measured.
 
     Decided if the 95 % interval excludes 0 and the trend has p < .05 in the same direction; for
     layer statistics also if in every seed most layers move that way and, by protocol 1, more of
     them than the noise floor, by protocol 2 the effect is larger than the noise between seeds of
-    one strength.
+    one strength. level: of the trend; the interval carries its own.
     """
     if evidence.problem:
         return NOT_MEASURED
     sign = evidence.effect.sign
-    decided = sign != 0 and evidence.trend_p < LEVEL and evidence.trend == sign
+    decided = sign != 0 and evidence.trend_p < level and evidence.trend == sign
     if evidence.shares:
         decided = decided and _most_layers(evidence, sign, protocol)
     return "undecided" if not decided else "supported" if sign == expected else "contradicted"
@@ -124,7 +124,7 @@ def _most_layers(evidence: Evidence, sign: int, protocol: int) -> bool:
 
 def verdict(
     primary: Evidence, twin: Evidence | None, expected: int, *,
-    scale_twin: bool = False, twin_follows: int = 1, protocol: int = 1,
+    scale_twin: bool = False, twin_follows: int = 1, protocol: int = 1, level: float = LEVEL,
 ) -> str:  # fmt: skip
     """The verdict of a claim from its primary statistic and twin.
 
@@ -132,7 +132,7 @@ def verdict(
     the smallest strength against smallest to largest). This goes before "supported, scale only",
     which says that the primary fell and its scale-free twin (`scale_twin`) did not follow.
     """
-    own = judge(primary, expected, protocol)
+    own = judge(primary, expected, protocol, level=level)
     if own == NOT_MEASURED:
         return own
     against_twin = twin is not None and primary.effect.sign * twin_follows * twin.effect.sign < 0
@@ -141,7 +141,7 @@ def verdict(
     if (
         own == "supported"
         and scale_twin
-        and judge(twin, expected, protocol) in ("undecided", "contradicted")
+        and judge(twin, expected, protocol, level=level) in ("undecided", "contradicted")
     ):
         return SCALE_ONLY
     return own

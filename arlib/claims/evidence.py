@@ -57,13 +57,14 @@ def gather(
     *,
     out: Collection[float] = (),
     noise: bool = True,
+    level: float = LEVEL,
 ) -> Evidence:
     """Evidence from `frame` (rows (seed, strength), a column per layer);
     strengths in `out` are not used.
 
     Seeds are those measured at 0 and at the effect strength; strengths those at which every one of
     these seeds is measured. noise: compute what pairs of seeds of one strength differ by, which
-    costs time by the square of the seeds.
+    costs time by the square of the seeds. level: 1 − the coverage of the intervals.
     """
     frame = frame[~frame.index.get_level_values("strength").isin(list(out))]
     if statistic.log:
@@ -91,7 +92,13 @@ def gather(
     numbers = whole.to_numpy(dtype=float)  # (runs, layers)
     grid = {s: numbers[[row[seed, s] for seed in seeds]] for s in used}  # each (seeds, layers)
     evidence = _summary(
-        grid, seeds, config.effect, log=statistic.log, layered=layered, remarks=tuple(left)
+        grid,
+        seeds,
+        config.effect,
+        log=statistic.log,
+        layered=layered,
+        remarks=tuple(left),
+        cover=1 - level,
     )
     if not (layered and noise):
         return evidence
@@ -100,7 +107,7 @@ def gather(
 
 
 def _summary(
-    grid: dict[float, np.ndarray], seeds: list[int], effect: float, *, log, layered, remarks
+    grid: dict[float, np.ndarray], seeds: list[int], effect: float, *, log, layered, remarks, cover
 ) -> Evidence:
     first, last = min(s for s in grid if s > 0), max(grid)
     differences = _between(grid, 0.0, effect)
@@ -110,9 +117,9 @@ def _summary(
         seeds=tuple(seeds),
         strengths=tuple(grid),
         differences=tuple(differences),
-        effect=t_interval(differences),
-        onset=t_interval(_between(grid, 0.0, first)),
-        dose=t_interval(_between(grid, first, last)) if last > first else Interval(),
+        effect=t_interval(differences, cover),
+        onset=t_interval(_between(grid, 0.0, first), cover),
+        dose=t_interval(_between(grid, first, last), cover) if last > first else Interval(),
         trend_p=trend.p,
         trend=trend.sign,
         shares=tuple((grid[effect] < grid[0.0]).mean(axis=1).tolist()) if layered else (),

@@ -29,7 +29,7 @@ def sensitivity(
     declared = claims_of(config.protocol)[claim]
     out = set(collapsed(table, config)["strength"])
     rows = []
-    for role, statistic in _statistics(declared, table, config):
+    for role, statistic in statistics_of(declared, table, config):
         evidence = gather(values(table, statistic), statistic, config, out=out, noise=False)
         if not evidence.problem:
             rows.append(
@@ -61,7 +61,7 @@ def sensitivity(
     return frame
 
 
-def _statistics(
+def statistics_of(
     declared: Claim, table: pd.DataFrame, config: Config
 ) -> Iterator[tuple[str, Statistic]]:
     """(role, statistic) with "*" settings spread over what is recorded; nothing comes twice."""

@@ -1,0 +1,8 @@
+"""What the page "Walk the boundary" shows: `walk` measures with networks what a reader walks along,
+`bench` has the numbers from which a reader judges, `page` is the markup of both.
+"""
+
+#from arlib.boundary.bench import LEVELS, Answer, Item, answer, bench, items
+#from arlib.boundary.page import judge_panel, walk_panel
+from arlib.boundary.walk import measure, measured_again, read
+
