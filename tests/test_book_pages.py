@@ -4,7 +4,6 @@ as a reader without network sees it.
 
 import functools
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from urllib.parse import unquote, urljoin, urlparse
 import nbformat
 import pytest
 from bookfiles import CHAPTERS, ROOT, buttons, environment, links, texts, toc
+from browsing import launched
 from bs4 import BeautifulSoup
 
 from tools import references
@@ -21,8 +21,6 @@ from tools.stamp import repository
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(1800)]
 HTML = ROOT / "_build" / "html"
 PAGES = [*toc(), "index", "search", "genindex", "py-modindex"]
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 # Findings inside markup of the theme that the book cannot reach:
 # (rule, part of the selector), and their cause.
 ALLOWED: dict[tuple[str, str], str] = {}
@@ -41,19 +39,8 @@ def built():
 
 @pytest.fixture(scope="module")
 def browser(built):
-    from playwright.sync_api import Error, sync_playwright
-
-    with sync_playwright() as playwright:
-        path = next(filter(None, map(shutil.which, CHROMIUM)), None)
-        try:
-            started = playwright.chromium.launch(executable_path=path, args=OPTIONS)
-        except Error as error:
-            pytest.skip(
-                f"no browser: {str(error).splitlines()[0]}; install chromium, or run playwright "
-                "install chromium"
-            )
+    with launched() as started:
         yield started
-        started.close()
 
 
 class Visit:
@@ -258,6 +245,20 @@ def test_without_scripts_every_frame_of_a_slider_shows_with_its_caption(browser)
             )
             assert frames.count() > 1 and not slider.locator("input").is_visible()
     context.close()
+
+
+def test_the_boundary_is_walked_in_the_built_page(browser):
+    """With the theme's own scripts and style; tests/test_boundary_page.py looks closer."""
+    with Visit(browser, "book/boundary") as visit:
+        slider, said = visit.page.locator("#ar-distance"), visit.page.locator("#ar-walk .ar-said")
+        before = said.text_content()
+        slider.focus()
+        visit.page.keyboard.press("ArrowRight")
+        assert slider.input_value() == "1" and said.text_content() != before
+        assert "supported" in visit.page.locator("#ar-judge .ar-said").text_content()
+        visit.page.emulate_media(media="print")
+        assert not slider.is_visible() and visit.page.locator(".ar-static img").is_visible()
+        assert visit.complaints == []
 
 
 def test_solutions_are_folded_and_open(browser):

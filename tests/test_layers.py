@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "arlib"
 ROWS = (  # from the top; CONTRIBUTING.md has the same
-    ("cli", "notebook", "client", "report", "widgets", "figures", "tables"),
+    ("cli", "notebook", "client", "report", "boundary", "widgets", "figures", "tables"),
     ("claims",),
     ("batch", "chapters", "studies"),
     ("measure", "training"),

@@ -117,3 +117,30 @@ def test_bad_input_is_named():
         margins.output(torch.zeros(3, 2), torch.tensor([0]))
     with pytest.raises(InputError, match="scale is 0"):
         margins.scale_free(torch.ones(2), 0.0)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_nearest_images_are_wrong_and_at_the_margin(norm):
+    model, x, y = linear()
+    y = y.clone()
+    y[0] = (y[0] + 1) % 4  # wrong already
+    values, images = margins.nearest(model, x, y, norm=norm)
+    assert torch.equal(values, margins.instance(model, x, y, norm=norm))
+    assert torch.equal(images[0], x[0]) and values[0] == 0
+    with torch.no_grad():
+        assert (model(images).argmax(1) != y).all()
+    order = math.inf if norm == "linf" else 2
+    away = torch.linalg.vector_norm((images - x).flatten(1), order, dim=1)
+    assert torch.allclose(away, values, rtol=1e-6, atol=1e-9)
+    assert images.min() >= 0 and images.max() <= 1
+
+
+def test_nearest_leaves_what_it_cannot_reach():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
+    with torch.no_grad():
+        model[1].weight.zero_()
+        model[1].bias.copy_(torch.tensor([1.0, 0.0]))
+        model[1].weight[0, 0] = 1e-3
+    x = torch.full((1, 1, 1, 2), 0.5)
+    values, images = margins.nearest(model, x, torch.tensor([0]))
+    assert values.tolist() == [1.0] and torch.equal(images, x)

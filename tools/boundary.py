@@ -3,7 +3,7 @@
 python -m tools.boundary [STUDY]     writes records/boundary/walk.json
 
 STUDY: a study that published weights of two AR strengths or more, by default the one of which the
-walk is now. Takes a minute; needs the study's data set.
+walk is now. Takes some minutes; needs the study's data set.
 """
 
 import json
@@ -23,7 +23,7 @@ def text(content: dict) -> str:
     for image in content["images"]:
         walks = ",\n   ".join(json.dumps(walk, separators=(",", ":")) for walk in image["walks"])
         rest = json.dumps({k: v for k, v in image.items() if k != "walks"})
-        lines.append(f"{rest[:-1]}, \"walks\": [\n   {walks}]}}")
+        lines.append(f'{rest[:-1]}, "walks": [\n   {walks}]}}')
     nets = ",\n  ".join(json.dumps(network) for network in content["networks"])
     fields = [
         f' "{key}": {json.dumps(value)}'

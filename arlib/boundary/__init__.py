@@ -2,7 +2,18 @@
 `bench` has the numbers from which a reader judges, `page` is the markup of both.
 """
 
-#from arlib.boundary.bench import LEVELS, Answer, Item, answer, bench, items
-#from arlib.boundary.page import judge_panel, walk_panel
+from arlib.boundary.bench import LEVELS, Answer, Bench, Item
+from arlib.boundary.page import judge_panel, walk_panel
 from arlib.boundary.walk import measure, measured_again, read
 
+__all__ = [
+    "LEVELS",
+    "Answer",
+    "Bench",
+    "Item",
+    "judge_panel",
+    "measure",
+    "measured_again",
+    "read",
+    "walk_panel",
+]

@@ -7,6 +7,7 @@ known to pyplot, so there is nothing to close and nothing is shown twice.
 
 from arlib.figures.attacks import ImageRow, ascent_paths, attack_ladder, image_grid, survival
 from arlib.figures.benchmarks import growth, speeds
+from arlib.figures.boundary import walked, walks
 from arlib.figures.compared import compared
 from arlib.figures.intro import distances, forest, four_effects, three_distances
 from arlib.figures.margins import (
@@ -93,4 +94,6 @@ __all__ = [
     "training_curves",
     "two_margins",
     "verdict_strip",
+    "walked",
+    "walks",
 ]
