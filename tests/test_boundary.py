@@ -1,6 +1,7 @@
 """What the page "Walk the boundary" shows, against networks, records and the library."""
 
 import copy
+import importlib.util
 import json
 from types import SimpleNamespace
 
@@ -250,3 +251,21 @@ def test_the_level_widens_intervals_and_asks_more_of_the_trend():
 
 def test_the_record_is_one_of_the_shipped_records():
     assert walk.path().is_file() and walk.path().stat().st_size < 2 * records.LIMIT
+
+
+def test_the_judge_s_study_is_the_one_that_the_first_page_shows():
+    from bookfiles import ROOT
+
+    from tools import findings
+
+    described = importlib.util.spec_from_file_location("ext", ROOT / "book/_ext/boundary.py")
+    extension = importlib.util.module_from_spec(described)
+    described.loader.exec_module(extension)
+    assert extension.shown_study() == findings.shown()
+
+
+def test_a_study_that_has_no_record_yet_has_no_panel_and_says_so(tmp_path):
+    study = studies.load("cifar10-resnet56", tmp_path)
+    markup = boundary.judge_panel(study)
+    assert "ar-panel" not in markup and "nothing to judge" in markup
+    assert markup.count("not measured") == len(claims.claims_of(study.protocol))

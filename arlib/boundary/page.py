@@ -47,6 +47,9 @@ def walk_panel(content: dict, study: Shelf) -> str:
         figure=base64.b64encode(drawn._repr_png_()).decode(),
         alt=drawn.alt,
         finding=figures.walked(content),
+        title=content["title"],
+        study=content["study"],
+        seed=content["seed"],
     )
 
 
@@ -55,6 +58,7 @@ def judge_panel(study: Shelf) -> str:
     bench = Bench(study)
     return _rendered(
         "judge.html",
+        judged=bool(bench.items),
         data=inlined("ar-judge-data", bench.content()),
         seeds=bench.seeds,
         strengths=bench.strengths,
@@ -64,6 +68,7 @@ def judge_panel(study: Shelf) -> str:
         protocol=bench.config.protocol,
         rows=declared(study),
         study=study.name,
+        title=study.title,
     )
 
 

@@ -1,16 +1,28 @@
 """The directives of the page "Walk the boundary": its panels, made from records at build time.
 
-`{walk}` stands for panel 1, of the study in `records/boundary/walk.json`, `{judge} STUDY` for
-panel 2.
+`{walk}` stands for panel 1, of the study in `records/boundary/walk.json`; `{judge}` for panel 2, of
+the study that the book's first page shows.
 """
 
+import json
 import os
+import re
+from pathlib import Path
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
 
 SCRIPTS = ("chart.js", "boundary.js", "statistics.js", "judge.js")
 STYLE = "boundary.css"
+
+
+def shown_study() -> str:
+    """The study in the parameters of the book's first page."""
+    chapter = Path(__file__).resolve().parents[1] / "intro.ipynb"
+    for cell in json.loads(chapter.read_text(encoding="utf-8"))["cells"]:
+        if "parameters" in cell["metadata"].get("tags", []):
+            return re.search(r'^study: str = "([^"]+)"', "".join(cell["source"]), re.M)[1]
+    raise ValueError(f"{chapter} has no cell tagged 'parameters'.")
 
 
 class Panel(Directive):
@@ -32,10 +44,8 @@ class Walk(Panel):
 
 
 class Judge(Panel):
-    required_arguments = 1
-
     def markup(self, boundary, load) -> str:
-        return boundary.judge_panel(load(self.arguments[0]))
+        return boundary.judge_panel(load(shown_study()))
 
 
 def add_files(app, pagename, templatename, context, doctree) -> None:
