@@ -204,6 +204,7 @@ def arrays(strength: float, seed: int = 0, *, images=200) -> dict[str, np.ndarra
         "correct|test": correct,
         "max_softmax|test": (1 / (1 + np.exp(-margin))).astype(np.float16),
         "instance_margin|test": np.minimum(instance, 1).astype(np.float32),
+        "instance_margin|train": np.minimum(1.1 * instance, 1).astype(np.float32),
     }
     for operator in ("circular", "circular+bn", "reshaped"):
         for index, layer in enumerate(CONVOLUTIONS + OTHERS):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from arlib import bounds, margins, models
+from arlib.bounds import square
 from arlib.errors import InputError
 
 
@@ -118,6 +119,24 @@ def test_a_linear_network_is_certified_up_to_its_boundary(classes):
     assert torch.allclose(proved, exact, rtol=1e-5) and (proved > 0).any()
     # a step of that length over the nearest boundary, and none shorter, changes the answer
     assert (bounds.certified(model, x, y, norm="linf") <= proved).all()
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_margins_alone_certify_no_more_than_all_logits_do(classes):
+    model, x, y = linear(classes, n=30)
+    links = bounds.chain(model, tuple(x.shape[1:]))
+    m, pixels = margins.output(model(x).detach(), y), x[0].numel()
+    for norm in ("l2", "linf"):
+        whole = bounds.certified(model, x, y, norm=norm, links=links)
+        alone = bounds.certified_by_margin(m, links, pixels=pixels, norm=norm)
+        assert (alone <= whole * (1 + 1e-5)).all() and (alone > 0).any()
+        if classes == 2:  # there is one other logit
+            assert torch.allclose(alone, whole, rtol=1e-5)
+    rest = bounds.Chain(links.table, links.slope)
+    looser = bounds.certified_by_margin(torch.tensor([3.0, -1.0]), rest, pixels=pixels)
+    assert looser.tolist() == pytest.approx([3 / (math.sqrt(2) * links.slope), 0])
+    with pytest.raises(InputError, match="pixels is 0"):
+        bounds.certified_by_margin(m, links, pixels=0)
 
 
 def test_the_chain_is_the_product_of_the_largest_singular_values_where_directions_agree():
@@ -250,3 +269,136 @@ def test_values_that_mean_nothing_are_refused(change, message):
     values = {"q": 0.1, "v": 0.5, "samples": 10, "classes": 2, "c": 1.0, "k": 2.0}
     with pytest.raises(InputError, match=message):
         bounds.generalization(**values | change)
+
+
+# Where the covering is known
+
+SIZE = 2000
+
+
+def drawn(seed, samples=SIZE, **setting):
+    return square.draw(samples, generator=torch.Generator().manual_seed(seed), **setting)
+
+
+def share_of(x, y, v):
+    return torch.bincount(square.cells(x, y, v), minlength=2 * square.sides(v) ** 2) / len(x)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("v", [0.5, 0.3, 0.125, 0.1])
+def test_cells_are_narrower_than_v_and_have_the_probability_that_is_said(k, v):
+    x, y = drawn(0, 100_000, k=k)
+    probabilities = square.shares(v, k=k)
+    assert float(probabilities.sum()) == pytest.approx(1)
+    # five standard deviations
+    error = 5 * (probabilities * (1 - probabilities) / len(x)).sqrt()
+    assert ((share_of(x, y, v) - probabilities).abs() <= error + 1e-12).all()
+    place = square.cells(x, y, v)
+    for cell in place.unique()[:20]:
+        inside = x[place == cell]
+        assert float((inside.amax(0) - inside.amin(0)).max()) <= v
+        assert len(y[place == cell].unique()) == 1
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_the_number_of_squares_is_what_c_and_k_say(k):
+    for sides in (2, 5, 8):
+        used = int((square.shares(1 / sides, k=k, noise=0.5) > 0).sum()) // 2
+        assert used == sides**k == pytest.approx((square.C / (0.5 / sides)) ** k)
+        number = 2 * used  # cells of two classes
+        term = bounds.covering_term(1 / sides, samples=SIZE, classes=2, c=square.C, k=k)
+        assert term == pytest.approx(math.sqrt(2 * number * math.log(2) / SIZE))
+
+
+@pytest.mark.parametrize("learner", [square.line, square.nearest])
+def test_margins_of_the_learners_hold_on_a_fine_grid(learner):
+    x, y = drawn(3, 60, noise=0.0 if learner is square.nearest else 0.1)
+    learnt = learner(x, y)
+    places = (torch.arange(300, dtype=torch.float64) + 0.5) / 300
+    grid = torch.cartesian_prod(places, places)
+    answers = learnt.answer(grid)
+    assert torch.equal(learnt.margins > 0, learnt.answer(x) == y)
+    for image, label, margin in zip(x, y, learnt.margins, strict=True):
+        distance = (grid - image).abs().amax(1)
+        assert (answers[distance < margin - 1e-9] == label).all()
+    if learner is square.line:  # exact: a little farther the answer is another one
+        near = learnt.margins.gt(0) & (x - 0.5).abs().amax(1).add(learnt.margins).lt(0.45)
+        for image, label, margin in zip(x[near], y[near], learnt.margins[near], strict=True):
+            distance = (grid - image).abs().amax(1)
+            assert (answers[distance < margin + 0.02] != label).any()
+        assert near.any()
+
+
+@pytest.mark.parametrize("learner", [square.line, square.nearest])
+def test_no_new_image_in_a_kept_cell_is_wrong_and_in_wider_cells_some_are(learner):
+    noise, v, seen, failed = (0.0 if learner is square.nearest else 0.1), 0.125, 0, 0
+    for seed in range(5):
+        x, y = drawn(seed, noise=noise)
+        learnt = learner(x, y)
+        new, label = drawn(100 + seed, noise=noise)
+        wrong = learnt.answer(new) != label
+        held = square.kept(x, y, learnt.margins, v)[square.cells(new, label, v)]
+        seen += int(held.sum())
+        assert not wrong[held].any()
+        # the margin of v is too small for cells of side 4v: there the theorem does not hold
+        wide = torch.zeros(2 * square.sides(4 * v) ** 2, dtype=torch.bool)
+        wide[square.cells(x, y, 4 * v)[learnt.margins >= v]] = True
+        failed += int(wrong[wide[square.cells(new, label, 4 * v)]].sum())
+    assert seen > 1000
+    assert failed > 0
+
+
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("learner", [square.line, square.nearest])
+def test_the_bound_holds_where_c_and_k_are_known(learner, k):
+    """Its step that is certain in every training set, its step that is likely, and the whole."""
+    draws, samples, eta, v = 20, 1000, 0.05, 0.125
+    grid = (torch.arange(60, dtype=torch.float64) + 0.5) / 60
+    grid = torch.cartesian_prod(grid, grid) if k == 2 else grid[:, None].expand(-1, 2)
+    terms = {"samples": samples, "classes": 2, "k": k}
+    likely = bounds.covering_term(v, c=square.C, **terms) + bounds.confidence_term(samples, eta)
+    held = whole = too_small = 0
+    for seed in range(draws):
+        x, y = drawn(seed, samples, k=k)
+        learnt = learner(x, y)
+        missed = (learnt.answer(grid) != square.truth(grid)).double().mean()
+        gap = 0.1 + 0.8 * float(missed) - float((learnt.answer(x) != y).double().mean())
+        q = float((learnt.margins < v).double().mean())
+        off = float((share_of(x, y, v) - square.shares(v, k=k)).abs().sum())
+        assert gap <= q + off + 0.01  # the error on new images is taken on a grid
+        held += off <= likely
+        too_small += off > bounds.covering_term(v, c=square.C / 4, **terms)
+        bound = bounds.generalization(q, v, c=square.C, eta=eta, **terms)
+        whole += gap <= bound
+    assert held >= (1 - eta) * draws and whole >= (1 - eta) * draws
+    # with a quarter of the true C the covering term is too small for what sampling does
+    assert too_small > draws / 2
+
+
+def test_a_learner_that_memorises_is_told_by_q_and_not_by_its_training_error():
+    for noise, low, high in ((0.0, 0.5, 0.9), (0.1, 0.98, 1.0)):
+        x, y = drawn(0, noise=noise)
+        learnt = square.nearest(x, y)
+        assert not (learnt.answer(x) != y).any()
+        assert low <= float((learnt.margins < 0.125).double().mean()) <= high
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: square.sides(0.0), "v is 0.0; a radius between 0 and 1"),
+        (lambda: square.sides(1.0), "v is 1.0"),
+        (lambda: square.shares(-0.1), "v is -0.1"),
+        (lambda: square.cells(*drawn(0, 2), 1.5), "v is 1.5"),
+        (lambda: square.kept(*drawn(0, 2), torch.ones(2), math.nan), "v is nan"),
+        (lambda: square.sides(1e-5), "100,000 squares in a row, at most 1,000"),
+        (lambda: drawn(0, 1), "samples is 1"),
+        (lambda: drawn(0, k=3), "k is 3"),
+        (lambda: drawn(0, noise=1.1), "noise is 1.1"),
+        (lambda: bounds.check_radius(2.0), "v is 2.0"),
+        (lambda: bounds.confidence_term(0), "samples is 0"),
+    ],
+)
+def test_no_square_without_a_radius_between_0_and_1(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

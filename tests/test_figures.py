@@ -14,7 +14,8 @@ import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from arlib import claims, figures
+from arlib import bounds, claims, figures
+from arlib.bounds import square
 from arlib.errors import InputError, NotMeasured
 from arlib.figures import layers, style
 from arlib.figures.margins import linear_distance
@@ -22,6 +23,9 @@ from arlib.report import Comparison
 
 STRENGTHS = (0.0, 4.0, 8.0)
 RECORDS = synthetic.records(epochs=(1, 2, 4))
+Q_RECORDS = pd.concat(
+    [RECORDS, RECORDS[RECORDS["statistic"] == "q"].assign(statistic="q_wrong", setting="")]
+)
 POINTS = claims.trajectories(RECORDS)
 COMPARISON = Comparison(
     pd.DataFrame(
@@ -74,7 +78,36 @@ SPEEDS = pd.DataFrame(
     {"network": ["resnet8", "resnet8", "resnet18"], "loop": ["plain", "ours auto", "ours auto"],
      "images/s": [90.0, 200, 20], "low": [80.0, 190, 19], "high": [95.0, 210, 25]}
 )  # fmt: skip
+DRAWN = square.draw(60, generator=torch.Generator().manual_seed(0))
+PROVED = {
+    strength: claims.Proved(
+        "a run",
+        0,
+        pd.DataFrame({"layer": ["a", "b"], "proved": [9e1, 9e3], "measured": [20, 30]}),
+        np.linspace(1e-4, 1e-3, 20) * (1 + strength),
+        np.linspace(1, 2, 20) * (1 + strength),
+    )
+    for strength in STRENGTHS
+}  # fmt: skip
+BOUND = {"samples": 7000, "classes": 10}
 ALL = {
+    "two_points": lambda: figures.two_points(
+        torch.tensor([-2.0, -1.0]),
+        1.65,
+        torch.tensor([0.35, 0.45]),
+        torch.tensor([0.43, 0.37]),
+        v=(0.1, 0.2),
+    ),
+    "covering": lambda: figures.covering({"a line": (*DRAWN, square.line(*DRAWN))}, v=0.25),
+    "bound_terms": lambda: figures.bound_terms(
+        {"a": (2, {0.25: 0.5, 0.5: 0.9}), "b": (1, {0.25: 0.2, 0.5: 0.3})}, samples=1000
+    ),
+    "q_curves": lambda: figures.q_curves(ARRAYS),
+    "q_by_strength": lambda: figures.q_by_strength(Q_RECORDS),
+    "bound_curves": lambda: figures.bound_curves(ARRAYS, [(0.1, 1), (0.5, 2), (0.5, 90)], **BOUND),
+    "bound_curves, one": lambda: figures.bound_curves(ARRAYS, [(0.1, 1)], **BOUND),
+    "proved_by_layer": lambda: figures.proved_by_layer(PROVED),
+    "proved_distances": lambda: figures.proved_distances(PROVED),
     "four_effects": lambda: figures.four_effects(RECORDS),
     "forest": lambda: figures.forest(claims.decide(RECORDS)),
     "three_distances": lambda: figures.three_distances(ARRAYS),
@@ -325,6 +358,49 @@ def test_shared_margins_are_of_images_that_all_get_right():
         figures.shared_margins({(0.0, 0): first, (8.0, 0): none})
     with pytest.raises(NotMeasured, match="no instance_margin"):
         figures.shared_margins({(0.0, 0): {"margin|test": margin}})
+
+
+def test_a_curve_of_q_starts_at_the_wrong_and_ends_at_all():
+    arrays = {(s, seed): {"instance_margin|train": np.array([0, 1, 2, wrong * 30]) / 255}
+              for s, wrong in ((0.0, 1), (8.0, 0)) for seed in (0, 1)}  # fmt: skip
+    first, right = figures.q_curves(arrays).axes[:2]
+    curves = [line for line in first.get_lines() if line.get_linestyle() == "-"]
+    assert [line.get_ydata()[0] for line in curves] == [0.25, 0.5]
+    assert [line.get_ydata()[-1] for line in curves] == [1, 1]
+    radii = curves[0].get_xdata()
+    assert curves[0].get_ydata()[np.searchsorted(radii, 1.5)] == 0.5
+    assert len(first.collections) == 2  # a band for each strength, where there are seeds
+    assert right.get_lines()[0].get_ydata()[0] == 0
+    wrong = [line.get_ydata()[0] for line in first.get_lines() if line.get_linestyle() == ":"]
+    assert wrong == [0.25, 0.5]
+    with pytest.raises(NotMeasured, match="no q"):
+        figures.q_curves({(0.0, 0): {}})
+
+
+def test_bounds_are_those_of_the_theory_in_one_frame():
+    figure = figures.bound_curves(ARRAYS, [(0.1, 1), (0.5, 2)], **BOUND)
+    for ax, (c, k) in zip(figure.axes, [(0.1, 1), (0.5, 2)], strict=True):
+        cost, first = (line.get_ydata() for line in ax.get_lines()[:2])
+        radius = float(claims.RADII[100])
+        q = np.mean([claims.q_of(255 * ARRAYS[0.0, s]["instance_margin|train"].astype(float))[100]
+                     for s in (0, 1)])  # fmt: skip
+        assert cost[100] == pytest.approx(bounds.covering_term(radius / 255, c=c, k=k, **BOUND))
+        assert first[100] == pytest.approx(
+            bounds.generalization(q, radius / 255, c=c, k=k, **BOUND)
+        )
+    frames = [figures.bound_curves(ARRAYS, [(0.1, k)], **BOUND).axes[0] for k in (1, 2, 50)]
+    assert len({(ax.get_xlim(), ax.get_ylim()) for ax in frames}) == 1
+    with pytest.raises(InputError, match="one pair"):
+        figures.bound_curves(ARRAYS, [], **BOUND)
+
+
+def test_two_points_says_what_the_ball_proves():
+    w, x, new = torch.tensor([1.0, 1.0]), torch.tensor([0.7, 0.7]), torch.tensor([0.75, 0.7])
+    figure = figures.two_points(w, -1.0, x, new, v=(0.03, 0.1, 0.3))  # the margin is 0.2
+    says = [ax.get_title().partition(": ")[2] for ax in figure.axes]
+    assert says == ["nothing is proved", "both get one answer", "nothing is proved"]
+    with pytest.raises(InputError, match="two pixels"):
+        figures.two_points(w, -2.0, x, new, v=(0.1,))
 
 
 def test_runs_without_instance_margins_are_left_out():

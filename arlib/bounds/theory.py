@@ -18,12 +18,19 @@ def covering_term(v: float, *, samples: int, classes: int, c: float, k: float) -
     c, k: constants of the set of images: at most (C/v)^k balls of radius v cover it.
     Infinite where it exceeds every float. Raises `InputError` for values outside these ranges.
     """
-    if not 0 < v < 1:
-        raise InputError(f"v is {v}; a radius between 0 and 1 (pixel units) is needed.", field="v")
+    check_radius(v)
     _positive(samples=samples, classes=classes, c=c, k=k)
     # in logarithms: (C/v)^k leaves the floats at k = 200 already
     log = math.log(math.log(2) * classes / samples) + (k + 1) * math.log(2) + k * math.log(c / v)
     return math.exp(log / 2) if log / 2 < 700 else math.inf
+
+
+def confidence_term(samples: int, eta: float = 0.05) -> float:
+    """√(2 log(1/η) / m): what it costs that the training set was drawn at random."""
+    if not 0 < eta < 1:
+        raise InputError(f"eta is {eta}; a probability between 0 and 1 is needed.", field="eta")
+    _positive(samples=samples)
+    return math.sqrt(2 * math.log(1 / eta) / samples)
 
 
 def generalization(
@@ -46,10 +53,14 @@ def generalization(
     """
     if not 0 <= q <= 1:
         raise InputError(f"q is {q}; a share between 0 and 1 is needed.", field="q")
-    if not 0 < eta < 1:
-        raise InputError(f"eta is {eta}; a probability between 0 and 1 is needed.", field="eta")
     covering = covering_term(v, samples=samples, classes=classes, c=c, k=k)
-    return q + covering + math.sqrt(2 * math.log(1 / eta) / samples)
+    return q + covering + confidence_term(samples, eta)
+
+
+def check_radius(v: float) -> None:
+    """`InputError` unless v lies between 0 and 1 (pixel units), both left out."""
+    if not 0 < v < 1:
+        raise InputError(f"v is {v}; a radius between 0 and 1 (pixel units) is needed.", field="v")
 
 
 def _positive(**values: float) -> None:

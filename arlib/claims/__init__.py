@@ -7,6 +7,15 @@ its own: `CLAIMS` are the first's, `claims_of(2)` the second's. `verdicts(study)
 `decide` its pure part.
 """
 
+from arlib.claims.bound import (
+    RADII,
+    crossings,
+    gap_correlations,
+    lowest_bounds,
+    q_of,
+    training_distances,
+)
+from arlib.claims.chains import Proved, chains
 from arlib.claims.chips import Chips
 from arlib.claims.controls import shares_left
 from arlib.claims.decide import NOT_MEASURED, decide, judge, verdict
@@ -32,32 +41,40 @@ __all__ = [
     "EXPLAINED",
     "NOT_MEASURED",
     "PARTS",
+    "RADII",
     "Chips",
     "Claim",
     "Config",
     "Evidence",
     "Interval",
+    "Proved",
     "Ratio",
     "Statistic",
     "Trend",
     "after_the_fact",
+    "chains",
     "claims_of",
     "collapsed",
     "combine",
     "config_of",
+    "crossings",
     "decide",
     "fieller",
+    "gap_correlations",
     "gather",
     "holm",
     "judge",
+    "lowest_bounds",
     "matched_fit",
     "noise_floor",
     "page_trend",
+    "q_of",
     "sensitivity",
     "shares_left",
     "t_interval",
     "table",
     "tested",
+    "training_distances",
     "trajectories",
     "verdict",
     "verdicts",

@@ -40,7 +40,7 @@ _AT_DATA = Statistic(
     log=True,
     layers=BLOCKS,
 )
-_Q = Statistic(
+Q = Statistic(
     "q({bound}/255) on training images", "q", split="train", setting="linf@{bound}", percent=True
 )
 
@@ -111,7 +111,7 @@ _C6C = _part(
 )
 _C10 = replace(
     CLAIMS["C10"],
-    primary=_Q,
+    primary=Q,
     sensitivity=(
         Statistic("q(v)", "q", split="train", setting="*", percent=True),
         Statistic(

@@ -81,7 +81,8 @@ def describe(
 
 
 def _sentence(statistic: Statistic, evidence: Evidence, config: Config) -> str:
-    name = statistic.label[0].upper() + statistic.label[1:]
+    symbol = statistic.label[1:2] == "("  # q(v) is not Q(v)
+    name = statistic.label if symbol else statistic.label[0].upper() + statistic.label[1:]
     if evidence.problem:
         return f"{name}: not measured. {evidence.problem}"
     verb = {1: "rises", -1: "falls", 0: "goes"}[evidence.effect.sign]

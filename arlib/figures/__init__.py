@@ -7,6 +7,16 @@ known to pyplot, so there is nothing to close and nothing is shown twice.
 
 from arlib.figures.attacks import ImageRow, ascent_paths, attack_ladder, image_grid, survival
 from arlib.figures.benchmarks import growth, speeds
+from arlib.figures.bound import (
+    bound_curves,
+    bound_terms,
+    covering,
+    proved_by_layer,
+    proved_distances,
+    q_by_strength,
+    q_curves,
+    two_points,
+)
 from arlib.figures.boundary import walked, walks
 from arlib.figures.compared import compared
 from arlib.figures.intro import distances, forest, four_effects, three_distances
@@ -51,12 +61,15 @@ __all__ = [
     "alt",
     "ascent_paths",
     "attack_ladder",
+    "bound_curves",
+    "bound_terms",
     "change_by_radius",
     "change_per_block",
     "collect",
     "colour",
     "compared",
     "confidence",
+    "covering",
     "cross_entropy",
     "distances",
     "errors",
@@ -80,6 +93,10 @@ __all__ = [
     "marker",
     "matched_fit",
     "operators",
+    "proved_by_layer",
+    "proved_distances",
+    "q_by_strength",
+    "q_curves",
     "ratio_by_band",
     "readings",
     "reliability",
@@ -93,6 +110,7 @@ __all__ = [
     "three_distances",
     "training_curves",
     "two_margins",
+    "two_points",
     "verdict_strip",
     "walked",
     "walks",

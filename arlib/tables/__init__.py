@@ -5,6 +5,13 @@ Of networks (`runs`), of their layers (`layers`), and of what the benchmarks mea
 (`benchmarks`).
 """
 
+from arlib.tables.bound import (
+    crossings,
+    gap_correlations,
+    images_needed,
+    lowest_bounds,
+    proved,
+)
 from arlib.tables.first import first_page
 from arlib.tables.layers import layer_rule, operators, scale_and_shape, unevenness
 from arlib.tables.runs import (
@@ -29,15 +36,20 @@ __all__ = [
     "by_seed",
     "cost",
     "cross_checks",
+    "crossings",
     "first_page",
+    "gap_correlations",
     "gaps",
+    "images_needed",
     "instance_margins",
     "interval",
     "layer_rule",
+    "lowest_bounds",
     "margin_factors",
     "markdown",
     "matched",
     "operators",
+    "proved",
     "robust_gap",
     "scale_and_shape",
     "sensitivity",
