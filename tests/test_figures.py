@@ -14,7 +14,7 @@ import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from arlib import bounds, claims, figures
+from arlib import boundary, bounds, claims, figures
 from arlib.bounds import square
 from arlib.errors import InputError, NotMeasured
 from arlib.figures import layers, style
@@ -110,6 +110,7 @@ ALL = {
     "proved_distances": lambda: figures.proved_distances(PROVED),
     "four_effects": lambda: figures.four_effects(RECORDS),
     "forest": lambda: figures.forest(claims.decide(RECORDS)),
+    "walks": lambda: figures.walks(boundary.read()),
     "three_distances": lambda: figures.three_distances(ARRAYS),
     "errors": lambda: figures.errors(RECORDS, checkpoint="best"),
     "cross_entropy": lambda: figures.cross_entropy(RECORDS),
@@ -172,7 +173,7 @@ ALL = {
 
 def test_every_figure_is_drawn_here():
     helpers = {"ImageRow", "Picture", "alt", "collect", "colour", "distances", "marker"}
-    helpers |= {"shared_margins"}
+    helpers |= {"shared_margins", "walked"}
     assert {name.split(",")[0] for name in ALL} == set(figures.__all__) - helpers
 
 
@@ -329,7 +330,7 @@ def test_linear_distance_reaches_the_line_and_no_further():
 
 def test_distances_are_factors_to_strength_0_of_the_same_seed():
     def net(lead, distance):
-        return {"margin|test": np.array([lead, lead]), figures.margins._DISTANCE: [distance] * 2}
+        return {"margin|test": np.array([lead, lead]), "instance_margin|test": np.full(2, distance)}
 
     runs = {(0.0, 0): net(8.0, 0.01), (8.0, 0): net(2.0, 0.04)}  # lead / 4, distance × 4
     runs |= {(0.0, 1): net(4.0, 0.01), (8.0, 1): net(2.0, 0.02)}  # lead / 2, distance × 2

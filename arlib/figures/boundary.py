@@ -25,11 +25,10 @@ def walks(content: dict):
             ax.plot(walk["crossing"], 0, marker(strength), color=colour(strength), markersize=6)
         ax.axhline(0, color=NEUTRAL, linewidth=0.8)
         ax.set(ylim=(-0.6 * top, 1.15 * top), title=content["classes"][image["label"]])
+        ax.set_xlabel("distance (255·ε)")
         _inset(ax, image["pixels"], content)
         if place % 4 == 0:
             ax.set_ylabel("logit lead")
-    for ax in axes[-4:]:
-        ax.set_xlabel("distance (255·ε)")
     legend(figure, strengths)
     return figure, (
         f"The logit lead of the true class against the distance from {len(images)} test images, "

@@ -133,7 +133,7 @@ def forest(verdicts: pd.DataFrame):
             ax.set_xscale("log")
             ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xlabel("factor (log scale)" if kind == _FACTORS else "difference")
+        ax.set(xlabel="factor (log scale)" if kind == _FACTORS else "difference", ylabel="claim")
     figure.legend(
         handles=[
             Line2D([], [], color=paint, marker="o", label=name) for name, paint in _DECIDED.items()
