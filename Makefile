@@ -27,8 +27,9 @@ test: env ## all tests but the slow ones
 test-slow: env ## the slow tests: live trainings, chapters by nbval and papermill, the pages in a browser
 	$(PYTEST) -m slow -n $(WORKERS) --dist loadfile
 
-test-faults: env ## ten thousand generated bad inputs, ten times as many as test-slow tries
-	ARLIB_FAULTS=10000 $(PYTEST) tests/test_faults.py -n $(WORKERS)
+test-faults: env ## ten thousand generated bad inputs and five hundred kills (test-slow tries a few)
+	ARLIB_FAULTS=10000 $(PYTEST) tests/test_faults.py tests/test_boundary_page.py -n $(WORKERS)
+	$(PY) -m benchmarks.kills
 
 test-gpu: env ## the tests that need a GPU
 	$(PYTEST) -m gpu
