@@ -9,15 +9,22 @@ from pathlib import Path
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-RELATIVE = re.compile(r"\]\((?!https?://|#|mailto:)([^)\s]+)\)")
+RELATIVE = re.compile(r"(!?)(\[[^\]]*\])\((?!https?://|#|mailto:)([^)\s]+)\)")
 
 
 def absolute_links(text: str, address: str) -> str:
-    """Markdown whose links to files of the repository lead to the repository's main branch."""
+    """Markdown whose links to files of the repository lead to the repository's main branch, those
+    of images to the files themselves.
+    """
     if not address:
         return text
-    base = f"{address.removesuffix('.git').rstrip('/')}/blob/main/"
-    return RELATIVE.sub(lambda found: f"]({base}{found[1]})", text)
+    base = address.removesuffix(".git").rstrip("/")
+
+    def absolute(found: re.Match) -> str:
+        kind = "raw" if found[1] else "blob"
+        return f"{found[1]}{found[2]}({base}/{kind}/main/{found[3]})"
+
+    return RELATIVE.sub(absolute, text)
 
 
 class CustomMetadataHook(MetadataHookInterface):

@@ -86,6 +86,10 @@ def write_text(path: Path, text: str) -> None:
     _atomically(path, lambda name: Path(name).write_text(text, encoding="utf-8"))
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    _atomically(path, lambda name: Path(name).write_bytes(content))
+
+
 def write_json(path: Path, value: object) -> None:
     """Write strict JSON (a NaN is an error, not a word that other readers refuse)."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")

@@ -192,9 +192,13 @@ def test_the_readme_says_what_the_records_say():
 @pytest.mark.slow
 def test_findings_are_of_the_published_records_and_say_what_is_missing(tmp_path):
     found = findings.text("digits")
-    assert found.startswith(
-        "ResNet-8 on 8×8 digits (toy) (study `digits`, 12 networks), AR strength 0 against 32: "
-    )
+    picture, first, *_ = found.splitlines()[0], found.splitlines()[2]
+    assert re.fullmatch(r"!\[From ordinary training to AR strength 64, .+\]\(\S+\.png\)", picture)
+    assert (ROOT / "book" / "_static" / "three-distances.png").stat().st_size < 60_000
+    assert first.startswith("1. Nearer in logits, farther in pixels: at AR strength 64, ")
+    assert (
+        "\nResNet-8 on 8×8 digits (toy) (study `digits`, 12 networks), AR strength 0 against 32: "
+    ) in found
     verdicts = claims.verdicts(studies.load("digits")).set_index("claim")["verdict"]
     rows = [
         line.strip("| ").split(" | ")[:2] for line in found.splitlines() if line.startswith("| C")

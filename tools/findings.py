@@ -1,8 +1,8 @@
 """Write what was found into the README,
 from the published records of the study that the chapters show.
 
-python -m tools.findings             writes the table between its two marks
-python -m tools.findings --check     only says whether it differs (exit status 1)
+python -m tools.findings             writes figure, findings and table between their two marks
+python -m tools.findings --check     only says whether the text differs (exit status 1)
 """
 
 import ast
@@ -12,11 +12,13 @@ from pathlib import Path
 
 import papermill
 
-from arlib import claims, files, studies, tables
+from arlib import claims, figures, files, studies, tables
+from arlib.errors import NotMeasured
 from arlib.tables.text import plain
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- written by `python -m tools.findings` -->\n", "<!-- end of what is written -->\n"
+FIGURE = Path("book") / "_static" / "three-distances.png"
 COLUMNS = {
     "Verdict": "verdict",
     "By protocol 2, after the fact": "by protocol 2, after the fact",
@@ -41,6 +43,7 @@ def text(name: str) -> str:
             other for other in studies.names(nothing) if not studies.load(other, nothing).finished()
         ]
         runs = len(study.finished())
+        figure, found = first(study, frame)
     table = claims.table(frame)
     table = (
         table[[name for name in COLUMNS if name in table]]
@@ -56,12 +59,34 @@ def text(name: str) -> str:
     )
     strengths = f"AR strength 0 against {study.claims['effect']:g}"
     said = [
+        f"![{figures.alt(figure)}]({FIGURE.as_posix()})" if figure else "",
+        "\n".join(f"{place}. {sentence}" for place, sentence in enumerate(found, start=1)),
         f"{plain(study.title)} (study `{name}`, {runs} networks), {strengths}: {counts}. "
         f"{' '.join(plain(study.purpose).split())}",
         tables.markdown(table),
         f"Not run yet: {', '.join(f'`{other}`' for other in waiting)}." if waiting else "",
     ]
     return "\n\n".join(filter(None, said)) + "\n"
+
+
+def first(study, verdicts) -> tuple[figures.Picture | None, list[str]]:
+    """The figure and the findings of the first page; no figure where nothing is measured for it."""
+    arrays = figures.collect(study)
+    try:
+        margins, figure = figures.shared_margins(arrays), figures.three_distances(arrays)
+    except NotMeasured:
+        margins, figure = None, None
+    said = tables.first_page(study, verdicts, margins)
+    return figure, [plain(said[name]) for name in ("nearer", "second", "gap")]
+
+
+def draw(name: str) -> None:
+    """The figure of the README, from what is published."""
+    with tempfile.TemporaryDirectory() as nothing:
+        study = studies.load(name, nothing)
+        figure, _ = first(study, claims.verdicts(study))
+    if figure is not None:
+        files.write_bytes(ROOT / FIGURE, figure._repr_png_())
 
 
 def updated(readme: str, found: str) -> str:
@@ -86,6 +111,7 @@ def main(arguments: list[str]) -> int:
         )
         return int(before != after)
     files.write_text(path, after)
+    draw(shown())
     return 0
 
 
