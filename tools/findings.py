@@ -39,8 +39,13 @@ def text(name: str) -> str:
     with tempfile.TemporaryDirectory() as nothing:  # an empty store: only what is published counts
         study = studies.load(name, nothing)
         frame = claims.verdicts(study)
-        waiting = [
-            other for other in studies.names(nothing) if not studies.load(other, nothing).finished()
+        others = [studies.load(other, nothing) for other in studies.names(nothing)]
+        done = {other.name: (len(other.finished()), len(other.entries)) for other in others}
+        waiting = [other for other, (runs, _) in done.items() if not runs]
+        begun = [
+            f"`{other}` ({runs} of {planned} networks)"
+            for other, (runs, planned) in done.items()
+            if 0 < runs < planned
         ]
         runs = len(study.finished())
         figure, found = first(study, frame)
@@ -64,6 +69,7 @@ def text(name: str) -> str:
         f"{plain(study.title)} (study `{name}`, {runs} networks), {strengths}: {counts}. "
         f"{' '.join(plain(study.purpose).split())}",
         tables.markdown(table),
+        f"Begun: {', '.join(begun)}." if begun else "",
         f"Not run yet: {', '.join(f'`{other}`' for other in waiting)}." if waiting else "",
     ]
     return "\n\n".join(filter(None, said)) + "\n"
