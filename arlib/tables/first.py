@@ -6,6 +6,7 @@ import pandas as pd
 
 from arlib import claims
 from arlib.claims.words import effect_text
+from arlib.errors import NotMeasured
 from arlib.tables.runs import margin_factors
 
 _NOTHING = "Not measured in this study."
@@ -30,7 +31,10 @@ def _nearer(margins: tuple[int, pd.DataFrame] | None) -> str:
     if margins is None:
         return _NOTHING
     images, medians = margins
-    factors = margin_factors(medians)
+    try:
+        factors = margin_factors(medians)
+    except NotMeasured:  # one seed: no interval
+        return _NOTHING
     strength, (lead, distance, slope) = factors.index[-1], factors.iloc[-1]
     logs = medians.groupby("strength").median().map(math.log)
     moved = logs.loc[float(strength)] - logs.loc[0.0]
@@ -78,12 +82,13 @@ def _gap(rows: pd.DataFrame) -> str:
 
 
 def _why(study, verdicts: pd.DataFrame) -> str:
-    runs = len(study.finished())
+    runs, planned = len(study.finished()), len(study.entries)
+    networks = f"{runs} networks" if runs == planned else f"{runs} of {planned} networks"
     seeds = {entry.recipe.seed for entry in study.entries}
     strengths = {entry.recipe.strength for entry in study.entries}
     toy = " It is a toy: it shows the method and says nothing about the paper." if study.toy else ""
     return (
-        f"{runs} networks of one design ({study.title}), {len(strengths)} strengths, {len(seeds)} "
+        f"{networks} of one design ({study.title}), {len(strengths)} strengths, {len(seeds)} "
         f"seeds; the rules of protocol {study.protocol} were fixed before the first was trained, "
         f"{claims.tested(verdicts)} of {len(claims.CLAIMS)} claims are tested, and no run was left "
         f"out.{toy}"
