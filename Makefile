@@ -25,7 +25,7 @@ test: env ## all tests but the slow ones
 	$(PYTEST) -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: env ## the slow tests: live trainings, chapters by nbval and papermill, the pages in a browser
-	$(PYTEST) -m slow -n $(WORKERS) --dist loadfile
+	$(PYTEST) -m slow -n $(WORKERS) --dist loadfile --durations=30
 
 test-faults: env ## ten thousand generated bad inputs and five hundred kills (test-slow tries a few)
 	ARLIB_FAULTS=10000 $(PYTEST) tests/test_faults.py tests/test_boundary_page.py -n $(WORKERS)
