@@ -82,7 +82,8 @@ def test_outputs_are_those_of_the_chapter_that_can_be_shown(made, name):
         if {"remove-cell", "remove-output"} & set(cell.metadata.get("tags", [])):
             expected = []
         folded = {"jupyter": {"source_hidden": True}, "cellView": "form"}
-        hidden = {"hide-input", "hide-cell", "remove-cell"} & set(cell.metadata.get("tags", []))
+        tags = set(cell.metadata.get("tags", []))
+        hidden = {"hide-input", "hide-cell", "remove-cell"} & tags and "parameters" not in tags
         assert {k: v for k, v in cell.metadata.items() if k != "tags"} == (folded if hidden else {})
         kept = [dict(output) for output in cell.outputs]
         if any("image/png" in output.get("data", {}) for output in kept):

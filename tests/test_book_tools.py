@@ -12,7 +12,7 @@ import pytest
 from bookfiles import ROOT
 
 from arlib import claims, notebook, studies
-from tools import book, execute, findings, stamp
+from tools import book, execute, findings, plumbing, stamp
 
 
 @pytest.fixture
@@ -221,3 +221,30 @@ def test_findings_stand_between_their_marks():
     )
     with pytest.raises(SystemExit, match="once each"):
         findings.updated("no marks", "new\n")
+
+
+@pytest.mark.parametrize("code, hidden", [
+    ("study: str = 'digits'", False),
+    ("notebook.check(globals())\nx = [r for r in range(3)]", True),
+    ("import torch\nfrom torch import nn\n\nchosen = notebook.study(study, store)", True),
+    ("import torch\n\nfor x in range(3):\n    print(x)", False),
+    ("figures.errors(records)", True),
+    ("rows = records[records['statistic'] == 'error']\nfigures.errors(rows)", True),
+    ("notebook.table(tables.gaps, records)", True),
+    ("found.table[['n']]", False),
+    ("sigma = spectra.of(net, (1, 8, 8))\nprint(sigma)", False),
+    ("a = 1\nb = 2\nc = 3\nd = 4\nfigures.errors(records)", False),
+    ("def draw(c):\n    return figures.errors(records)", False),
+])  # fmt: skip
+def test_what_only_sets_up_or_shows_is_hidden_and_nothing_else(code, hidden):
+    cell = {"id": "a", "cell_type": "code", "metadata": {}, "source": code.splitlines(True)}
+    assert plumbing.hide({"cells": [cell]}) == (["a"] if hidden else [])
+    assert cell["metadata"] == ({"tags": ["hide-input"]} if hidden else {})
+    assert plumbing.hide({"cells": [cell]}) == []  # once is enough
+    cell["metadata"] = {"tags": ["parameters"]}
+    assert plumbing.hide({"cells": [cell]}) == ["a"]
+    assert cell["metadata"]["tags"] == ["parameters", "hide-input"]
+
+
+def test_no_chapter_shows_its_plumbing(capsys):
+    assert plumbing.main(["--check"]) == 0, f"run: python -m tools.plumbing\n{capsys.readouterr()}"

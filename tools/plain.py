@@ -81,7 +81,8 @@ def _plain_code(cell: nbformat.NotebookNode, page: references.Page, glued: dict)
     cell.outputs = [output for output in cell.outputs if _can_be_shown(output)]
     if tags & {"remove-cell", "remove-output"}:
         cell.outputs = []
-    if tags & {"hide-input", "hide-cell", "remove-cell", "remove-input"}:
+    folded = tags & {"hide-input", "hide-cell", "remove-cell", "remove-input"}
+    if folded and "parameters" not in tags:  # these are there to be changed
         # JupyterLab and Notebook 7, and Colab, each by its own name
         cell.metadata |= {"jupyter": {"source_hidden": True}, "cellView": "form"}
     if shown and any("image/png" in output.get("data", {}) for output in cell.outputs):
