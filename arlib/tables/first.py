@@ -8,12 +8,13 @@ from arlib import claims
 from arlib.claims.words import effect_text
 from arlib.errors import NotMeasured
 from arlib.tables.runs import margin_factors
+from arlib.tables.text import plain
 
 _NOTHING = "Not measured in this study."
 
 
 def first_page(study, verdicts: pd.DataFrame, margins: tuple[int, pd.DataFrame] | None) -> dict:
-    """Sentences by name: nearer, second, gap, why.
+    """Sentences by name, as Markdown: nearer, second, gap, why.
 
     study: a `studies.Study`; verdicts: `claims.verdicts(study)`; margins: what
     `figures.shared_margins` returns, or None where no instance margins are recorded.
@@ -87,9 +88,9 @@ def _why(study, verdicts: pd.DataFrame) -> str:
     seeds = {entry.recipe.seed for entry in study.entries}
     strengths = {entry.recipe.strength for entry in study.entries}
     toy = " It is a toy: it shows the method and says nothing about the paper." if study.toy else ""
+    grid = f"{len(strengths)} strengths, {len(seeds)} seeds"
     return (
-        f"{networks} of one design ({study.title}), {len(strengths)} strengths, {len(seeds)} "
-        f"seeds; the rules of protocol {study.protocol} were fixed before the first was trained, "
+        f"{networks} of one design ({plain(study.title)}), {grid}; the rules of protocol {study.protocol} were fixed before the first was trained, "
         f"{claims.tested(verdicts)} of {len(claims.CLAIMS)} claims are tested, and no run was left "
         f"out.{toy}"
     )
