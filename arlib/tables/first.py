@@ -90,7 +90,8 @@ def _why(study, verdicts: pd.DataFrame) -> str:
     toy = " It is a toy: it shows the method and says nothing about the paper." if study.toy else ""
     grid = f"{len(strengths)} strengths, {len(seeds)} seeds"
     return (
-        f"{networks} of one design ({plain(study.title)}), {grid}; the rules of protocol {study.protocol} were fixed before the first was trained, "
+        f"{networks} of one design ({plain(study.title)}), {grid}; the rules of protocol "
+        f"{study.protocol} were fixed before the first was trained, "
         f"{claims.tested(verdicts)} of {len(claims.CLAIMS)} claims are tested, and no run was left "
         f"out.{toy}"
     )
