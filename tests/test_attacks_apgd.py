@@ -177,6 +177,7 @@ def test_windows_are_whole_and_fall_everywhere_alike():
     assert torch.allclose(first.bincount() / 6000, torch.full((3,), 1 / 3), atol=0.03)
 
 
+@pytest.mark.slow
 def test_square_stays_on_the_corners_of_the_ball_and_breaks_much():
     model, x, y = digits()
     x_adv = attacks.square(model, x, y, eps=0.1, queries=150)

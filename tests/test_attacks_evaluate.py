@@ -249,6 +249,7 @@ class Interrupted(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [1, 3, 5])
 def test_an_interrupted_evaluation_goes_on_and_ends_the_same(stop_after, tmp_path):
     model, x = convolutional(), pictures(40)

@@ -102,6 +102,7 @@ def test_batch_split_and_order_do_not_matter(norm):
     assert torch.allclose(split, together, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 def test_more_restarts_never_help_the_model_image_by_image(norm):
     model, x, y = digits()

@@ -21,6 +21,8 @@ from benchmarks import attacks as benchmark
 from benchmarks.attackers import Budget
 from benchmarks.subjects import Subject
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -10,6 +10,8 @@ from arlib import models, spectra
 from benchmarks import memory
 from benchmarks import spectra as benchmark
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tables():

@@ -23,6 +23,8 @@ from benchmarks.loops import Setting
 from benchmarks.report import Times
 from benchmarks.together import Together
 
+pytestmark = pytest.mark.slow
+
 TINY = Setting(network="resnet8", width=4, batch=8, steps=2, images=32, size=8, lr=0.05)
 
 

@@ -65,6 +65,7 @@ def test_the_interval_is_student_t_over_seeds():
     assert claims.t_interval(row["differences"]) == (row["effect"], row["low"], row["high"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [0, 12])
 def test_noise_gives_verdicts_at_most_at_the_nominal_rate(layers):
     draw, statistic = np.random.default_rng(2), LAYERED if layers else PLAIN

@@ -85,6 +85,7 @@ def test_after_the_fact_says_what_the_audit_found(tmp_path):
 # --- planted answers
 
 
+@pytest.mark.slow
 def test_planted_reversed_and_no_effects():
     assert set(decided().loc[DECIDED, "verdict"]) == {"supported"}
     reversed_ones = decided(world=-1).loc[DECIDED, "verdict"]

@@ -411,6 +411,7 @@ def test_a_log_has_a_line_an_epoch_and_a_terminal_a_bar(caplog, capsys):
     assert not [line for line in caplog.messages if "epoch" in line]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="a terminal of Unix")
 def test_nothing_is_coloured_on_a_terminal(store):
     for words in (["--help"], ["study", "list"], ["study", "lst"], ["study", "status", "digitz"]):

@@ -8,6 +8,8 @@ from imitated_gpu import GPU, gpu
 
 from arlib import attacks, data, margins, measure, models, smoothness, spectra, training
 
+pytestmark = pytest.mark.slow
+
 BASE = {
     "dataset": "digits",
     "model": "resnet8",

@@ -415,6 +415,7 @@ def test_runs_without_instance_margins_are_left_out():
         figures.survival({(4.0, 0): without})
 
 
+@pytest.mark.slow
 def test_slider_frames_share_their_axes():
     frames = [figures.gap_curves(synthetic.histories(), strength=s).axes[1] for s in STRENGTHS]
     assert len({(ax.get_xlim(), ax.get_ylim()) for ax in frames}) == 1

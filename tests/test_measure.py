@@ -361,6 +361,7 @@ def test_more_draws_measure_every_flip_rate_again_and_nothing_else():
     assert again("best") == []
 
 
+@pytest.mark.slow
 def test_more_attacks_check_the_strong_one_on_seed_0(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "arlib.measure.run.plan",

@@ -238,6 +238,7 @@ def test_pgd_reaches_the_corner_of_todays_ball(fields, share):
     assert torch.allclose(crafted, x + share * EPS * sign, atol=1e-15, rtol=0)
 
 
+@pytest.mark.slow
 @given(st.floats(0, 3), st.floats(0, 1), st.sampled_from([None, 0.03]))
 def test_n_fgsm_is_one_step_from_wide_noise_and_stays_in_the_pixel_range_only(
     noise, share, step_size

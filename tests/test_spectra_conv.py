@@ -86,6 +86,7 @@ def circular_layers(draw):
     return weight, each(1, most), each(1, 3), each(1, 3), groups
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(circular_layers())
 def test_circular_equals_the_looped_matrix(layer):

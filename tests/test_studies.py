@@ -548,6 +548,7 @@ def test_a_budget_too_small_for_an_epoch_is_refused_once_the_speed_is_known(tiny
     assert not tiny.missing()
 
 
+@pytest.mark.slow
 def test_a_time_budget_ends_a_computation_that_does_not_look_at_the_clock(tiny, caplog):
     caplog.set_level(logging.INFO)
     begun = time.monotonic()
@@ -592,6 +593,7 @@ def test_published_records_are_of_one_device_and_fit_their_study_file(name):
     assert study.status()["device"][lambda column: column != ""].nunique() == 1
 
 
+@pytest.mark.slow
 def test_shipped_weights_give_the_recorded_numbers():
     """Half precision of the convolutions moves errors by at most a point and margins
     and spectra by 1 %.

@@ -313,6 +313,7 @@ def test_a_growing_radius_raises_no_false_alarm():
     train(small(eps=48 / 255, attack="n-fgsm", steps=10, epochs=3, eps_warmup=3, lr=0.2))
 
 
+@pytest.mark.slow
 def test_every_mode_and_number_of_micro_batches_trains_and_says_so(tmp_path):
     run = train(small(eps=32 / 255, epochs=1), mode="plain", micro_batches=2)
     assert run.provenance["mode"] == "plain" and run.provenance["micro_batches"] == 2
