@@ -98,15 +98,22 @@ class Record:
         """Weights of the last checkpoint, float32;
         from a finished run exact, from a record half precision.
         """
-        for name in ("last.safetensors", "weights.safetensors"):
-            if (self.folder / name).is_file():
-                stored = files.read_tensors(self.folder / name)
-                return {key: t.float() if t.is_floating_point() else t for key, t in stored.items()}
+        if file := weights_file(self.folder):
+            stored = files.read_tensors(file)
+            return {key: t.float() if t.is_floating_point() else t for key, t in stored.items()}
         raise InputError(
             f"{self.folder} holds no weights: a study publishes those of some runs only. Compute "
             f"the run yourself with `arlib study run {self.folder.parent.name} --afresh --store "
             "FOLDER`, and read it from that store."
         )
+
+
+def weights_file(folder: Path) -> Path | None:
+    """The last checkpoint's weights of a finished run or beside a record; None where there are
+    none.
+    """
+    beside = (folder / name for name in ("last.safetensors", "weights.safetensors"))
+    return next((file for file in beside if file.is_file()), None)
 
 
 def write(

@@ -184,14 +184,14 @@ def test_make_help_lists_every_target():
 
 def test_the_readme_says_what_the_records_say():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert findings.updated(readme, findings.text(findings.shown())) == readme, (
+    assert findings.updated(readme, findings.written(findings.shown())[0]) == readme, (
         "run: python -m tools.findings"
     )
 
 
 @pytest.mark.slow
 def test_findings_are_of_the_published_records_and_say_what_is_missing(tmp_path):
-    found = findings.text("digits")
+    found = findings.written("digits")[0]
     picture, first, *_ = found.splitlines()[0], found.splitlines()[2]
     assert re.fullmatch(r"!\[From ordinary training to AR strength 64, .+\]\(\S+\.png\)", picture)
     assert (ROOT / "book" / "_static" / "three-distances.png").stat().st_size < 60_000

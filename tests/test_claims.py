@@ -432,15 +432,3 @@ def test_sensitivity_lists_everything_and_decides_nothing():
         table.assign(value=table["value"].where(table["checkpoint"] == "last", 1.0))
     )
     assert set(reversed_best.set_index("claim").loc[MEASURED, "verdict"]) == {"supported"}
-
-
-def test_chips_say_every_claims_verdict_and_nothing_in_them_is_markup():
-    frame = claims.decide(synthetic.records(world=1, rng=1))
-    frame.loc[0, "title"] = "<script>"
-    chips = claims.Chips(frame)
-    assert repr(chips).splitlines()[1:] == [
-        f"{row.claim} {row.title}: {row.verdict}" for row in frame[1:].itertuples()
-    ]
-    assert "<script" not in chips._repr_html_() and "&lt;script&gt;" in chips._repr_html_()
-    second = claims.Chips(claims.decide(synthetic.records(), {"protocol": 2}))
-    assert len(second.verdicts) == 10  # C5a and the like are parts

@@ -173,7 +173,7 @@ ALL = {
 
 def test_every_figure_is_drawn_here():
     helpers = {"ImageRow", "Picture", "alt", "collect", "colour", "distances", "marker"}
-    helpers |= {"shared_margins", "walked"}
+    helpers |= {"Chips", "shared_margins", "walked"}
     assert {name.split(",")[0] for name in ALL} == set(figures.__all__) - helpers
 
 
@@ -531,3 +531,15 @@ def test_what_cannot_be_drawn_says_so():
         figures.feature_change(RECORDS, radius=3)
     with pytest.raises(InputError, match="select one eps"):
         figures.attack_ladder(pd.concat([LADDER, LADDER]))
+
+
+def test_chips_say_every_claims_verdict_and_nothing_in_them_is_markup():
+    frame = claims.decide(synthetic.records(world=1, rng=1))
+    frame.loc[0, "title"] = "<script>"
+    chips = figures.Chips(frame)
+    assert repr(chips).splitlines()[1:] == [
+        f"{row.claim} {row.title}: {row.verdict}" for row in frame[1:].itertuples()
+    ]
+    assert "<script" not in chips._repr_html_() and "&lt;script&gt;" in chips._repr_html_()
+    second = figures.Chips(claims.decide(synthetic.records(), {"protocol": 2}))
+    assert len(second.verdicts) == 10  # C5a and the like are parts

@@ -1,3 +1,4 @@
+import inspect
 import math
 
 import pytest
@@ -144,3 +145,8 @@ def test_nearest_leaves_what_it_cannot_reach():
     x = torch.full((1, 1, 1, 2), 0.5)
     values, images = margins.nearest(model, x, torch.tensor([0]))
     assert values.tolist() == [1.0] and torch.equal(images, x)
+
+
+def test_both_views_of_the_instance_margin_take_the_same_arguments():
+    one, both = (inspect.signature(view) for view in (margins.instance, margins.nearest))
+    assert one.parameters == both.parameters

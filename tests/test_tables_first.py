@@ -52,14 +52,14 @@ def test_nothing_is_said_of_what_nobody_measured(digits, margins):
     none = claims.decide(synthetic.records().iloc[:0])
     sentences = said(digits, none, margins)
     assert sentences["nearer"] == sentences["gap"] == NOTHING
-    assert "not measured" in sentences["second"] and "×" not in sentences["second"]
+    assert "not measured" in sentences["smoother"] and "×" not in sentences["smoother"]
 
 
 def test_effects_and_readings_are_those_of_the_verdicts(digits, tmp_path):
     verdicts = claims.verdicts(digits)
     rows = claims.table(verdicts)["Effect [95 % interval]"]
     sentences = said(digits, verdicts, None)
-    for claim, name in (("C1", "gap"), ("C2", "gap"), ("C5", "second"), ("C6", "second")):
+    for claim, name in (("C1", "gap"), ("C2", "gap"), ("C5", "smoother"), ("C6", "smoother")):
         (effect,) = [text for title, text in rows.items() if title.startswith(f"{claim} ")]
         assert effect in sentences[name]
     assert "12 networks of one design" in sentences["why"] and "It is a toy" in sentences["why"]

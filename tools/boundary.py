@@ -18,7 +18,7 @@ USUAL = "cifar10-resnet20-small"
 
 
 def text(content: dict) -> str:
-    """JSON that diffs well: a line a network and a line a walk."""
+    """JSON that diffs well: one line per network and walk."""
     lines = []
     for image in content["images"]:
         walks = ",\n   ".join(json.dumps(walk, separators=(",", ":")) for walk in image["walks"])

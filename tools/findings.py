@@ -34,8 +34,10 @@ def shown() -> str:
     )
 
 
-def text(name: str) -> str:
-    """The verdicts of a study as Markdown, and which studies have no run yet."""
+def written(name: str) -> tuple[str, figures.Picture | None]:
+    """Figure, findings and verdicts of a study as Markdown, and which studies have no run yet; and
+    the figure itself, None where nothing is measured for it.
+    """
     with tempfile.TemporaryDirectory() as nothing:  # an empty store: only what is published counts
         study = studies.load(name, nothing)
         frame = claims.verdicts(study)
@@ -72,7 +74,7 @@ def text(name: str) -> str:
         f"Begun: {', '.join(begun)}." if begun else "",
         f"Not run yet: {', '.join(f'`{other}`' for other in waiting)}." if waiting else "",
     ]
-    return "\n\n".join(filter(None, said)) + "\n"
+    return "\n\n".join(filter(None, said)) + "\n", figure
 
 
 def first(study, verdicts) -> tuple[figures.Picture | None, list[str]]:
@@ -83,16 +85,7 @@ def first(study, verdicts) -> tuple[figures.Picture | None, list[str]]:
     except NotMeasured:
         margins, figure = None, None
     said = tables.first_page(study, verdicts, margins)
-    return figure, [plain(said[name]) for name in ("nearer", "second", "gap")]
-
-
-def draw(name: str) -> None:
-    """The figure of the README, from what is published."""
-    with tempfile.TemporaryDirectory() as nothing:
-        study = studies.load(name, nothing)
-        figure, _ = first(study, claims.verdicts(study))
-    if figure is not None:
-        files.write_bytes(ROOT / FIGURE, figure._repr_png_())
+    return figure, [plain(said[name]) for name in ("nearer", "smoother", "gap")]
 
 
 def updated(readme: str, found: str) -> str:
@@ -108,7 +101,8 @@ def main(arguments: list[str]) -> int:
         return 2
     path = ROOT / "README.md"
     before = path.read_text(encoding="utf-8")
-    after = updated(before, text(shown()))
+    text, figure = written(shown())
+    after = updated(before, text)
     if arguments:
         print(
             "README.md is up to date"
@@ -117,7 +111,8 @@ def main(arguments: list[str]) -> int:
         )
         return int(before != after)
     files.write_text(path, after)
-    draw(shown())
+    if figure is not None:
+        files.write_bytes(ROOT / FIGURE, figure._repr_png_())
     return 0
 
 

@@ -179,12 +179,12 @@ class Page:
         return f"[{text}]({self.url(GLOSSARY, make_id(f'term-{word}'))})"
 
     def contents(self) -> str:
-        """The other pages, one a line."""
+        """The other pages, one per line."""
         pages = [page for page in self.book.pages if page != self.name]
         return "\n".join(f"- {self.document(page, '')}" for page in pages)
 
     def bibliography(self) -> str:
-        """The works cited so far, one a line, by authors and year; "" if there are none."""
+        """The works cited so far, one per line, by authors and year; "" if there are none."""
         entries = self.book.entries
         keys = sorted(self.works, key=lambda key: (authors(entries[key]), self._year(key), key))
         works = self.book.style.format_entries([entries[key] for key in keys])

@@ -99,7 +99,7 @@ class Bench:
 
     @cache  # noqa: B019 - a bench lives as long as the page is made
     def frame(self, statistic: Statistic) -> pd.DataFrame:
-        """The statistic of every run: rows (seed, strength), a column a layer."""
+        """The statistic of every run: rows (seed, strength), a column per layer."""
         return values(self.table, statistic)
 
     def _items(self) -> list[Item]:
@@ -194,7 +194,7 @@ class Bench:
 
 
 def _plain(frame: pd.DataFrame) -> list[list]:
-    """A row a run: strength, seed, then its number or one a layer; null where it lacks one."""
+    """A row per run: strength, seed, then its number or one per layer; null where it lacks one."""
     rows = []
     for (seed, strength), row in zip(frame.index, frame.to_numpy().tolist(), strict=True):
         numbers = [None if np.isnan(value) else value for value in row]
@@ -203,7 +203,7 @@ def _plain(frame: pd.DataFrame) -> list[list]:
 
 
 def declared(study) -> list[dict]:
-    """The study's own verdicts, a row a claim: what stands on the page without any script."""
+    """The study's own verdicts, a row per claim: what stands on the page without any script."""
     frame = claims.verdicts(study)
     listed = {**claims.claims_of(1), **claims.claims_of(2)}
     rows = []

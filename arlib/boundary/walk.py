@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from arlib import data, files, margins, places
+from arlib import data, files, margins, places, records
 from arlib.errors import InputError, RecordError, shown
 from arlib.studies import Shelf
 
@@ -51,7 +51,7 @@ def networks(study: Shelf) -> dict[float, tuple[str, nn.Module]]:
     by_seed: dict[int, dict[float, str]] = {}
     for entry in study.entries:
         folder = None if entry.variant else study.place_of(entry)
-        if folder is not None and weights_of(folder).is_file():
+        if folder is not None and records.weights_file(folder):
             by_seed.setdefault(entry.recipe.seed, {})[entry.recipe.strength] = entry.run
     for _, runs in sorted(by_seed.items()):
         if len(runs) > 1:
@@ -62,16 +62,10 @@ def networks(study: Shelf) -> dict[float, tuple[str, nn.Module]]:
     )
 
 
-def weights_of(folder: Path) -> Path:
-    """The weights beside a record, or of a finished run."""
-    last = folder / "last.safetensors"
-    return last if last.is_file() else folder / "weights.safetensors"
-
-
 def measure(study: Shelf, images: int = 8) -> dict:
     """The walks of all networks with published weights, from a few test images: plain content.
 
-    The images: those with a recorded instance margin, in the order of the test set, one a class,
+    The images: those with a recorded instance margin, in the order of the test set, one per class,
     which every network answers right. Raises `InputError` where there are none.
     """
     nets = networks(study)
@@ -120,7 +114,7 @@ def measure(study: Shelf, images: int = 8) -> dict:
             {
                 "strength": strength,
                 "run": run,
-                "weights": files.sha256(weights_of(study.record(run).folder)),
+                "weights": files.sha256(records.weights_file(study.record(run).folder)),
             }
             for strength, (run, _) in nets.items()
         ],
@@ -130,7 +124,7 @@ def measure(study: Shelf, images: int = 8) -> dict:
 
 
 def measured_again(study: Shelf, content: dict) -> Iterator[tuple[dict, dict]]:
-    """(stored walk, the same walk by the network as it is now), one pair an image and network.
+    """(stored walk, the same walk by the network as it is now), one pair per image and network.
 
     Needs the published weights alone: images and directions are in the record.
     """

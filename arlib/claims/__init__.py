@@ -16,7 +16,6 @@ from arlib.claims.bound import (
     training_distances,
 )
 from arlib.claims.chains import Proved, chains
-from arlib.claims.chips import Chips
 from arlib.claims.controls import shares_left
 from arlib.claims.decide import NOT_MEASURED, decide, judge, verdict
 from arlib.claims.declared import CLAIMS, Claim, Config, Statistic
@@ -42,7 +41,6 @@ __all__ = [
     "NOT_MEASURED",
     "PARTS",
     "RADII",
-    "Chips",
     "Claim",
     "Config",
     "Evidence",

@@ -51,7 +51,7 @@ def crossings(arrays: Mapping) -> pd.DataFrame:
 
     Columns: strength, radius (255·v, the smallest from which q is smaller than at strength 0 up to
     some larger radius; NaN where it never is; 0 where it is from the start), seeds (their number),
-    wrong_at_zero, wrong (shares of wrong images), n (images a network).
+    wrong_at_zero, wrong (shares of wrong images), n (images per network).
     Raises `NotMeasured` without strength 0 or without another.
     """
     found, rows = training_distances(arrays), []

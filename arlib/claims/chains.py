@@ -76,7 +76,7 @@ def _of(run: str, seed: int, model, shape: tuple, rows: pd.DataFrame, arrays) ->
     layers = sorted(steep.columns, key=lambda name: int(name.rpartition(".")[2]))
     measured = steep[layers].to_numpy()[0] * arrays["normaliser"]
     if len(sums) != len(measured):
-        return None  # a network without one sum a block
+        return None  # a network without one sum per block
     distances = np.asarray(arrays["instance_margin|test"], dtype=float)
     m = torch.as_tensor(arrays["margin|test"][: len(distances)].astype(float)) * HALF
     lower = bounds.certified_by_margin(m, links, pixels=math.prod(shape), norm="linf").numpy()

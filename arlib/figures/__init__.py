@@ -18,6 +18,7 @@ from arlib.figures.bound import (
     two_points,
 )
 from arlib.figures.boundary import walked, walks
+from arlib.figures.chips import Chips
 from arlib.figures.compared import compared
 from arlib.figures.intro import distances, forest, four_effects, three_distances
 from arlib.figures.margins import (
@@ -56,6 +57,7 @@ from arlib.figures.training import robust_errors, training_curves
 from arlib.figures.verdicts import matched_fit, verdict_strip
 
 __all__ = [
+    "Chips",
     "ImageRow",
     "Picture",
     "alt",

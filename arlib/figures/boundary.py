@@ -10,7 +10,7 @@ from arlib.figures.style import NEUTRAL, colour, legend, marker, panels, picture
 
 @picture
 def walks(content: dict):
-    """A panel an image: the logit lead of every network along its own direction.
+    """A panel per image: the logit lead of every network along its own direction.
 
     content: the record of the walk (`boundary.read`); distances are AR strengths.
     """

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from arlib.claims import CLAIMS, NOT_MEASURED, Config
+from arlib.claims import CLAIMS, NOT_MEASURED, Config, claims_of
 from arlib.errors import NotMeasured
 from arlib.figures.margins import shared_margins
 from arlib.figures.shared import row_of_panels
@@ -107,8 +107,8 @@ def forest(verdicts: pd.DataFrame):
     measured = verdicts[verdicts["primary_verdict"] != NOT_MEASURED]
     if measured.empty:
         raise NotMeasured("no claim is measured; run the study first.")
-    logs = {c: declared.primary.log for c, declared in CLAIMS.items() if declared.primary}
-    factor = measured["claim"].str.slice(0, 3).str.rstrip("ab").map(logs).astype(bool)
+    declared = claims_of(2)  # has the parts of claims, too; none is on another scale by protocol 1
+    factor = measured["claim"].map(lambda claim: declared[claim].primary.log).astype(bool)
     groups = [g for g in ((_DIFFERENCES, measured[~factor]), (_FACTORS, measured[factor])) if
               len(g[1])]  # fmt: skip
     figure, axes = panels(

@@ -19,7 +19,7 @@ from arlib.figures.style import (
     strengths_of,
 )
 
-_VERDICTS = {
+COLOURS = {
     "supported": "#BFDDF2",
     "supported, scale only": "#DDEBF5",
     "features only": "#DDEBF5",
@@ -111,7 +111,7 @@ def verdict_strip(by_study: pd.DataFrame | Mapping[str, pd.DataFrame]):
             ax.fill(
                 [column, column + 1, column + 1, column],
                 [row, row, row + 1, row + 1],
-                color=_VERDICTS[verdict],
+                color=COLOURS[verdict],
             )
             ax.text(
                 column + 0.5,

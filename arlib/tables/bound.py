@@ -48,8 +48,8 @@ def gap_correlations(study) -> pd.DataFrame:
 def lowest_bounds(
     arrays: Mapping, cs: list[float], ks: list[float], *, samples: int, classes: int
 ) -> pd.DataFrame:
-    """Which strength would have the lowest bound, and at which v, if C and k were these: a row a k,
-    a column a C.
+    """Which strength would have the lowest bound, and at which v, if C and k were these:
+    a row per k, a column per C.
 
     "vacuous" where every bound at every v is 1 or more.
     """
@@ -65,7 +65,8 @@ def lowest_bounds(
 
 
 def images_needed(v: float, ks: list[float], *, c: float, classes: int) -> pd.DataFrame:
-    """How many training images bring the covering term at v down to ½, as powers of ten: a row a k.
+    """How many training images bring the covering term at v down to ½, as powers of ten:
+    a row per k.
 
     v: in [0, 1] pixel units. Raises `InputError` for a v outside.
     """

@@ -11,10 +11,11 @@ from arlib.tables.runs import margin_factors
 from arlib.tables.text import plain
 
 _NOTHING = "Not measured in this study."
+_TWO = ("output", "instance")  # margins: the lead in logits, the distance in pixels
 
 
 def first_page(study, verdicts: pd.DataFrame, margins: tuple[int, pd.DataFrame] | None) -> dict:
-    """Sentences by name, as Markdown: nearer, second, gap, why.
+    """Sentences by name, as Markdown: nearer, smoother, gap, why.
 
     study: a `studies.Study`; verdicts: `claims.verdicts(study)`; margins: what
     `figures.shared_margins` returns, or None where no instance margins are recorded.
@@ -22,7 +23,7 @@ def first_page(study, verdicts: pd.DataFrame, margins: tuple[int, pd.DataFrame] 
     rows = verdicts.set_index("claim")
     return {
         "nearer": _nearer(margins),
-        "second": _smoother(rows),
+        "smoother": _smoother(rows),
         "gap": _gap(rows),
         "why": _why(study, verdicts),
     }
@@ -37,9 +38,8 @@ def _nearer(margins: tuple[int, pd.DataFrame] | None) -> str:
     except NotMeasured:  # one seed: no interval
         return _NOTHING
     strength, (lead, distance, slope) = factors.index[-1], factors.iloc[-1]
-    logs = medians.groupby("strength").median().map(math.log)
-    moved = logs.loc[float(strength)] - logs.loc[0.0]
-    opposite = moved["output"] < 0 < moved["instance"]
+    lead_sign, distance_sign = (_sign(medians[name], float(strength)) for name in _TWO)
+    opposite = lead_sign < 0 < distance_sign
     head = "Nearer in logits, farther in pixels" if opposite else "Two margins, the same images"
     return (
         f"{head}: at AR strength {strength}, on the {images} test images that every network gets "
@@ -48,13 +48,17 @@ def _nearer(margins: tuple[int, pd.DataFrame] | None) -> str:
     )
 
 
+def _sign(values: pd.Series, strength: float) -> int:
+    """Which way the values moved from strength 0, by the t interval; 0 where that holds none."""
+    logs = values.map(math.log).unstack("strength")
+    return claims.t_interval((logs[strength] - logs[0.0]).dropna().tolist()).sign
+
+
 def _smoother(rows: pd.DataFrame) -> str:
     """C5 and C6: what the study's protocol says, and the later one after the fact."""
     said = []
     for claim, what in (("C5", "Smoother layers"), ("C6", "More even singular values")):
         row = rows.loc[claim]
-        if row["primary_verdict"] == claims.NOT_MEASURED and claim not in claims.PARTS:
-            continue
         later = row.get("after_the_fact")
         effect = _effect(rows, claim)
         said.append(
@@ -62,7 +66,7 @@ def _smoother(rows: pd.DataFrame) -> str:
             + (f", by protocol 2 {later}" if later and later != row["verdict"] else "")
             + (f" ({row['statistic']} {effect})" if effect else "")
         )
-    return f"{'; '.join(said)}." if said else _NOTHING
+    return f"{'; '.join(said)}."
 
 
 def _effect(rows: pd.DataFrame, claim: str) -> str:

@@ -4,14 +4,13 @@ import html
 
 import pandas as pd
 
-from arlib.claims.second import PARTS
+from arlib.claims import PARTS
+from arlib.figures.style import GREY, NEUTRAL
+from arlib.figures.verdicts import COLOURS
 
-# background, as in the strip of all studies; the word itself says it without the colour
-_COLOURS = {"supported": "#BFDDF2", "contradicted": "#F6C9A3", "mixed": "#E4D3F2"}
-_OTHER = "#E9EBEE"
 _STYLE = (
     "display:inline-block;margin:.15em .3em .15em 0;padding:.1em .6em;border-radius:1em;"
-    "color:#1F2937;background:{}"
+    f"border:1px solid {GREY};color:{NEUTRAL};background:"
 )
 
 
@@ -34,7 +33,7 @@ class Chips:
 
     def _repr_html_(self) -> str:
         chips = (
-            f'<span style="{_STYLE.format(_COLOURS.get(verdict, _OTHER))}">'
+            f'<span style="{_STYLE}{COLOURS[verdict]}">'
             f"{html.escape(claim)}: <strong>{html.escape(verdict)}</strong></span>"
             for claim, verdict in self.verdicts.items()
         )
