@@ -20,9 +20,9 @@ def absolute_links(text: str, address: str) -> str:
         return text
     base = address.removesuffix(".git").rstrip("/")
 
-    def absolute(found: re.Match) -> str:
-        kind = "raw" if found[1] else "blob"
-        return f"{found[1]}{found[2]}({base}/{kind}/main/{found[3]})"
+    def absolute(link: re.Match) -> str:
+        kind = "raw" if link[1] else "blob"
+        return f"{link[1]}{link[2]}({base}/{kind}/main/{link[3]})"
 
     return RELATIVE.sub(absolute, text)
 

@@ -129,11 +129,11 @@ def nearest(
         generator = parts.default_generator(generator, x)
         with tqdm(total=len(x), disable=not progress, desc="instance margins") as bar:
             for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-                values, found = _nearest(
+                values, misclassified = _nearest(
                     f, forward, images, labels, halvings, steps, cap, generator, options
                 )
                 distances.append(values)
-                images_found.append(found)
+                images_found.append(misclassified)
                 bar.update(len(images))
     return torch.cat(distances), torch.cat(images_found)
 
@@ -157,8 +157,8 @@ def _nearest(
     if not len(x):
         return values, images
     norm = options["norm"]
-    found = attacks.minimum_norm(f, x, y, **options)
-    high = _distance(forward, x, found, y, norm, cap)
+    nearest = attacks.minimum_norm(f, x, y, **options)
+    high = _distance(forward, x, nearest, y, norm, cap)
     low = torch.zeros_like(high)
     for _ in range(halvings):
         middle = (low + high) / 2
@@ -166,13 +166,13 @@ def _nearest(
         candidate = attacks.apgd(f, x, y, eps=middle, **search, **options)
         reached = _distance(forward, x, candidate, y, norm, math.inf)
         hit = reached < math.inf
-        found = torch.where(parts.per_image(hit, x), candidate, found)
+        nearest = torch.where(parts.per_image(hit, x), candidate, nearest)
         # the attack may arrive well inside its ball, or a rounding outside of it
         low, high = (
             torch.where(hit, low, middle),
             torch.where(hit, torch.minimum(reached, middle), high),
         )
-    values[right], images[right] = high, found
+    values[right], images[right] = high, nearest
     return values, images
 
 

@@ -21,10 +21,10 @@ def started(pid: int) -> str | None:
     None if it is not there or only waits to be buried.
     """
     if not _has_proc():
-        found = subprocess.run(
+        listing = subprocess.run(
             ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True
         )
-        state, _, begun = found.stdout.strip().partition(" ")
+        state, _, begun = listing.stdout.strip().partition(" ")
         return None if not state or state.startswith("Z") else begun.strip()
     try:
         after_name = _after_name(Path(f"/proc/{pid}/stat"))
@@ -51,8 +51,8 @@ def kill_descendants(patience: float = 5.0) -> None:
     that are born meanwhile are killed too.
     """
     until = time.monotonic() + patience
-    while found := descendants(os.getpid()):
-        _kill(found)
+    while alive := descendants(os.getpid()):
+        _kill(alive)
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
@@ -83,11 +83,11 @@ def descendants(pid: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for child, parent in _all():
         children.setdefault(parent, []).append(child)
-    found, waiting = [], [pid]
+    born_of, waiting = [], [pid]
     while waiting:
         born = children.get(waiting.pop(), [])
-        found, waiting = found + born, waiting + born
-    return found
+        born_of, waiting = born_of + born, waiting + born
+    return born_of
 
 
 def _kill(pids: list[int]) -> None:

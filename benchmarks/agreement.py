@@ -67,12 +67,12 @@ def iterates(subject: Subject, steps: int, seed: int = 0) -> list[Tensor]:
     """Where the plain loop's PGD comes by: a random start and all iterates but the last."""
     generator = torch.Generator(subject.x.device).manual_seed(seed)
     x = attacks.random_start(subject.x, eps=subject.eps, generator=generator)
-    found = [x]
+    points = [x]
     for _ in range(steps - 1):
         x = x + subject.eps / 4 * plain_gradient(subject.model, x, subject.y).sign()
         x = (subject.x + (x - subject.x).clamp(-subject.eps, subject.eps)).clamp(0, 1)
-        found.append(x)
-    return found
+        points.append(x)
+    return points
 
 
 def compare_gradients(plain: Tensor, fast: Tensor) -> dict[str, float]:
@@ -104,7 +104,7 @@ def gradients(subject: Subject, networks: dict[str, nn.Module], steps: int = 10)
             expected = plain_gradient(subject.model, x, subject.y)
             for name, network in networks.items():
                 rows[name].append(compare_gradients(expected, fast_gradient(network, x, subject.y)))
-    worst = [pd.DataFrame(found).max().to_dict() for found in rows.values()]
+    worst = [pd.DataFrame(differences).max().to_dict() for differences in rows.values()]
     head = [
         {"network": subject.title, "passes": name, "n": len(subject.x), "iterates": steps}
         for name in rows
@@ -126,8 +126,8 @@ def pgd_masks(subject: Subject, networks: dict[str, nn.Module], steps: int = 20)
     with without_tf32():
         expected = fallen(public_pgd, subject.model)
         subject.model.zero_grad(set_to_none=True)
-        found = {name: fallen(attacks.perturb, network) for name, network in networks.items()}
-    return _compared(subject, f"pgd-{steps}, last iterate", expected, found)
+        masks = {name: fallen(attacks.perturb, network) for name, network in networks.items()}
+    return _compared(subject, f"pgd-{steps}, last iterate", expected, masks)
 
 
 def evaluation_masks(
@@ -140,21 +140,21 @@ def evaluation_masks(
     def fallen(network: nn.Module) -> Tensor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", attacks.TrustWarning)
-            found = attacks.evaluate(network, subject.x, subject.y, eps=subject.eps, attacks=names)
-        return torch.from_numpy(~found.robust[0])
+            result = attacks.evaluate(network, subject.x, subject.y, eps=subject.eps, attacks=names)
+        return torch.from_numpy(~result.robust[0])
 
     with without_tf32():
         expected = fallen(engine.prepare(subject.model, "plain"))
-        found = {name: fallen(network) for name, network in networks.items()}
-    return _compared(subject, "+".join(names), expected, found)
+        result = {name: fallen(network) for name, network in networks.items()}
+    return _compared(subject, "+".join(names), expected, result)
 
 
 def _compared(
-    subject: Subject, attack: str, expected: Tensor, found: dict[str, Tensor]
+    subject: Subject, attack: str, expected: Tensor, masks: dict[str, Tensor]
 ) -> pd.DataFrame:
     n = len(expected)
     rows = []
-    for name, fallen in found.items():
+    for name, fallen in masks.items():
         differing = int((fallen != expected).sum())
         accuracies = {
             "plain accuracy": 1 - float(expected.sum()) / n,

@@ -46,9 +46,9 @@ def right(model: nn.Module, x: Tensor, y: Tensor, batch: int = 500) -> Tensor:
 
 def modes(device: torch.device) -> list[tuple[str, str]]:
     """(mode, precision) pairs of `engine.prepare` worth measuring on a device."""
-    found = [(mode, "float32") for mode in contenders.modes(device.type) if mode != "plain"]
+    pairs = [(mode, "float32") for mode in contenders.modes(device.type) if mode != "plain"]
     able = "bfloat16" in contenders.precisions(device.type)
-    return found + [(mode, "bfloat16") for mode, _ in found if able]
+    return pairs + [(mode, "bfloat16") for mode, _ in pairs if able]
 
 
 def prepared(subject: Subject, mode: str, precision: str = "float32") -> engine.Prepared:
@@ -84,12 +84,12 @@ def plain(kind: str, subject: Subject, budget: Budget) -> Attack | None:
     options = {"eps": subject.eps, "steps": budget.steps, "step_size": subject.eps / 4}
 
     def attack(x: Tensor, y: Tensor) -> Tensor:
-        found = public_pgd(subject.model, x, y, **options)
+        x_adv = public_pgd(subject.model, x, y, **options)
         for _ in range(budget.restarts - 1):
             again = public_pgd(subject.model, x, y, **options)
-            stood = right(subject.model, found, y)
-            found = torch.where(stood[:, None, None, None], again, found)
-        return found
+            stood = right(subject.model, x_adv, y)
+            x_adv = torch.where(stood[:, None, None, None], again, x_adv)
+        return x_adv
 
     return attack
 
@@ -155,8 +155,8 @@ def art(kind: str, subject: Subject, budget: Budget) -> Attack | None:
     }
 
     def attack(x: Tensor, y: Tensor) -> Tensor:
-        found = makers[kind](len(x)).generate(x=x.cpu().numpy(), y=y.cpu().numpy())
-        return torch.from_numpy(found).to(x)
+        x_adv = makers[kind](len(x)).generate(x=x.cpu().numpy(), y=y.cpu().numpy())
+        return torch.from_numpy(x_adv).to(x)
 
     return attack
 
@@ -166,7 +166,7 @@ MAKERS = {"plain": plain, "torchattacks": torchattacks, "foolbox": foolbox, "art
 
 def others(kind: str, subject: Subject, budget: Budget, peers: bool = True) -> dict[str, Attack]:
     """Name → attack of everybody else who has this kind of attack and can be imported here."""
-    found = {}
+    attackers = {}
     for name, make in MAKERS.items():
         if name in PEERS and not peers:
             continue
@@ -178,5 +178,5 @@ def others(kind: str, subject: Subject, budget: Budget, peers: bool = True) -> d
             print(f"{name} is left out: it cannot be imported ({reason})", flush=True)
             continue
         if attack is not None:
-            found[name] = attack
-    return found
+            attackers[name] = attack
+    return attackers

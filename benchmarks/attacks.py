@@ -77,8 +77,8 @@ def speed(subject: Subject, options: argparse.Namespace) -> pd.DataFrame:
         first[name] = time.perf_counter() - begun
     for name, attack in contenders.items():
         begun = time.perf_counter()
-        found = attack(batch.x, batch.y)
-        accuracy[name] = float(attackers.right(batch.model, found, batch.y).float().mean())
+        x_adv = attack(batch.x, batch.y)
+        accuracy[name] = float(attackers.right(batch.model, x_adv, batch.y).float().mean())
         first[name] = first.get(name, 0.0) + time.perf_counter() - begun
         print(f"  {name}: first call {first[name]:.1f} s", flush=True)
     calls = {
@@ -97,7 +97,7 @@ def speed(subject: Subject, options: argparse.Namespace) -> pd.DataFrame:
 def speed_table(
     subject: Subject, budget: Budget, times: dict, first: dict, accuracy: dict
 ) -> pd.DataFrame:
-    """One row a contender. × peer: over the fastest that is not ours,
+    """One row per contender. × peer: over the fastest that is not ours,
     by wall and by processor time.
     """
     done = len(subject.x) * budget.steps
@@ -107,17 +107,17 @@ def speed_table(
         for what in ("median", "cpu")
     )
     rows = []
-    for name, found in times.items():
+    for name, taken in times.items():
         rates = {
-            "image-steps/s": done / found.median,
-            "slowest": done / found.high,
-            "fastest": done / found.low,
+            "image-steps/s": done / taken.median,
+            "slowest": done / taken.high,
+            "fastest": done / taken.low,
         }
         ratios = {
-            "× peer": wall / found.median,
-            "× peer, cpu": cpu / found.cpu if found.cpu else np.nan,
+            "× peer": wall / taken.median,
+            "× peer, cpu": cpu / taken.cpu if taken.cpu else np.nan,
         }
-        rest = {"cpu s": found.cpu, "first call s": first[name], "accuracy": accuracy[name]}
+        rest = {"cpu s": taken.cpu, "first call s": first[name], "accuracy": accuracy[name]}
         rows.append({"network": subject.title, "attack": name} | rates | ratios | rest)
     return pd.DataFrame(rows)
 
@@ -156,16 +156,16 @@ def _contenders(
         if subject.x.is_cuda or name == "ours folded":
             made[name] = make()
     if kind == "evaluate":
-        found = {name: whole(network, subject.eps) for name, network in made.items()}
-        return found | ({} if not options.with_peers else whole_of_peers(subject, budget))
+        timed = {name: whole(network, subject.eps) for name, network in made.items()}
+        return timed | ({} if not options.with_peers else whole_of_peers(subject, budget))
     kind = "pgd" if kind.startswith("pgd") else kind
-    found = {
+    timed = {
         name: attackers.ours(kind, network, subject.eps, budget) for name, network in made.items()
     }
     other = attackers.others(kind, subject, budget, options.with_peers)
     if kind == "square" and not subject.x.is_cuda:
         other.pop("art", None)  # classifies every image anew at every query: hours on a CPU
-    return found | other
+    return timed | other
 
 
 def whole(network: nn.Module, eps: float) -> Callable[[Tensor, Tensor], np.ndarray]:
@@ -199,10 +199,10 @@ def run(attack: Attack, subject: Subject, batch: int, seconds: float) -> tuple[n
     """
     standing, begun = [], time.perf_counter()
     for x, y in zip(subject.x.split(batch), subject.y.split(batch), strict=True):
-        found = attack(x, y)
-        if isinstance(found, Tensor):
-            found = attackers.right(subject.model, found.detach().to(x.device), y).cpu().numpy()
-        standing.append(found)
+        x_adv = attack(x, y)
+        if isinstance(x_adv, Tensor):
+            x_adv = attackers.right(subject.model, x_adv.detach().to(x.device), y).cpu().numpy()
+        standing.append(x_adv)
         if time.perf_counter() - begun > seconds:
             break
     return np.concatenate(standing), time.perf_counter() - begun
@@ -211,7 +211,7 @@ def run(attack: Attack, subject: Subject, batch: int, seconds: float) -> tuple[n
 def evaluation_table(
     subject: Subject, kind: str, runs: dict[str, tuple[np.ndarray, float]]
 ) -> pd.DataFrame:
-    """One row a contender; accuracies that are compared are of the same images:
+    """One row per contender; accuracies that are compared are of the same images:
     those that this contender reached.
     """
     rows, (ours, ours_seconds) = [], next(iter(runs.values()))
@@ -259,42 +259,44 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
     torch.backends.cudnn.benchmark = device.type == "cuda"  # for everybody
     options.with_peers = peers_or_say(options)
     names = ("resnet8",) if options.quick else tuple(options.networks.split(","))
-    found = subjects(names, device)
+    chosen = subjects(names, device)
     tables: dict[str, pd.DataFrame] = {}
     for part in PARTS if options.only is None else options.only.split(","):
         print(
             f"{part}: {torch.get_num_threads()} threads, load {report.LOAD_AT_START:.1f}",
             flush=True,
         )
-        tables |= _part(part, found, options)
+        tables |= _part(part, chosen, options)
     for title, table in tables.items():
         print(f"\n{title}\n{table.to_string(index=False, float_format='{:.4g}'.format)}")
     if not options.quick or options.folder is not None:
         name = "attacks" if options.only is None else f"attacks_{options.only.replace(',', '_')}"
-        print(report.write(name, device, tables, folder=options.folder, **_notes(found, options)))
+        print(report.write(name, device, tables, folder=options.folder, **_notes(chosen, options)))
     return tables
 
 
-def _part(part: str, found: list[Subject], options: argparse.Namespace) -> dict[str, pd.DataFrame]:
+def _part(part: str, chosen: list[Subject], options: argparse.Namespace) -> dict[str, pd.DataFrame]:
     if part == "speed":
         title = f"PGD-{options.steps}, batch {options.batch}"
-        return {title: pd.concat([speed(subject, options) for subject in found], ignore_index=True)}
-    trained = [subject for subject in found if subject.trained][:1] or found[:1]
+        return {
+            title: pd.concat([speed(subject, options) for subject in chosen], ignore_index=True)
+        }
+    trained = [subject for subject in chosen if subject.trained][:1] or chosen[:1]
     if part == "evaluation":
         return {"evaluation": evaluation(trained[0].first(options.images), options)}
     return agree(trained[0], options)
 
 
-def _notes(found: list[Subject], options: argparse.Namespace) -> dict:
+def _notes(chosen: list[Subject], options: argparse.Namespace) -> dict:
     settings = {
         name: getattr(options, name)
         for name in ("steps", "batch", "rounds", "images", "eval_batch")
     }
     accuracies = {
         s.title: float(attackers.right(s.model, s.x[:1000], s.y[:1000]).float().mean())
-        for s in found
+        for s in chosen
     }
-    eps = {s.title: f"{255 * s.eps:g}/255" for s in found}
+    eps = {s.title: f"{255 * s.eps:g}/255" for s in chosen}
     return {
         "targets": TARGETS,
         "settings": settings,

@@ -153,12 +153,12 @@ def measured(plan: Plan, recipe: Recipe, side: Side) -> dict:
     test = data.load(recipe.dataset, plan.data_root, device=plan.device).test
     natural = attackers.right(engine.prepare(run.model), test.x, test.y)
     test = test[: plan.images]
-    found = attacks.evaluate(run.model, *test, eps=plan.eps, attacks=STRONG)
+    robustness = attacks.evaluate(run.model, *test, eps=plan.eps, attacks=STRONG)
     layers = spectra.of(run.model.cpu(), run_shape(recipe), operator="circular")
     layers = layers[layers.counted]
     values = {
         "natural error": 100 * float(1 - natural.double().mean()),
-        "strong error": 100 * float(1 - found.robust[-1].mean()),
+        "strong error": 100 * float(1 - robustness.robust[-1].mean()),
         "std": layers["std"].tolist(),
         "std / mean": layers.std_over_mean.tolist(),
         "seconds": float(run.history.seconds.sum()),
@@ -181,7 +181,10 @@ def run_shape(recipe: Recipe) -> tuple[int, int, int]:
 def difference(plain: dict, fast: dict) -> dict[str, float]:
     """fast − plain of each quantity: points, and median over layers of the log ratio."""
     errors = {name: fast[name] - plain[name] for name in ("natural error", "strong error")}
-    ratio = lambda name: float(np.median(np.log(np.array(fast[name]) / np.array(plain[name]))))
+
+    def ratio(name):
+        return float(np.median(np.log(np.array(fast[name]) / np.array(plain[name]))))
+
     return errors | {name: ratio(name) for name in ("std", "std / mean")}
 
 
@@ -203,9 +206,9 @@ def table(pairs: pd.DataFrame) -> pd.DataFrame:
     """A row per radius and quantity. pairs: eps, seed, quantity, plain, fast, difference."""
     rows = []
     for (eps, quantity), part in pairs.groupby(["eps", "quantity"], sort=False):
-        mean, low, high, said = verdict(part.difference.tolist(), MARGINS[quantity])
+        mean, low, high, word = verdict(part.difference.tolist(), MARGINS[quantity])
         if quantity == "strong error" and min(part.plain.min(), part.fast.min()) > 99.5:
-            said = "says nothing: all are fooled"
+            word = "says nothing: all are fooled"
         row = {
             "strength": round(255 * eps, 6),
             "quantity": quantity,
@@ -219,7 +222,7 @@ def table(pairs: pd.DataFrame) -> pd.DataFrame:
             "low": low,
             "high": high,
         }
-        rows.append(row | {"margin": MARGINS[quantity], "verdict": said})
+        rows.append(row | {"margin": MARGINS[quantity], "verdict": word})
     return pd.DataFrame(rows)
 
 
@@ -234,9 +237,9 @@ def compare(
         for name, value in difference(a, b).items():
             values = {"plain": np.mean(a[name]), "fast": np.mean(b[name]), "difference": value}
             rows.append({"eps": recipe.eps, "seed": recipe.seed, "quantity": name} | values)
-        said = f"natural {a['natural error']:.2f} / {b['natural error']:.2f} %, "
-        said += f"strong {a['strong error']:.2f} / {b['strong error']:.2f} %"
-        print(f"  {done} of {len(plan.recipes)}, {recipe.id}: {said}, "
+        line = f"natural {a['natural error']:.2f} / {b['natural error']:.2f} %, "
+        line += f"strong {a['strong error']:.2f} / {b['strong error']:.2f} %"
+        print(f"  {done} of {len(plan.recipes)}, {recipe.id}: {line}, "
               f"trained {a['seconds']:.0f} / {b['seconds']:.0f} s, now "
               f"{time.perf_counter() - begun:.0f} s",
               flush=True)  # fmt: skip
@@ -305,8 +308,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
     else:
         verdicts, pairs = compare(plan, fast)
         tables = {f"plain against {fast.name}": verdicts, "pairs": pairs}
-    for title, found in tables.items():
-        print(f"\n{title}\n{found.to_string(index=False, float_format='{:.4g}'.format)}")
+    for title, table in tables.items():
+        print(f"\n{title}\n{table.to_string(index=False, float_format='{:.4g}'.format)}")
     print(f"\n{time.perf_counter() - begun:.0f} s in all")
     name = result_name(fast, size=size, batch=options.batch)
     images = len(data.load(recipe.dataset, plan.data_root, device="cpu").test[: plan.images])

@@ -186,8 +186,8 @@ def ended(pid: int, until: float) -> int | None:
     None if it was still at work when the time came.
     """
     while True:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
+        waited, status = os.waitpid(pid, os.WNOHANG)
+        if waited:
             return os.waitstatus_to_exitcode(status)
         if time.monotonic() >= until:
             return None
@@ -196,13 +196,13 @@ def ended(pid: int, until: float) -> int | None:
 
 def marked(mark: str) -> list[int]:
     """The living processes with this mark in their environment, but not this one."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             state = (path.parent / "stat").read_text().rpartition(")")[2].split()[0]
             if f"{MARK}={mark}".encode() in path.read_bytes() and state != "Z":
-                found.append(int(path.parent.name))
-    return [pid for pid in found if pid != os.getpid()]
+                pids.append(int(path.parent.name))
+    return [pid for pid in pids if pid != os.getpid()]
 
 
 @contextlib.contextmanager
@@ -307,10 +307,10 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=KILLS, choices=range(1, 10**5), metavar="N")
     kills = parser.parse_args().kills
     engine.keep_memory()
-    found = table(kills)
-    print(found.to_string(index=False, float_format=lambda value: f"{value:.1f}"))
+    results = table(kills)
+    print(results.to_string(index=False, float_format=lambda value: f"{value:.1f}"))
     if kills >= KILLS:
-        print(report.write("kills", "cpu", {"kills": found}, kills=kills))
+        print(report.write("kills", "cpu", {"kills": results}, kills=kills))
 
 
 if __name__ == "__main__":

@@ -181,19 +181,19 @@ def show_peers(folder: str | Path | None = None) -> Path:
 
     Raises `Missing` with the command that installs them.
     """
-    found = (
+    peer = (
         [Path(folder)]
         if folder
         else sorted((ROOT / ".venv-peers").glob("lib/python*/site-packages"))
     )
-    if not found or not (found[0] / "torchattacks").is_dir():
+    if not peer or not (peer[0] / "torchattacks").is_dir():
         raise Missing(
             f"the peers are not in {folder or ROOT / '.venv-peers'}; install them by `python "
             "tests/environments.py peers`, or leave them out by --no-peers"
         )
-    if str(found[0]) not in sys.path:
-        sys.path.append(str(found[0]))
-    return found[0]
+    if str(peer[0]) not in sys.path:
+        sys.path.append(str(peer[0]))
+    return peer[0]
 
 
 def torchattacks_craft(setting: Setting) -> Craft:

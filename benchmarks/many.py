@@ -74,13 +74,13 @@ class Streams:
 
 def rate(loop, batches: int, rounds: int, device: str) -> list[float]:
     """Images per second of each round of `batches` steps; the loop is warm already."""
-    found = []
+    rates = []
     for _ in range(rounds):
         begun = time.monotonic()
         seen = sum(loop.step() for _ in range(batches))
         wait(device)
-        found.append(seen / (time.monotonic() - begun))
-    return found
+        rates.append(seen / (time.monotonic() - begun))
+    return rates
 
 
 def together(
@@ -118,23 +118,23 @@ def table(
     rows, alone = [], None
     for runs, way in product(sorted({1, *counts}), ways):
         try:
-            found, used = together(way, setting, runs, contender, batches, rounds)
+            speed, used = together(way, setting, runs, contender, batches, rounds)
         except (loops.Missing, RuntimeError) as reason:  # out of memory is one of the latter
             print(f"  {way} × {runs} left out: {str(reason).splitlines()[0]}", flush=True)
             continue
-        median = statistics.median(found)
+        median = statistics.median(speed)
         alone = alone or median
         row = {
             "network": setting.network,
             "way": way,
             "runs": runs,
             "images/s": median,
-            "low": min(found),
+            "low": min(speed),
         }
         rows.append(
             row
             | {
-                "high": max(found),
+                "high": max(speed),
                 "× one alone": median / alone,
                 "epoch s": EPOCH / median,
                 "GiB": used,

@@ -113,7 +113,7 @@ def interleaved(
             sample = _sample(function, device)
             if turn >= 0:
                 samples[name].append(sample)
-    return {name: Times.of(found) for name, found in samples.items()}
+    return {name: Times.of(seconds) for name, seconds in samples.items()}
 
 
 def _sample(function: Callable[[], object], device: str | torch.device) -> tuple[float, float]:
@@ -193,7 +193,10 @@ def _plain(value: object) -> object:
 
 def _text(content: dict) -> str:
     """JSON that diffs well: one line per row."""
-    dump = lambda value: json.dumps(value, allow_nan=False, ensure_ascii=False)
+
+    def dump(value):
+        return json.dumps(value, allow_nan=False, ensure_ascii=False)
+
     tables = []
     for title, table in content["tables"].items():
         rows = ",\n    ".join(map(dump, table["rows"]))

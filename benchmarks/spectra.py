@@ -46,8 +46,8 @@ Method = Callable[[list[Layer], torch.nn.Module, int], object]
 
 
 def convolutions(model: torch.nn.Module, size: int, device: str) -> list[Layer]:
-    found = layers.find(model, (3, size, size))
-    return [(x.weight.detach().to(device), x.built.size, x.built.stride) for x in found if x.built]
+    convs = layers.find(model, (3, size, size))
+    return [(x.weight.detach().to(device), x.built.size, x.built.stride) for x in convs if x.built]
 
 
 def fft_numpy(weight, size, stride):
@@ -120,8 +120,10 @@ def ours_float32(convs, model, size):
 
 
 def ours_on_cpu(convs, model, size):
-    found = ours([(weight.cpu(), n, stride) for weight, n, stride in convs], model, size)
-    return [values.to(weight.device) for values, (weight, _, _) in zip(found, convs, strict=True)]
+    spectra_of = ours([(weight.cpu(), n, stride) for weight, n, stride in convs], model, size)
+    return [
+        values.to(weight.device) for values, (weight, _, _) in zip(spectra_of, convs, strict=True)
+    ]
 
 
 def table(convs, model, size):
@@ -164,7 +166,7 @@ def circular(
     calls = {label: lambda label=label: run(label) for label in methods}
     times = report.interleaved(calls, rounds, device, warm_up=int(rounds > 1 or device != "cpu"))
     rows = []
-    for label, found in times.items():
+    for label, taken in times.items():
         errors = (
             _errors(results[label], results[REFERENCE])
             if "fft" not in label and results[label]
@@ -175,7 +177,7 @@ def circular(
                 "network": name,
                 "layers": len(convs),
                 "method": label,
-                **found.row(),
+                **taken.row(),
                 "rounds": rounds,
                 **errors,
             }
@@ -206,8 +208,13 @@ def zero_padded(shapes: list[tuple[int, int]], device: str, rounds: int) -> pd.D
     rows = []
     for channels, n in shapes:
         weight, kept = kernel(channels, device), {}
-        estimate = lambda: kept.update(it=spectra.estimate(weight, n, tolerance=0.01))  # noqa: B023
-        bound = lambda: largest_bound(weight.double(), geometry(weight, n, padding="zeros"))  # noqa: B023
+
+        def estimate():
+            return kept.update(it=spectra.estimate(weight, n, tolerance=0.01))  # noqa: B023
+
+        def bound():
+            return largest_bound(weight.double(), geometry(weight, n, padding="zeros"))  # noqa: B023
+
         times = report.interleaved({"estimate": estimate, "bound": bound}, rounds, device)
         std, low, high = kept["it"].values["std"]
         rows.append(
@@ -259,7 +266,10 @@ def _once(
     method: Callable, weight: torch.Tensor, n: int, device: str
 ) -> tuple[report.Times, float]:
     times = []
-    timed = lambda: times.append(report.timed(lambda: method(weight, n), 1, device, warm_up=0))
+
+    def timed():
+        return times.append(report.timed(lambda: method(weight, n), 1, device, warm_up=0))
+
     taken = memory.peak(timed, device)
     return times[0], taken
 

@@ -29,7 +29,10 @@ STATISTICS = ("mean", "std", "std_over_mean", "effective_rank")
 def family(name: str) -> torch.Tensor:
     """The dense matrix of a zero-padded convolution of each family; a fixed random kernel."""
     generator = torch.Generator().manual_seed(7)
-    normal = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
     # a delta kernel times an orthogonal matrix, disturbed: std/mean about .13
     if name == "near-orthogonal":
         weight = 0.025 * normal(8, 8, 3, 3)
@@ -61,15 +64,18 @@ def coverage(name: str, sets: int, probes: int = PROBES) -> dict:
     truth, squares = spectra.statistics(sigma), float(sigma.square().sum())
     held, ratios, half, steps = dict.fromkeys(STATISTICS, 0), [], [], []
     for seed in range(sets):
-        found = estimate_map(operator, squares, probes=probes, seed=seed)
+        estimated = estimate_map(operator, squares, probes=probes, seed=seed)
         for key in STATISTICS:
-            _, low, high = found.values[key]
+            _, low, high = estimated.values[key]
             held[key] += low <= truth[key] <= high
-        width = found.values["std"][2] - found.values["std"][1]
+        width = estimated.values["std"][2] - estimated.values["std"][1]
         ratios.append(width / exact_width(sigma, vh, squares, probes, seed))
         half.append(width / 2 / truth["std"])
-        steps.append(found.steps)
-    mean = lambda values: sum(values) / len(values)
+        steps.append(estimated.steps)
+
+    def mean(values):
+        return sum(values) / len(values)
+
     return {
         "family": name,
         "values": len(sigma),

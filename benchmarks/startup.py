@@ -58,8 +58,8 @@ def table(rounds: int) -> pd.DataFrame:
         for name, arguments in programs().items():
             taken[name].append(seconds(arguments))
     rows = []
-    for name, found in taken.items():
-        cpu, wall = (min(values) for values in zip(*found, strict=True))
+    for name, runs in taken.items():
+        cpu, wall = (min(values) for values in zip(*runs, strict=True))
         rows.append({"what": name, "cpu s": cpu, "wall s": wall})
     return pd.DataFrame(rows)
 
@@ -68,10 +68,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS, choices=range(1, 100), metavar="N")
     rounds = parser.parse_args().rounds
-    found = table(rounds)
-    print(found.to_string(index=False, float_format=lambda value: f"{value:.2f}"))
+    results = table(rounds)
+    print(results.to_string(index=False, float_format=lambda value: f"{value:.2f}"))
     if rounds >= ROUNDS:
-        print(report.write("startup", "cpu", {"start-up": found}, rounds=rounds))
+        print(report.write("startup", "cpu", {"start-up": results}, rounds=rounds))
 
 
 if __name__ == "__main__":

@@ -81,16 +81,16 @@ class Together:
         names = [
             name for name, _ in (*self.frozen.named_parameters(), *self.frozen.named_buffers())
         ]
-        found = {name: ours[name] for name in names if name in ours}
+        state = {name: ours[name] for name in names if name in ours}
         for conv, bn in self.pairs:
             scale = (
                 ours[f"{bn}.weight"]
                 * (ours[f"{bn}.running_var"] + self.base.get_submodule(bn).eps).rsqrt()
             )
-            found[f"{conv}.weight"] = ours[f"{conv}.weight"] * scale[..., None, None, None]
+            state[f"{conv}.weight"] = ours[f"{conv}.weight"] * scale[..., None, None, None]
             bias = ours.get(f"{conv}.bias", 0.0)
-            found[f"{conv}.bias"] = ours[f"{bn}.bias"] + (bias - ours[f"{bn}.running_mean"]) * scale
-        return self._cast(found)
+            state[f"{conv}.bias"] = ours[f"{bn}.bias"] + (bias - ours[f"{bn}.running_mean"]) * scale
+        return self._cast(state)
 
     def craft(self, x: Tensor, y: Tensor, start: Tensor) -> Tensor:
         """PGD on every run's own network, radius and images. x, start:
@@ -100,7 +100,10 @@ class Together:
         axis.
         """
         weights = self.folded()
-        one = lambda state, images: functional_call(self.frozen, state, (images,))
+
+        def one(state, images):
+            return functional_call(self.frozen, state, (images,))
+
         eps = self.eps.repeat_interleave(x.shape[1])  # one per image
         ball, z = LinfBall(x.flatten(0, 1), eps), start.flatten(0, 1)
         for _ in range(self.steps):
@@ -113,9 +116,10 @@ class Together:
     def step(self, x: Tensor, y: Tensor, start: Tensor) -> Tensor:
         """One optimiser step of every run; returns the mean loss of each (runs,), on the device."""
         crafted = self.craft(x, y, start)
-        one = lambda parameters, buffers, images: functional_call(
-            self.base, (parameters, buffers), (images,)
-        )
+
+        def one(parameters, buffers, images):
+            return functional_call(self.base, (parameters, buffers), (images,))
+
         logits = vmap(one)(self._cast(self.parameters), self.buffers, crafted)
         losses = _losses(logits, y).mean(1)
         self.optimizer.zero_grad(set_to_none=True)
@@ -125,7 +129,7 @@ class Together:
 
     def networks(self) -> list[nn.Module]:
         """The runs as separate networks again."""
-        found = []
+        built = []
         for run in range(len(self.eps)):
             network = copy.deepcopy(self.base)
             state = {
@@ -133,8 +137,8 @@ class Together:
                 for name, value in (self.parameters | self.buffers).items()
             }
             network.load_state_dict(state)
-            found.append(network)
-        return found
+            built.append(network)
+        return built
 
 
 def _as_weight(layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:

@@ -73,7 +73,7 @@ def compare(
     rounds: int,
     budget: float,
 ) -> pd.DataFrame:
-    """One row a contender. budget: seconds for the timed rounds, of which at least one is taken."""
+    """One row per contender. budget: seconds for the timed rounds, of which at least one is taken."""
     ready, first = warm(setting, names)
     usual = max(
         (s for n, s in first.items() if not _compiles(n)), default=max(first.values(), default=1.0)
@@ -218,10 +218,10 @@ def settings(device: str, quick: bool) -> list[Setting]:
 
 def chosen(device: str, peers: bool, only: str | None) -> list[str]:
     """Contenders of this run; on a CPU bfloat16 is tried where it can win."""
-    found = contenders.names(device, peers)
+    known = contenders.names(device, peers)
     if device == "cpu":
-        found = [name for name in found if not name.startswith("ours plain bfloat16")]
-    return [name for name in found if only is None or any(part in name for part in only.split(","))]
+        known = [name for name in known if not name.startswith("ours plain bfloat16")]
+    return [name for name in known if only is None or any(part in name for part in only.split(","))]
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:

@@ -83,9 +83,9 @@ def _round(workers: list[Worker], images: int) -> float:
     return len(workers) * images / (max(t["end"] for t in times) - min(t["start"] for t in times))
 
 
-def work(said: str) -> None:
+def work(words: str) -> None:
     """The worker's side: get ready, then one round for each line that comes in."""
-    job = json.loads(said)
+    job = json.loads(words)
     torch.set_num_threads(job["threads"])
     torch.backends.cudnn.benchmark = True
     setting = Setting(**job["setting"])

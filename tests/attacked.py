@@ -18,7 +18,10 @@ def generator(seed=0):
 
 def linear(classes=2, shape=(1, 4, 4), n=32, seed=0, dtype=torch.float64, scale=1.0):
     """A linear model with images x around mid-grey and the labels it gives them."""
-    draw = lambda *size: torch.randn(*size, generator=generator(seed), dtype=dtype)
+
+    def draw(*size):
+        return torch.randn(*size, generator=generator(seed), dtype=dtype)
+
     model = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), classes, dtype=dtype))
     x = 0.5 + 0.05 * draw(n, *shape).clamp(-2, 2)
     with torch.no_grad():

@@ -105,5 +105,5 @@ def links(text: str) -> list[str]:
 def buttons(page: Path) -> set[str]:
     """Links to notebooks outside a page's text."""
     parsed = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
-    found = parsed.select(".article-header-buttons a[href]")
-    return {link["href"] for link in found if link["href"].endswith(".ipynb")}
+    links = parsed.select(".article-header-buttons a[href]")
+    return {link["href"] for link in links if link["href"].endswith(".ipynb")}

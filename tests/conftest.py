@@ -1,4 +1,4 @@
-"""One thread a worker, no hurry for hypothesis, GPU tests only where there is a GPU."""
+"""One thread per worker, no hurry for hypothesis, GPU tests only where there is a GPU."""
 
 import pytest
 import torch

@@ -44,12 +44,12 @@ def tagged(tensor: Tensor) -> bool:
     return place(tensor) is True
 
 
-def tag(found: object, on_gpu: bool | None = True) -> object:
+def tag(value: object, on_gpu: bool | None = True) -> object:
     with torch._C.DisableTorchFunction():
-        for tensor in tree_leaves(found):
+        for tensor in tree_leaves(value):
             if isinstance(tensor, Tensor):
                 tensor.untyped_storage().on_gpu = on_gpu
-    return found
+    return value
 
 
 class _Operations(TorchDispatchMode):
@@ -64,12 +64,12 @@ class _Operations(TorchDispatchMode):
             raise RuntimeError(
                 f"Expected all tensors to be on the same device: {func} of {', '.join(shapes)}"
             )
-        found = func(*args, **kwargs)
+        result = func(*args, **kwargs)
         if func not in MIXING:
-            tag(found, max(kinds or {place(t) for t in inputs} - {None}, default=None))
+            tag(result, max(kinds or {place(t) for t in inputs} - {None}, default=None))
         elif func in INDEXED or func is aten._to_copy.default:
-            tag(found, place(args[0]))
-        return found
+            tag(result, place(args[0]))
+        return result
 
 
 class _Functions(TorchFunctionMode):
@@ -91,18 +91,20 @@ class _Functions(TorchFunctionMode):
             return _to(func, args, kwargs)
         where = _device(kwargs.get("device"))
         if where is None:
-            found = func(*args, **kwargs)
+            result = func(*args, **kwargs)
             leaves = tree_leaves((args, kwargs))
-            return found if any(isinstance(leaf, Tensor) for leaf in leaves) else tag(found, False)
+            return (
+                result if any(isinstance(leaf, Tensor) for leaf in leaves) else tag(result, False)
+            )
         made = func(*args, **kwargs | {"device": "cpu"})
         return tag(made, where.type == "cuda")
 
 
 def _cloned(memory: torch.UntypedStorage, clone=torch.UntypedStorage.clone) -> torch.UntypedStorage:
     """With its tag, as deepcopy needs it."""
-    found = clone(memory)
-    found.on_gpu = getattr(memory, "on_gpu", False)
-    return found
+    result = clone(memory)
+    result.on_gpu = getattr(memory, "on_gpu", False)
+    return result
 
 
 class _Generator(torch.Generator):
@@ -144,16 +146,16 @@ def _to(func, args, kwargs) -> Tensor:
     elif rest and isinstance(rest[0], Tensor):
         where, rest = (GPU if tagged(rest[0]) else torch.device("cpu")), [rest[0].dtype, *rest[1:]]
     rest = [value for value in rest if not isinstance(value, bool | NoneType)]  # non_blocking, copy
-    found = Tensor.to(tensor, *rest, **kwargs) if rest or kwargs else tensor
-    if found is not tensor:
-        tag(found, tagged(tensor))
-    return found if where is None else _moved(found, where)
+    result = Tensor.to(tensor, *rest, **kwargs) if rest or kwargs else tensor
+    if result is not tensor:
+        tag(result, tagged(tensor))
+    return result if where is None else _moved(result, where)
 
 
 @contextmanager
 def gpu() -> Iterator[None]:
     """Inside it "cuda:0" is there. Graphs, compilation and more than one device are not."""
-    said = {
+    answers = {
         "is_available": True,
         "device_count": 1,
         "get_device_name": "imitated",
@@ -167,7 +169,7 @@ def gpu() -> Iterator[None]:
         "max_memory_allocated": 0,
     }
     with ExitStack() as stack:
-        for name, value in said.items():
+        for name, value in answers.items():
             stack.enter_context(
                 mock.patch.object(torch.cuda, name, lambda *_, value=value, **__: value)
             )

@@ -116,7 +116,10 @@ def records(
     fit = {("ce", "train", ""): 1.0} | ({("error", "train", ""): 1.0} if controls else {})
     draw, worlds = np.random.default_rng(rng), fit | (worlds or {})
     own, second = {seed: draw.normal() for seed in seeds}, np.random.default_rng([rng, 2])
-    told = lambda *about: [*_run(*about, draw), *_run(*about, second, NET_2, LAYER_2)]
+
+    def told(*about):
+        return [*_run(*about, draw), *_run(*about, second, NET_2, LAYER_2)]
+
     runs = [
         (checkpoint, strength, seed, strength / effect, world)
         for strength in strengths

@@ -115,9 +115,9 @@ def test_what_a_trace_would_lose_is_noticed_and_the_model_itself_is_used(kind):
     model = Net(kind)
     with pytest.warns(UserWarning, match="a prepared copy of Net is not the model: outputs differ"):
         prepared = engine.prepare(model)
-        found = prepared(X)
+        outcome = prepared(X)
     assert prepared.doubt and not prepared.pairs
-    assert torch.allclose(found, answers(model), atol=1e-5)
+    assert torch.allclose(outcome, answers(model), atol=1e-5)
     assert torch.allclose(
         gradient(prepared, X), gradient(model, X), atol=1e-3 if kind == "autocast" else 1e-5
     )
@@ -139,11 +139,11 @@ def test_a_copy_that_is_the_model_is_used_without_a_word():
 def test_a_random_model_stays_random_and_is_doubted(kind, bn):
     model = Net(kind, bn)
     with engine.frozen(model) as f:
-        found = [silent(f, X) for _ in range(10)]
-    assert any(not torch.equal(found[0], other) for other in found)
+        outcome = [silent(f, X) for _ in range(10)]
+    assert any(not torch.equal(outcome[0], other) for other in outcome)
     prepared = engine.prepare(model)
-    found = [silent(prepared, X) for _ in range(10)]
-    assert any(not torch.equal(found[0], other) for other in found)
+    outcome = [silent(prepared, X) for _ in range(10)]
+    assert any(not torch.equal(outcome[0], other) for other in outcome)
     result = silent(
         attacks.evaluate, model, X, answers(model).argmax(1), eps=0.01, attacks=["fgsm"]
     )
@@ -209,7 +209,10 @@ def test_reparametrised_layers_are_themselves_and_stay_as_they_were(norm, train)
 @pytest.mark.parametrize("where", ["conv", "bn", "fc", ""])
 def test_backward_hooks_are_kept(where):
     model = Net()
-    scale = lambda module, given, returned: tuple(None if g is None else g * 0.1 for g in given)
+
+    def scale(module, given, returned):
+        return tuple(None if g is None else g * 0.1 for g in given)
+
     (model.get_submodule(where) if where else model).register_full_backward_hook(scale)
     with engine.frozen(model) as f:
         assert torch.allclose(gradient(f, X), gradient(model, X), rtol=1e-4)
@@ -266,8 +269,8 @@ def test_features_are_those_of_the_layers():
         answers(model)
         handle.remove()
         with torch.no_grad():
-            found = silent(layers.prepare(model, [layer]), X)[0]
-        assert torch.allclose(found, seen[0], atol=1e-5)
+            result = silent(layers.prepare(model, [layer]), X)[0]
+        assert torch.allclose(result, seen[0], atol=1e-5)
 
 
 def test_the_input_of_a_layer_is_that_of_the_layer():
@@ -364,7 +367,7 @@ def test_a_model_that_writes_over_its_input_reaches_no_image_of_the_caller(bn):
     other.forward = lambda x: Net.forward(other, (x - 0.5) / 0.25)
     x = X.clone()
     y = answers(model).argmax(1)
-    found, expected = (
+    result, expected = (
         (
             silent(attacks.pgd, m, x, y, eps=0.05),
             silent(smoothness.flip_rate, m, x, radius=0.1, attack="sign"),
@@ -374,10 +377,10 @@ def test_a_model_that_writes_over_its_input_reaches_no_image_of_the_caller(bn):
         for m in (model, other)
     )
     assert torch.equal(x, X)
-    assert torch.allclose(found[0], expected[0], atol=1e-5) and torch.allclose(
-        found[2], expected[2], atol=1e-5
+    assert torch.allclose(result[0], expected[0], atol=1e-5) and torch.allclose(
+        result[2], expected[2], atol=1e-5
     )
-    assert found[1] == expected[1] and found[3]["conv"] == pytest.approx(
+    assert result[1] == expected[1] and result[3]["conv"] == pytest.approx(
         expected[3]["conv"], rel=1e-5
     )
 
@@ -402,9 +405,9 @@ def test_gradients_that_are_no_numbers_move_nothing_out_of_its_ball_and_are_said
     y = answers(Root().eval(), x).argmax(1)
     for attack in (attacks.pgd, attacks.fgsm, attacks.apgd):
         for norm, eps in (("linf", 0.01), ("l2", 0.1)):
-            found = attack(Root().eval(), x, y, eps=eps, norm=norm)
-            assert found.isfinite().all()
-            assert engine and float(attacks.steps.norms(found - x, norm).max()) <= eps * (1 + 1e-5)
+            x_adv = attack(Root().eval(), x, y, eps=eps, norm=norm)
+            assert x_adv.isfinite().all()
+            assert engine and float(attacks.steps.norms(x_adv - x, norm).max()) <= eps * (1 + 1e-5)
     assert margins.instance(Root().eval(), x, y).isfinite().all()
     result = silent(attacks.evaluate, Root().eval(), x, y, eps=0.01, attacks=["fgsm"])
     assert any("gradient is not finite" in doubt for doubt in result.warnings)
@@ -439,12 +442,15 @@ def test_everything_scales_with_the_pixel_range(clip, norm):
     net = (
         nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 5)).double().eval()
     )
-    scaled = lambda z: net((z - low) / (high - low))
+
+    def scaled(z):
+        return net((z - low) / (high - low))
+
     x = torch.rand(32, 1, 8, 8, dtype=torch.float64)
     y, z = answers(net, x).argmax(1), x * (high - low) + low
     expected = margins.instance(net, x, y, norm=norm, steps=5)
-    found = margins.instance(scaled, z, y, norm=norm, steps=5, clip=clip)
-    assert found.numpy() == pytest.approx(expected.numpy() * (high - low), rel=2e-3)
+    distances = margins.instance(scaled, z, y, norm=norm, steps=5, clip=clip)
+    assert distances.numpy() == pytest.approx(expected.numpy() * (high - low), rel=2e-3)
     near = attacks.minimum_norm(scaled, z, y, norm=norm, clip=clip)
     distance = attacks.distance(scaled, z, near, y, norm=norm, clip=clip)
     assert distance.numpy() == pytest.approx(
@@ -576,8 +582,8 @@ def test_logits_may_be_pointed_at_and_else_the_message_says_so():
         InputError, match=r"returns a dict of a, b, in which no logits were found.*Give logits="
     ):
         attacks.pgd(Odd(), X, y, eps=0.03)
-    found = attacks.pgd(Odd(), X, y, eps=0.03, logits=lambda output: output["a"])
-    assert torch.allclose(found, attacks.pgd(Net(), X, y, eps=0.03), atol=1e-5)
+    x_adv = attacks.pgd(Odd(), X, y, eps=0.03, logits=lambda output: output["a"])
+    assert torch.allclose(x_adv, attacks.pgd(Net(), X, y, eps=0.03), atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", ["n", "n x 1"])
@@ -585,7 +591,10 @@ def test_one_number_an_image_is_a_binary_classifier(shape):
     torch.manual_seed(0)
     # no pixel meets the range on its way to the boundary
     weight, x = torch.randn(192), 0.3 * X + 0.35
-    model = lambda z: (z.flatten(1) @ weight)[(...,) if shape == "n" else (..., None)]
+
+    def model(z):
+        return (z.flatten(1) @ weight)[(...,) if shape == "n" else (..., None)]
+
     y = (x.flatten(1) @ weight > 0).long()
     exact = (x.flatten(1) @ weight).abs() / weight.abs().sum()
     assert margins.instance(model, x, y).numpy() == pytest.approx(exact.numpy(), rel=2e-3)
@@ -619,10 +628,10 @@ def test_callables_arrays_and_lists():
 def test_wrapped_networks_show_the_layers_inside():
     expected = spectra.of(Net(), (3, 8, 8), fold_bn=True)
     for wrapped in (nn.DataParallel(Net()), torch.compile(Net(), backend="eager")):
-        found = spectra.of(wrapped, (3, 8, 8), fold_bn=True)
+        spectrum = spectra.of(wrapped, (3, 8, 8), fold_bn=True)
         assert (
-            found["layer"].tolist() == ["conv", "fc"]
-            and found["std"].tolist() == expected["std"].tolist()
+            spectrum["layer"].tolist() == ["conv", "fc"]
+            and spectrum["std"].tolist() == expected["std"].tolist()
         )
         assert smoothness.feature_change(wrapped, X, radius=0.03)["layer"].tolist() == [
             "conv",
@@ -771,7 +780,10 @@ def test_images_on_another_scale_are_one_message_that_names_both():
 def test_normalisation_becomes_the_first_layer():
     model, mean, std = Net(), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
     inside = arlib.with_normalization(model, mean, std)
-    tensor = lambda values: torch.tensor(values).view(1, 3, 1, 1)
+
+    def tensor(values):
+        return torch.tensor(values).view(1, 3, 1, 1)
+
     assert torch.allclose(
         answers(inside), answers(model, (X - tensor(mean)) / tensor(std)), atol=1e-5
     )

@@ -60,7 +60,10 @@ def test_halving_its_step_it_comes_closer_to_an_inner_maximum_than_pgd():
     top = torch.full((1, 3), 0.58, dtype=torch.float64)
     model = binary(lambda x: 1 + 100 * (x - top).square().sum(1))
     x, y = torch.full((1, 3), 0.5, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
-    miss = lambda x_adv: float((x_adv - top).abs().max())
+
+    def miss(x_adv):
+        return float((x_adv - top).abs().max())
+
     assert miss(attacks.apgd(model, x, y, eps=0.1, loss="margin", steps=100)) < 2e-3
     assert miss(attacks.pgd(model, x, y, eps=0.1, loss="margin", steps=100)) > 4e-3
 
@@ -113,24 +116,30 @@ def test_early_stop_changes_no_verdict_and_works_less(loss):
 def test_batch_split_does_not_matter(norm):
     model, x = convolutional(dtype=torch.float64), pictures(dtype=torch.float64)
     y = model(x).argmax(1)
-    run = lambda index: attacks.apgd(
-        model,
-        x[index],
-        y[index],
-        eps=0.05,
-        steps=25,
-        norm=norm,
-        generator=attacks.Streams(3, index.tolist()),
-    )
+
+    def run(index):
+        return attacks.apgd(
+            model,
+            x[index],
+            y[index],
+            eps=0.05,
+            steps=25,
+            norm=norm,
+            generator=attacks.Streams(3, index.tolist()),
+        )
+
     split = torch.cat([run(part) for part in torch.arange(24).split(7)])
     assert torch.allclose(split, run(torch.arange(24)), atol=1e-9)
 
 
 def test_more_restarts_never_help_the_model_image_by_image_with_auto_pgd():
     model, x, y = digits()
-    run = lambda restarts: attacks.apgd(
-        model, x, y, eps=0.09, steps=4, restarts=restarts, generator=generator(1)
-    )
+
+    def run(restarts):
+        return attacks.apgd(
+            model, x, y, eps=0.09, steps=4, restarts=restarts, generator=generator(1)
+        )
+
     one, four = right(model, run(1), y), right(model, run(4), y)
     assert (four <= one).all() and four.sum() < one.sum()
 
@@ -212,14 +221,17 @@ def test_square_asks_only_about_survivors():
 def test_square_does_not_depend_on_the_batch():
     model, x = convolutional(dtype=torch.float64), pictures(dtype=torch.float64)
     y = model(x).argmax(1)
-    run = lambda index: attacks.square(
-        model,
-        x[index],
-        y[index],
-        eps=0.03,
-        queries=60,
-        generator=attacks.Streams(3, index.tolist()),
-    )
+
+    def run(index):
+        return attacks.square(
+            model,
+            x[index],
+            y[index],
+            eps=0.03,
+            queries=60,
+            generator=attacks.Streams(3, index.tolist()),
+        )
+
     split = torch.cat([run(part) for part in torch.arange(24).split(7)])
     standing = right(model, split, y)
     assert 0 < standing.sum() < 24
@@ -245,9 +257,11 @@ def test_minimum_norm_of_a_linear_model_is_the_closed_form(norm, classes):
     model, x, y = linear(classes)
     expected = smallest_perturbation(model, x, y, norm)
     assert (expected < 0.39).all()
-    found = attacks.distance(model, x, attacks.minimum_norm(model, x, y, norm=norm), y, norm=norm)
-    assert (found >= expected - 1e-9).all()
-    assert (found <= 1.005 * expected).all()
+    distances = attacks.distance(
+        model, x, attacks.minimum_norm(model, x, y, norm=norm), y, norm=norm
+    )
+    assert (distances >= expected - 1e-9).all()
+    assert (distances <= 1.005 * expected).all()
 
 
 @pytest.mark.slow
@@ -263,10 +277,12 @@ def test_minimum_norm_finds_less_than_a_bisection_with_auto_pgd(norm):
         )
         hit = ~right(model, x_adv, y)
         low, high = torch.where(hit, low, middle), torch.where(hit, middle, high)
-    found = attacks.distance(model, x, attacks.minimum_norm(model, x, y, norm=norm), y, norm=norm)
-    assert found.isfinite().all()
-    assert (found <= 1.02 * high).float().mean() >= 0.9
-    assert found.median() <= high.median()
+    distances = attacks.distance(
+        model, x, attacks.minimum_norm(model, x, y, norm=norm), y, norm=norm
+    )
+    assert distances.isfinite().all()
+    assert (distances <= 1.02 * high).float().mean() >= 0.9
+    assert distances.median() <= high.median()
 
 
 def test_minimum_norm_leaves_alone_what_is_wrong_already_or_cannot_be_moved():

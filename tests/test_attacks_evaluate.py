@@ -131,9 +131,9 @@ def test_images_are_counted_then_divided(scripted):
     script |= {"pgd-10": {0.1: {8, 9}}}
     result = quiet(*numbered(10), eps=0.1, attacks="pgd-10", batch_size=4)
     assert [len(ids) for _, _, ids in ran] == [4, 4, 2]
-    found = row(result, 0.1)
-    assert (found["n"], found["correct"], found["accuracy"]) == (10, 8, 0.8)
-    assert (found["low"], found["high"]) == attacks.wilson(8, 10)
+    values = row(result, 0.1)
+    assert (values["n"], values["correct"], values["accuracy"]) == (10, 8, 0.8)
+    assert (values["low"], values["high"]) == attacks.wilson(8, 10)
 
 
 def test_wilson_intervals_are_those_of_the_textbook():
@@ -178,19 +178,20 @@ def test_a_linear_model_has_the_robust_accuracy_of_the_closed_form():
 def test_batch_size_does_not_matter():
     model, x = convolutional(dtype=torch.float64), pictures(40, dtype=torch.float64)
     y = model(x).argmax(1)
-    found = [
+    result = [
         quiet(model, x, y, eps=[0.03, 0.1], attacks=("pgd-10x2", "apgd-ce"), batch_size=b).robust
         for b in (7, 40)
     ]
-    assert np.array_equal(*found) and 0 < found[0].sum() < found[0].size
+    assert np.array_equal(*result) and 0 < result[0].sum() < result[0].size
 
 
 def test_the_seed_matters_and_repeats():
     model, x = convolutional(), pictures(40)
     y = model(x).argmax(1)
-    run = lambda seed: (
-        quiet(model, x, y, eps=[0.01, 0.02, 0.03, 0.05], attacks="pgd-1", seed=seed).robust
-    )
+
+    def run(seed):
+        return quiet(model, x, y, eps=[0.01, 0.02, 0.03, 0.05], attacks="pgd-1", seed=seed).robust
+
     assert np.array_equal(run(0), run(0))
     assert not all(np.array_equal(run(0), run(seed)) for seed in (1, 2, 3))
 
@@ -235,11 +236,14 @@ def test_eight_bit_rounding_goes_towards_the_image_and_so_stays_in_an_l2_ball(cl
 @pytest.mark.parametrize(("levels", "accuracy"), [(1.5, 1), (2.2, 0)])
 def test_accuracy_at_eight_bits_is_that_of_whole_levels_under_l2_too(levels, accuracy):
     """The boundary lies 1.4 levels away: of a step of 1.5 levels one is left, of 2.2 two are."""
-    margin = lambda x: 101.4 / 255 - x.sum((1, 2, 3))
+
+    def margin(x):
+        return 101.4 / 255 - x.sum((1, 2, 3))
+
     model = Function(lambda x: torch.stack([margin(x), 0 * margin(x)], 1))
     x, y = torch.full((6, 1, 1, 1), 100 / 255), torch.zeros(6, dtype=torch.int64)
-    found = row(quiet(model, x, y, eps=levels / 255, attacks="fgsm", norm="l2"), levels / 255)
-    assert (found["accuracy"], found["accuracy_8bit"]) == (0, accuracy)
+    result = row(quiet(model, x, y, eps=levels / 255, attacks="fgsm", norm="l2"), levels / 255)
+    assert (result["accuracy"], result["accuracy_8bit"]) == (0, accuracy)
 
 
 # Resuming
@@ -409,10 +413,10 @@ def test_masked_gradients_are_noticed_twice(trained, monkeypatch):
     monkeypatch.setattr("arlib.attacks.named.SQUARE_QUERIES", 100)
     model, x, y = trained
     masked = Function(lambda x: model((x * 16).round() / 16))
-    found = doubts(masked, x, y, eps=0.2, attacks_=("pgd-10", "square"))
-    assert "gradient is exactly zero" in found
-    assert "square broke" in found and "that pgd-10 did not" in found
-    assert "does not fall to 0" in found
+    doubted = doubts(masked, x, y, eps=0.2, attacks_=("pgd-10", "square"))
+    assert "gradient is exactly zero" in doubted
+    assert "square broke" in doubted and "that pgd-10 did not" in doubted
+    assert "does not fall to 0" in doubted
 
 
 def test_random_noise_that_breaks_more_than_the_attack_is_noticed(trained):
@@ -432,8 +436,8 @@ def test_training_mode_is_noticed_and_eval_mode_is_what_is_attacked(trained):
     model, x, y = trained
     model.train()
     try:
-        found = doubts(model, x, y)
-        assert "modules were in training mode" in found and model.training
+        doubted = doubts(model, x, y)
+        assert "modules were in training mode" in doubted and model.training
     finally:
         model.eval()
     assert "training mode" not in doubts(model, x, y)
@@ -482,8 +486,8 @@ def test_logits_that_are_not_finite_are_noticed(trained):
 
 def test_a_constant_network_cannot_be_called_robust():
     constant = Function(lambda x: torch.tensor([1.0, 0, 0, 0]) + 0 * x.sum((1, 2, 3))[:, None])
-    found = doubts(constant, pictures(30), torch.zeros(30, dtype=torch.int64))
-    assert "does not fall to 0" in found and "gradient is exactly zero" in found
+    doubted = doubts(constant, pictures(30), torch.zeros(30, dtype=torch.int64))
+    assert "does not fall to 0" in doubted and "gradient is exactly zero" in doubted
 
 
 def test_a_few_images_between_attacks_mean_nothing():

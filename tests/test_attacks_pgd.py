@@ -87,15 +87,18 @@ def test_batch_split_and_order_do_not_matter(norm):
     """
     model, x = convolutional(dtype=torch.float64), pictures(dtype=torch.float64)
     y, order = model(x).argmax(1), torch.randperm(24, generator=generator())
-    run = lambda index: attacks.pgd(
-        model,
-        x[index],
-        y[index],
-        eps=0.05,
-        norm=norm,
-        restarts=2,
-        generator=attacks.Streams(3, index.tolist()),
-    )
+
+    def run(index):
+        return attacks.pgd(
+            model,
+            x[index],
+            y[index],
+            eps=0.05,
+            norm=norm,
+            restarts=2,
+            generator=attacks.Streams(3, index.tolist()),
+        )
+
     together = run(torch.arange(24))
     assert torch.allclose(run(order), together[order], atol=1e-12)
     split = torch.cat([run(part) for part in torch.arange(24).split(7)])
@@ -141,14 +144,19 @@ def test_the_worst_restart_is_kept_not_the_last():
 @pytest.mark.parametrize("steps", [3, 10])
 def test_success_at_any_iterate_counts_so_more_steps_are_never_weaker(steps):
     model, x, y = digits()
-    run = lambda steps: attacks.pgd(
-        model, x, y, eps=0.08, step_size=0.02, steps=steps, generator=generator(2)
-    )
+
+    def run(steps):
+        return attacks.pgd(
+            model, x, y, eps=0.08, step_size=0.02, steps=steps, generator=generator(2)
+        )
+
     assert (right(model, run(2 * steps), y) <= right(model, run(steps), y)).all()
 
 
 def test_an_iterate_on_the_way_counts_though_the_last_one_fails():
-    bump = lambda x: 1 - 20 * torch.relu(0.02 - (x[:, 0] - 0.53).abs())  # no hit at all, then…
+    def bump(x):
+        return 1 - 20 * torch.relu(0.02 - (x[:, 0] - 0.53).abs())  # no hit at all, then…
+
     narrow = binary(lambda x: 1 - 3 * torch.exp(-(((x[:, 0] - 0.53) / 0.01) ** 2)) - 0.1 * x[:, 0])
     x, y = torch.full((1, 1), 0.5), torch.zeros(1, dtype=torch.int64)
     options = {"eps": 0.2, "step_size": 0.03, "random_start": False, "loss": "margin"}
@@ -165,7 +173,10 @@ def test_an_iterate_on_the_way_counts_though_the_last_one_fails():
 def test_a_targeted_attack_raises_the_targets_probability(dtype, loss, attack):
     model = convolutional(dtype=torch.float32).to(dtype)
     x = pictures(dtype=torch.float64 if dtype == torch.float64 else torch.float32)
-    probability = lambda x: parts.forward_of(model)(x).softmax(1).gather(1, target[:, None])[:, 0]
+
+    def probability(x):
+        return parts.forward_of(model)(x).softmax(1).gather(1, target[:, None])[:, 0]
+
     with torch.no_grad():
         target = parts.forward_of(model)(x).argmin(1)
         before, after = (
@@ -230,11 +241,11 @@ def test_the_global_random_state_is_not_touched():
 def test_early_stop_changes_no_verdict():
     model, x = convolutional(dtype=torch.float64), pictures(64, dtype=torch.float64)
     y = model(x).argmax(1)
-    found = [
+    verdicts = [
         attacks.pgd(model, x, y, eps=0.03, steps=20, restarts=2, early_stop=stop)
         for stop in (False, True)
     ]
-    standing = [right(model, x_adv, y) for x_adv in found]
+    standing = [right(model, x_adv, y) for x_adv in verdicts]
     assert 0 < standing[0].sum() < 64 and torch.equal(*standing)
 
 
@@ -255,7 +266,7 @@ def test_perturb_is_plain_pgd_and_returns_the_last_iterate():
     y = model(x).argmax(1)
     start = attacks.random_start(x, eps=0.05, generator=generator())
     with engine.frozen(model) as f:
-        found = attacks.perturb(f, x, y, eps=0.05, steps=4, start=start)
+        x_adv = attacks.perturb(f, x, y, eps=0.05, steps=4, start=start)
         expected = start
         for _ in range(4):  # the definition
             z = expected.clone().requires_grad_(True)
@@ -263,7 +274,7 @@ def test_perturb_is_plain_pgd_and_returns_the_last_iterate():
             expected = torch.minimum(
                 torch.maximum(expected + 0.0125 * z.grad.sign(), x - 0.05), x + 0.05
             ).clamp(0, 1)
-    assert torch.equal(found, expected)
+    assert torch.equal(x_adv, expected)
 
 
 def test_perturb_makes_one_pass_a_step_and_leaves_a_prepared_network_alone():
@@ -284,7 +295,10 @@ def test_the_loop_asks_no_tensor_for_a_value(norm, loss):
     """
     with FakeTensorMode():
         weight = torch.empty(4, 1, 3, 3)
-        f = lambda x: nn.functional.conv2d(x, weight).relu().mean((2, 3))
+
+        def f(x):
+            return nn.functional.conv2d(x, weight).relu().mean((2, 3))
+
         x, y = torch.empty(5, 1, 6, 6), torch.empty(5, dtype=torch.int64)
         # one per image, as well as numbers
         size = {"eps": torch.empty(5), "step_size": torch.empty(5)}
@@ -349,8 +363,11 @@ def test_when_broken_images_are_given_up_changes_no_verdict(monkeypatch, attack)
         dropped.append(sum(steps) / len(steps))
         return standing
 
-    found = [verdict(lambda step: on_cpu(step, "cpu")), verdict(lambda step: on_cpu(step, "cuda"))]
-    assert 0 < found[0].sum() < 64 and torch.equal(*found)
+    verdicts = [
+        verdict(lambda step: on_cpu(step, "cpu")),
+        verdict(lambda step: on_cpu(step, "cuda")),
+    ]
+    assert 0 < verdicts[0].sum() < 64 and torch.equal(*verdicts)
     assert dropped[1] < dropped[0]
 
 

@@ -90,9 +90,12 @@ def test_l2_start_is_uniform_in_the_ball():
 @pytest.mark.parametrize("norm", NORMS)
 def test_an_image_keeps_its_stream_in_any_batch(norm):
     x = pictures(6)
-    start = lambda index: attacks.random_start(
-        x[index], eps=0.1, norm=norm, generator=attacks.Streams(7, index)
-    )
+
+    def start(index):
+        return attacks.random_start(
+            x[index], eps=0.1, norm=norm, generator=attacks.Streams(7, index)
+        )
+
     together = start([0, 1, 2, 3, 4, 5])
     assert torch.equal(start([4, 2]), together[[4, 2]])
     assert not torch.equal(
@@ -121,8 +124,8 @@ def test_half_precision_networks_get_fp32_images_loss_and_projection(half):
     logits = parts.forward_of(model)(x)
     assert logits.dtype == torch.float32
     y = logits.argmax(1)
-    gradient, _, found = parts.ascent(parts.forward_of(model), x, losses.Goal(y))
-    assert gradient.dtype == found.dtype == torch.float32
+    gradient, _, result = parts.ascent(parts.forward_of(model), x, losses.Goal(y))
+    assert gradient.dtype == result.dtype == torch.float32
     x_adv = attacks.pgd(model, x, y, eps=8 / 255)
     assert x_adv.dtype == torch.float32
     assert (x_adv - x).abs().max() <= 8 / 255 + 1e-6

@@ -65,13 +65,13 @@ def outputs(path: Path) -> str:
 
 
 def test_parameters_are_typed_and_grids_multiply():
-    found = batch.parameter_sets(
+    result = batch.parameter_sets(
         ["eps=0.5", "fast=true", "lr=1e-3"], ["study=digits,cifar10", "x=1,2"]
     )
-    assert len(found) == 4 and {(p["study"], p["x"]) for p in found} == {
+    assert len(result) == 4 and {(p["study"], p["x"]) for p in result} == {
         (s, x) for s in ("digits", "cifar10") for x in (1, 2)
     }
-    assert all((p["eps"], p["fast"], p["lr"]) == (0.5, True, 0.001) for p in found)
+    assert all((p["eps"], p["fast"], p["lr"]) == (0.5, True, 0.001) for p in result)
     assert batch.parameter_sets([], []) == [{}]
     assert batch.parameter_sets(["eps=8/255", "note=a: b: c"], []) == [
         {"eps": "8/255", "note": "a: b: c"}
@@ -150,7 +150,7 @@ def test_where_there_is_no_slurm_it_says_so(chapter, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"mem": "4X"}, "mem is '4X'; write a number and K, M, G or T"),
         ({"mem": "0"}, "mem is '0'"),
@@ -161,8 +161,8 @@ def test_where_there_is_no_slurm_it_says_so(chapter, tmp_path, monkeypatch):
         ({"options": {"mem": "4G"}}, "'mem'; give it as --mem"),
     ],
 )
-def test_options_for_slurm_are_checked_before_anything_is_submitted(options, said):
-    with pytest.raises(InputError, match=said):
+def test_options_for_slurm_are_checked_before_anything_is_submitted(options, message):
+    with pytest.raises(InputError, match=message):
         batch.Slurm(**options)
 
 
@@ -183,7 +183,7 @@ def test_options_for_slurm_need_slurm(chapter, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--mem", "4G", "--detach"], "--mem, --detach: for --executor slurm only"),
         (["--executor", "slurm", "--time", "2 days"], "write hours, minutes and seconds"),
@@ -191,14 +191,16 @@ def test_options_for_slurm_need_slurm(chapter, tmp_path):
         (["--executor", "submitit"], "executor is 'submitit'; allowed: local, slurm"),
     ],
 )
-def test_the_command_says_what_it_cannot_use(chapter, tmp_path, monkeypatch, capsys, options, said):
+def test_the_command_says_what_it_cannot_use(
+    chapter, tmp_path, monkeypatch, capsys, options, message
+):
     words = ["arlib", "batch", str(chapter), "--out", str(tmp_path / "out"), *options]
     monkeypatch.setattr(sys, "argv", words)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(SystemExit) as ended:
         cli.main()
     error = capsys.readouterr().err
-    assert ended.value.code == 2 and said in error and error.count("\n") == 1
+    assert ended.value.code == 2 and message in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -262,8 +264,8 @@ def test_orphans_that_were_adopted_are_killed_too():
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=in_checkout()
     ) as parent:
-        orphan, said = int(parent.stdout.readline()), parent.stdout.readline()
-        assert said == "killed\n" and processes.started(orphan) is None
+        orphan, grandchild = int(parent.stdout.readline()), parent.stdout.readline()
+        assert grandchild == "killed\n" and processes.started(orphan) is None
         parent.kill()
 
 
@@ -366,31 +368,31 @@ def test_a_batch_is_alone_and_leaves_no_writer_when_it_is_killed(chapter, tmp_pa
     """What is killed with the batch: the worker, papermill, its kernel, and what that started."""
     out = tmp_path / "out"
     (task,) = plan(chapter, out, {"x": 4})
-    said = task.output.parent / "child"
+    child = task.output.parent / "child"
     parent = multiprocessing.get_context("fork").Process(target=batch.run, args=([task],))
     parent.start()
     try:
-        until(lambda: said.exists() and said.read_text(), 300)
+        until(lambda: child.exists() and child.read_text(), 300)
         with pytest.raises(InputError, match=f"another batch works on {out}: process {parent.pid}"):
             batch.run([task])
         known = processes.descendants(parent.pid)
-        assert int(said.read_text()) in known and len(known) >= 4
+        assert int(child.read_text()) in known and len(known) >= 4
     finally:
         parent.kill()
         parent.join()
     until(lambda: not [pid for pid in known if processes.started(pid)])
     # the next batch is not refused, and removes what this one left half written
     table = batch.run([task], timeout=0.5, retries=0)
-    assert "timed out" in table["reason"][0] and not list(said.parent.glob("*.partial.ipynb"))
+    assert "timed out" in table["reason"][0] and not list(child.parent.glob("*.partial.ipynb"))
 
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_is_one_row(chapter, tmp_path):
     tasks = plan(chapter, tmp_path / "out", {"x": 4}, {"x": 2})
-    said = tasks[0].output.parent / "child"
+    child = tasks[0].output.parent / "child"
 
     def kill_the_worker():
-        until(lambda: said.exists() and said.read_text(), 300)
+        until(lambda: child.exists() and child.read_text(), 300)
         kernel = processes.descendants(os.getpid())
         lines = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in kernel}
         (worker,) = [pid for pid, line in lines.items() if "arlib.batch.worker" in line]
@@ -402,4 +404,4 @@ def test_a_worker_that_is_killed_is_one_row(chapter, tmp_path):
         killed.result()
     assert dict(table["status"]) == {4: "failed", 2: "done"}
     assert "killed by SIGKILL (out of memory?)" in table["reason"][4]
-    os.kill(int(said.read_text()), 9)  # started by the kernel, whose guard is dead
+    os.kill(int(child.read_text()), 9)  # started by the kernel, whose guard is dead

@@ -96,10 +96,10 @@ class _Noise(nn.Module):
 def test_compared_gradients_are_what_they_are_called():
     plain = torch.tensor([[3.0, 4.0, 0.0, 1.0], [0.0, 0.0, 6.0, 8.0]])
     fast = torch.tensor([[3.0, 4.0, 0.0, -1.0], [0.0, 1.0, 6.0, 0.0]])
-    found = agreement.compare_gradients(plain, fast)
-    assert found["relative error"] == pytest.approx(((4 + 1 + 64) / (26 + 100)) ** 0.5)
-    assert found["signs differing"] == 3 / 8
-    assert (found["zeros, plain"], found["zeros, fast"]) == (3 / 8, 3 / 8)
+    result = agreement.compare_gradients(plain, fast)
+    assert result["relative error"] == pytest.approx(((4 + 1 + 64) / (26 + 100)) ** 0.5)
+    assert result["signs differing"] == 3 / 8
+    assert (result["zeros, plain"], result["zeros, fast"]) == (3 / 8, 3 / 8)
 
 
 def test_the_plain_gradient_leaves_no_weight_gradients(subject):
@@ -111,11 +111,11 @@ def test_the_plain_gradient_leaves_no_weight_gradients(subject):
 
 def test_iterates_are_those_of_the_plain_loop(subject):
     few = subject.first(20)
-    found = agreement.iterates(few, 3)
-    options = {"eps": few.eps, "step_size": few.eps / 4, "start": found[0]}
+    result = agreement.iterates(few, 3)
+    options = {"eps": few.eps, "step_size": few.eps / 4, "start": result[0]}
     for steps in (1, 2):
         crafted = loops.public_pgd(few.model, few.x, few.y, steps=steps, **options)
-        assert torch.allclose(found[steps], crafted, atol=1e-6)
+        assert torch.allclose(result[steps], crafted, atol=1e-6)
     few.model.zero_grad(set_to_none=True)
 
 
@@ -218,9 +218,9 @@ def test_a_whole_evaluation_gives_the_standing_images(subject, monkeypatch):
 
 @pytest.mark.slow
 def test_subjects_are_trained_and_on_images_they_know_how_to_answer():
-    (found,) = subjects.subjects(("resnet8",), CPU)
-    assert found.trained and found.title == "resnet8, digits"
-    assert attackers.right(found.model, found.x, found.y).float().mean() > 0.9
+    (result,) = subjects.subjects(("resnet8",), CPU)
+    assert result.trained and result.title == "resnet8, digits"
+    assert attackers.right(result.model, result.x, result.y).float().mean() > 0.9
 
 
 def test_a_network_without_records_is_there_untrained():
@@ -228,7 +228,9 @@ def test_a_network_without_records_is_there_untrained():
 
 
 def test_modes_of_ours_can_be_chosen(subject):
-    chosen = lambda modes: list(benchmark.networks(subject, benchmark.parsed(["--modes", modes])))
+    def chosen(modes):
+        return list(benchmark.networks(subject, benchmark.parsed(["--modes", modes])))
+
     compiled = [] if engine.machine.why_not_compiled(CPU) else ["ours compiled"]
     half = (
         ["ours folded bfloat16"] if any("bfloat16" in pair for pair in attackers.modes(CPU)) else []

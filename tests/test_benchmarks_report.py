@@ -36,11 +36,11 @@ def test_what_is_written_is_read_back(tmp_path, monkeypatch):
     )
     assert path == tmp_path / "example-cpu.json"
     monkeypatch.setattr(benchmarks, "folders", lambda: [tmp_path / "nowhere", tmp_path])
-    found = benchmarks.benchmark("example-cpu")
-    assert found["notes"] == {"rounds": 3, "target": "inf"}
-    assert found["machine"] == json.loads(json.dumps(report.machine()))
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["date"])
-    one, two = found["tables"]["one"], benchmarks.table("example-cpu", "two")
+    result = benchmarks.benchmark("example-cpu")
+    assert result["notes"] == {"rounds": 3, "target": "inf"}
+    assert result["machine"] == json.loads(json.dumps(report.machine()))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", result["date"])
+    one, two = result["tables"]["one"], benchmarks.table("example-cpu", "two")
     assert (
         one["seconds"][0] == 0.123457
         and math.isnan(one["seconds"][1])
@@ -159,9 +159,9 @@ def test_every_stored_result_can_be_read():
         path.name for path in stored if not re.fullmatch(r"[a-z0-9_]+-(cpu|cuda)\.json", path.name)
     ] == []
     for path in stored:
-        found = benchmarks.read(path)
-        assert found["tables"] and found["command"].startswith("python -m benchmarks."), path
-        assert "/" not in found["command"], "paths of a machine do not belong in a record"
+        result = benchmarks.read(path)
+        assert result["tables"] and result["command"].startswith("python -m benchmarks."), path
+        assert "/" not in result["command"], "paths of a machine do not belong in a record"
 
 
 def test_results_disturb_no_study_and_are_shipped(tmp_path):
@@ -205,9 +205,9 @@ def test_the_command_is_kept_without_paths_of_the_machine(monkeypatch):
 
 
 def test_machine_names_what_numbers_depend_on():
-    found = report.machine()
-    assert found["torch"] == torch.__version__ and found["processor"] and found["cores"] >= 1
-    assert (found["gpu"] is None) == (not torch.cuda.is_available())
+    result = report.machine()
+    assert result["torch"] == torch.__version__ and result["processor"] and result["cores"] >= 1
+    assert (result["gpu"] is None) == (not torch.cuda.is_available())
 
 
 @pytest.mark.slow

@@ -29,8 +29,8 @@ def test_methods_find_the_same_singular_values(tables):
 @pytest.mark.parametrize("method", [benchmark.fft_numpy, benchmark.fft_torch, benchmark.half])
 def test_what_is_timed_is_the_spectrum(method):
     weight = benchmark.kernel(4, "cpu")
-    found = np.sort(np.asarray(method(weight, (6, 5), (1, 1))).ravel())
-    assert np.abs(found - np.sort(spectra.singular_values(weight, (6, 5)).numpy())).max() < 1e-12
+    result = np.sort(np.asarray(method(weight, (6, 5), (1, 1))).ravel())
+    assert np.abs(result - np.sort(spectra.singular_values(weight, (6, 5)).numpy())).max() < 1e-12
 
 
 def test_tables_of_gpus_have_two_methods_that_differ():

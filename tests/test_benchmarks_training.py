@@ -164,7 +164,7 @@ def test_vectorised_step_in_bfloat16_is_near_the_one_in_float32():
 @pytest.mark.slow
 def test_worker_processes_answer_and_one_that_dies_is_quoted():
     rates, _ = workers.processes(TINY, 2, "ours folded float32", 1, 2)
-    assert len(rates) == 2 and all(0 < found < math.inf for found in rates)
+    assert len(rates) == 2 and all(0 < rate < math.inf for rate in rates)
     with pytest.raises(loops.Missing, match=r"died.*nonsense"):
         workers.processes(TINY, 1, "ours nonsense float32", 1, 1)
 
@@ -179,21 +179,22 @@ def test_throughput_counts_batches_and_images():
 
         return SimpleNamespace(step=step)
 
-    found = training.throughput({"a": loop("a", 8), "b": loop("b", 32)}, TINY, batches=3, rounds=2)
+    result = training.throughput({"a": loop("a", 8), "b": loop("b", 32)}, TINY, batches=3, rounds=2)
     assert taken == {"a": 6, "b": 6}
-    assert [images for _, images in found.values()] == [24, 96]
+    assert [images for _, images in result.values()] == [24, 96]
 
 
 def test_the_ceiling_is_that_of_the_fastest_convolution(monkeypatch):
     fastest = "convolution of 64 channels at 8"
-    times = lambda calls, *_, **__: {
-        name: Times.of([(1e-3 if name == fastest else 1.0, 1.0)]) for name in calls
-    }
+
+    def times(calls, *_, **__):
+        return {name: Times.of([(1e-3 if name == fastest else 1.0, 1.0)]) for name in calls}
+
     monkeypatch.setattr(limits.report, "interleaved", times)
-    found = limits.ceilings("cpu", ["float32"], quick=True)
-    assert found.ceiling.tolist() == ["matrix product, float32", f"{fastest}, float32", "copy"]
-    assert found.value[0] == pytest.approx(2 * 512**3 / 1e12)
-    assert limits.highest(found, "float32") == pytest.approx(2 * 16 * 8 * 8 * 64**2 * 9 / 1e9)
+    result = limits.ceilings("cpu", ["float32"], quick=True)
+    assert result.ceiling.tolist() == ["matrix product, float32", f"{fastest}, float32", "copy"]
+    assert result.value[0] == pytest.approx(2 * 512**3 / 1e12)
+    assert limits.highest(result, "float32") == pytest.approx(2 * 16 * 8 * 8 * 64**2 * 9 / 1e9)
 
 
 def test_a_row_divides_images_by_seconds_and_knows_its_ceiling():
@@ -225,7 +226,7 @@ def test_work_of_a_step_is_counted():
 
 
 @pytest.mark.parametrize(
-    ("differences", "said"),
+    ("differences", "word"),
     [
         ([0.1, -0.2, 0.3, 0.0, -0.1], "equivalent"),
         # surely above 0, and surely within the margin
@@ -235,12 +236,12 @@ def test_work_of_a_step_is_counted():
         ([-3.0, -2.5, -3.5, -3.2, -2.8], "different"),
     ],
 )
-def test_verdicts_follow_the_ninety_percent_t_interval(differences, said):
-    mean, low, high, found = equivalence.verdict(differences, 1.0)
+def test_verdicts_follow_the_ninety_percent_t_interval(differences, word):
+    mean, low, high, answer = equivalence.verdict(differences, 1.0)
     # t at .95 with 4 degrees of freedom
     half = 2.131847 * np.std(differences, ddof=1) / math.sqrt(5)
     assert (low, high) == pytest.approx((mean - half, mean + half), rel=1e-6)
-    assert found == said
+    assert answer == word
 
 
 def test_differences_are_points_and_medians_of_log_ratios():
@@ -256,9 +257,13 @@ def test_differences_are_points_and_medians_of_log_ratios():
         "std": [1.1, 2.2, 40.0],
         "std / mean": [1.0, 1.0, 2.0],
     }
-    found = equivalence.difference(plain, fast)
-    assert (found["natural error"], found["strong error"], found["std / mean"]) == (-0.5, 1.0, 0.0)
-    assert found["std"] == pytest.approx(math.log(1.1))
+    result = equivalence.difference(plain, fast)
+    assert (result["natural error"], result["strong error"], result["std / mean"]) == (
+        -0.5,
+        1.0,
+        0.0,
+    )
+    assert result["std"] == pytest.approx(math.log(1.1))
 
 
 def test_seconds_to_accuracy_are_training_seconds_of_whole_epochs():
@@ -283,9 +288,9 @@ def test_each_fast_side_has_a_result_of_its_own():
         for size in ("reduced", "a-study", "full")
         for n in (None, 512)
     ]
-    found = [equivalence.result_name(side, **options) for side, options in asked]
-    assert found[0] == "equivalence_reduced_folded_float32" and len(set(found)) == len(asked)
-    assert all(stored.benchmark(f"{name}-cuda") is None for name in found), (
+    result = [equivalence.result_name(side, **options) for side, options in asked]
+    assert result[0] == "equivalence_reduced_folded_float32" and len(set(result)) == len(asked)
+    assert all(stored.benchmark(f"{name}-cuda") is None for name in result), (
         "names that can be read back"
     )
 
@@ -340,8 +345,8 @@ def test_the_command_writes_its_tables(tmp_path):
             str(tmp_path),
         ]
     )
-    found = json.loads((tmp_path / "training-cpu.json").read_text())
-    (name, table), *_ = found["tables"].items()
+    content = json.loads((tmp_path / "training-cpu.json").read_text())
+    (name, table), *_ = content["tables"].items()
     assert name.startswith("resnet8") and [row[1] for row in table["rows"]] == [
         "public",
         "ours folded float32",
@@ -349,9 +354,9 @@ def test_the_command_writes_its_tables(tmp_path):
 
 
 def test_contenders_are_those_the_device_has():
-    found = contenders.names("cpu", peers=False)
+    result = contenders.names("cpu", peers=False)
     assert (
-        found[0] == "public"
-        and "ours plain float32" in found
-        and not any("graphed" in name for name in found)
+        result[0] == "public"
+        and "ours plain float32" in result
+        and not any("graphed" in name for name in result)
     )

@@ -34,7 +34,7 @@ def needed(names: list[str]) -> dict[str, importlib.metadata.Distribution]:
     """The named distributions and all they require (extras too: torch asks for cuda-toolkit[…]),
     here installed.
     """
-    found: dict[str, importlib.metadata.Distribution] = {}
+    distributions: dict[str, importlib.metadata.Distribution] = {}
     todo, seen = [(name, "") for name in names], set()
     while todo:
         requirement, extra = todo.pop()
@@ -44,11 +44,13 @@ def needed(names: list[str]) -> dict[str, importlib.metadata.Distribution]:
         wanted = Requirement(requirement)
         if wanted.marker and not wanted.marker.evaluate({"extra": extra}):
             continue
-        found[wanted.name.lower()] = distribution = importlib.metadata.distribution(wanted.name)
+        distributions[wanted.name.lower()] = distribution = importlib.metadata.distribution(
+            wanted.name
+        )
         todo += [
             (below, one) for below in distribution.requires or [] for one in ("", *wanted.extras)
         ]
-    return found
+    return distributions
 
 
 def link_packages(target: Path) -> None:

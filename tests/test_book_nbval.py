@@ -41,7 +41,7 @@ def first_number():
     """The chapter that comes to a stored number in the fewest cells:
     (chapter, cell, output, key of its text).
     """
-    found = []
+    numbers = []
     for name in CHAPTERS:
         chapter = read(name)
         for at, cell in enumerate(chapter["cells"]):
@@ -53,8 +53,8 @@ def first_number():
                         and not SANITIZED.search(text)
                         and not tagged_away(cell)
                     ):
-                        found.append((at, name, i, key))
-    at, name, i, key = min(found)
+                        numbers.append((at, name, i, key))
+    at, name, i, key = min(numbers)
     return read(name), at, i, key
 
 

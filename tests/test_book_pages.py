@@ -109,10 +109,10 @@ def test_page_is_accessible(browser, name, scheme):
         if name != "index":  # a redirect
             assert visit.page.evaluate("document.documentElement.dataset.theme") == scheme
         assert visit.complaints == []
-        found = Axe().run(visit.page).response["violations"]
+        violations = Axe().run(visit.page).response["violations"]
     serious = [
         (finding["id"], node["target"], node["html"][:200])
-        for finding in found if finding["impact"] in ("serious", "critical")
+        for finding in violations if finding["impact"] in ("serious", "critical")
         for node in finding["nodes"]
         if not any(rule == finding["id"] and part in str(node["target"]) for rule, part in ALLOWED)
     ]  # fmt: skip
@@ -146,22 +146,25 @@ def test_buttons_and_links_of_the_plain_notebook_lead_somewhere(built, name):
     assert bool(colab) == bool(repository(ROOT))
     assert all(link.endswith(f"/blob/notebooks/plain/{name}.ipynb") for link in colab)
     path = built / "plain" / f"{name}.ipynb"
-    found = [link for text in texts(nbformat.read(path, as_version=4)) for link in links(text)]
+    links_out = [link for text in texts(nbformat.read(path, as_version=4)) for link in links(text)]
     dead = [
         link
-        for link in found
+        for link in links_out
         if not link.startswith(("http", "#")) and not target_exists(urljoin(path.as_uri(), link))
     ]
-    assert found and dead == []
+    assert links_out and dead == []
 
 
 def test_plain_notebooks_have_the_numbers_and_names_of_the_pages(built):
     book = references.read(ROOT)
-    page = lambda label: parsed(built / "book" / f"{label.page}.html").find(id=label.anchor)
+
+    def page(label):
+        return parsed(built / "book" / f"{label.page}.html").find(id=label.anchor)
+
     for label in book.equations.values():
-        assert page(label).find(class_="eqno").get_text().startswith(f"({label.said})"), label
+        assert page(label).find(class_="eqno").get_text().startswith(f"({label.words})"), label
     for label in book.figures.values():
-        assert page(label).find(class_="caption-number").get_text() == f"Fig. {label.said} ", label
+        assert page(label).find(class_="caption-number").get_text() == f"Fig. {label.words} ", label
     for label in book.sections.values():
         assert page(label), label
     cited = 0
@@ -169,9 +172,9 @@ def test_plain_notebooks_have_the_numbers_and_names_of_the_pages(built):
         whole = parsed(built / "book" / f"{name}.html")
         for link in whole.select('a[href*="bibliography.html#cite-"]'):
             entry = book.entries[link["href"].partition("#cite-")[2]]
-            said = f"{references.authors(entry)}, {entry.fields['year']}"
+            words = f"{references.authors(entry)}, {entry.fields['year']}"
             textual = link.get_text() in (entry.fields["year"], references.authors(entry))
-            assert textual or link.get_text() == said
+            assert textual or link.get_text() == words
             cited += not textual
     assert cited
 
@@ -250,11 +253,11 @@ def test_without_scripts_every_frame_of_a_slider_shows_with_its_caption(browser)
 def test_the_boundary_is_walked_in_the_built_page(browser):
     """With the theme's own scripts and style; tests/test_boundary_page.py looks closer."""
     with Visit(browser, "book/boundary") as visit:
-        slider, said = visit.page.locator("#ar-distance"), visit.page.locator("#ar-walk .ar-said")
-        before = said.text_content()
+        slider, live = visit.page.locator("#ar-distance"), visit.page.locator("#ar-walk .ar-said")
+        before = live.text_content()
         slider.focus()
         visit.page.keyboard.press("ArrowRight")
-        assert slider.input_value() == "1" and said.text_content() != before
+        assert slider.input_value() == "1" and live.text_content() != before
         assert "supported" in visit.page.locator("#ar-judge .ar-said").text_content()
         visit.page.emulate_media(media="print")
         assert not slider.is_visible() and visit.page.locator(".ar-static img").is_visible()
@@ -292,14 +295,14 @@ def test_a_faulty_page_is_noticed(browser, tmp_path):
     with Visit(browser, "index") as visit:
         visit.page.goto(page.as_uri(), wait_until="load")
         visit.page.wait_for_timeout(500)
-        said = json.dumps(visit.complaints)
+        complaints = json.dumps(visit.complaints)
         for part in (
             "asks another host: http://127.0.0.1:9/x.js",
             "console error",
             "failed: ",
             "planted",
         ):
-            assert part in said
+            assert part in complaints
         assert len(visit.page.evaluate(BROKEN_IMAGES)) == 2
         assert len(visit.page.evaluate(UNRENDERED)) == 3
     assert not target_exists((tmp_path / "none.html").as_uri())

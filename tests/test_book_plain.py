@@ -108,18 +108,18 @@ def test_links_lead_to_a_chapter_or_a_page(made, name):
         if link.startswith("#"):
             assert link in own
         elif not re.match("https?:", link):
-            found = re.fullmatch(r"(\w+)\.ipynb|\.\./book/(\w+)\.html(#[\w-]+)?", link)
-            assert found, link
-            assert found[1] in CHAPTERS if found[1] else found[2] in pages
+            parts = re.fullmatch(r"(\w+)\.ipynb|\.\./book/(\w+)\.html(#[\w-]+)?", link)
+            assert parts, link
+            assert parts[1] in CHAPTERS if parts[1] else parts[2] in pages
 
 
 def test_links_are_absolute_once_there_is_an_address(book, monkeypatch):
     monkeypatch.setitem(book.__dict__, "repository", ADDRESS)
     for path in stamp.chapters():
         notebook = plain.convert(path, book)
-        found = [link for text in texts(notebook) for link in links(text)]
-        assert f"{PAGES}/{path.stem}.html" in found
-        assert [link for link in found if not link.startswith(("https://", "#"))] == []
+        links_out = [link for text in texts(notebook) for link in links(text)]
+        assert f"{PAGES}/{path.stem}.html" in links_out
+        assert [link for link in links_out if not link.startswith(("https://", "#"))] == []
 
 
 def test_writing_twice_gives_the_same_files_and_drops_what_is_gone(tmp_path):
@@ -135,7 +135,7 @@ def test_writing_twice_gives_the_same_files_and_drops_what_is_gone(tmp_path):
 def test_figures_have_the_same_number_in_text_captions_and_client(book, made):
     kept = client.numbered(json.loads((ROOT / "arlib" / "captions.json").read_text("utf-8")))
     numbers = {one["name"]: one["number"] for one in kept.values() if one["name"]}
-    assert numbers == {name: int(label.said) for name, label in book.figures.items()}
+    assert numbers == {name: int(label.words) for name, label in book.figures.items()}
     printed = {
         name: int(number)
         for notebook in made.values()
@@ -288,9 +288,9 @@ def test_references_of_a_small_book(project):
     assert f"{holm} [One]({PAGES}/one.html) [A b]({PAGES}/one.html#a)" in two.cells[0].source
     assert "\\tag{2}" in two.cells[0].source and "\\tag{1}" in one.cells[0].source
     assert f"[the chapter's page]({PAGES}/two.html)" in two.cells[0].source
-    (figure, said) = two.cells[1].outputs
+    (figure, text) = two.cells[1].outputs
     assert set(figure.data) == {"image/png", "text/plain"}
-    assert said.data["text/markdown"] == (
+    assert text.data["text/markdown"] == (
         "**Fig. 1 (fig-y)** C.\n\n<details><summary>Description</summary>&lt;D&gt;</details>"
     )
     assert "mystnb" not in two.cells[1].metadata
@@ -394,6 +394,8 @@ def test_buttons_open_the_plain_notebook_on_colab_and_as_download(project):
 def test_a_build_stops_at_what_has_no_plain_form(project):
     ran = render(project, "# T\n\n{abbr}`AR (adversarial robustness)`")
     assert ran.returncode != 0
-    said = "page.ipynb, cell text: the role {abbr}`AR (adversarial robustness)` has no plain form"
-    assert said in ran.stderr and "Traceback" not in ran.stderr
+    message = (
+        "page.ipynb, cell text: the role {abbr}`AR (adversarial robustness)` has no plain form"
+    )
+    assert message in ran.stderr and "Traceback" not in ran.stderr
     assert not (project / "_build" / "html" / "plain").exists()

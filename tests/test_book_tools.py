@@ -63,7 +63,10 @@ def test_a_build_depends_on_names_and_the_store_but_not_on_caches(project, monke
 
 def test_unchanged_book_is_not_built_again(monkeypatch, tmp_path, capsys):
     calls = []
-    fake = lambda command, cwd: calls.append(command) or subprocess.CompletedProcess(command, 0)
+
+    def fake(command, cwd):
+        return calls.append(command) or subprocess.CompletedProcess(command, 0)
+
     monkeypatch.setattr(book.subprocess, "run", fake)
     monkeypatch.setattr(book, "HTML", tmp_path)
     monkeypatch.setattr(book, "STAMP", tmp_path / ".built-from")
@@ -191,27 +194,27 @@ def test_the_readme_says_what_the_records_say():
 
 @pytest.mark.slow
 def test_findings_are_of_the_published_records_and_say_what_is_missing(tmp_path):
-    found = findings.written("digits")[0]
-    picture, first, *_ = found.splitlines()[0], found.splitlines()[2]
+    section = findings.written("digits")[0]
+    picture, first, *_ = section.splitlines()[0], section.splitlines()[2]
     assert re.fullmatch(r"!\[From ordinary training to AR strength 64, .+\]\(\S+\.png\)", picture)
     assert (ROOT / "book" / "_static" / "three-distances.png").stat().st_size < 60_000
     assert first.startswith("1. Nearer in logits, farther in pixels: at AR strength 64, ")
     assert (
         "\nResNet-8 on 8×8 digits (toy) (study `digits`, 12 networks), AR strength 0 against 32: "
-    ) in found
+    ) in section
     verdicts = claims.verdicts(studies.load("digits")).set_index("claim")["verdict"]
     rows = [
-        line.strip("| ").split(" | ")[:2] for line in found.splitlines() if line.startswith("| C")
+        line.strip("| ").split(" | ")[:2] for line in section.splitlines() if line.startswith("| C")
     ]
     assert {
-        name.split()[0]: said.removesuffix(" (toy)") for name, said in rows
+        name.split()[0]: verdict.removesuffix(" (toy)") for name, verdict in rows
     } == verdicts.to_dict()
     unrun = [
         name
         for name in studies.names(tmp_path)
         if not any((ROOT / "records" / name).glob("*/record.json"))
     ]
-    assert re.findall("`(.+?)`", found.partition("Not run yet: ")[2]) == unrun
+    assert re.findall("`(.+?)`", section.partition("Not run yet: ")[2]) == unrun
 
 
 def test_findings_stand_between_their_marks():

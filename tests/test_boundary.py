@@ -47,13 +47,13 @@ def test_a_walk_of_a_linear_network_is_a_straight_line_to_its_known_boundary():
     known = walk.PER_UNIT * lead / slope
     assert way["nearest"] == pytest.approx(known, rel=1e-2)
     assert way["crossing"] == pytest.approx(known, rel=1e-2)
-    found = walk.along(model, x, y, way["direction"], reach=1.5 * way["crossing"])
+    walked = walk.along(model, x, y, way["direction"], reach=1.5 * way["crossing"])
     away = walk.distances(1.5 * way["crossing"]).numpy()
-    assert len(found["lead"]) == walk.STOPS
-    assert np.allclose(found["lead"], lead * (1 - away / way["crossing"]), atol=1e-3)
-    assert np.allclose(found["slope"], -lead / way["crossing"], rtol=1e-3)
+    assert len(walked["lead"]) == walk.STOPS
+    assert np.allclose(walked["lead"], lead * (1 - away / way["crossing"]), atol=1e-3)
+    assert np.allclose(walked["slope"], -lead / way["crossing"], rtol=1e-3)
     right = away < way["crossing"]
-    assert (np.array(found["answer"]) == np.where(right, int(y), 1 - int(y))).all()
+    assert (np.array(walked["answer"]) == np.where(right, int(y), 1 - int(y))).all()
 
 
 def test_pixels_of_a_walk_stay_in_the_range_and_the_slope_knows():
@@ -62,10 +62,10 @@ def test_pixels_of_a_walk_stay_in_the_range_and_the_slope_knows():
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
     model[1].weight.data = torch.tensor([[1.0, 2.0], [0.0, 0.0]])
     direction = walk._text(np.full((2, 1, 1), walk.STEPS, dtype=np.int8))
-    found = walk.along(model, x, torch.tensor([0]), direction, reach=255.0)
+    walked = walk.along(model, x, torch.tensor([0]), direction, reach=255.0)
     # the first pixel is at the end of the range: only the second moves, until it is there too
-    assert found["slope"][1] == pytest.approx(2 / 255, rel=1e-4)
-    assert found["slope"][-1] == 0 and found["lead"][-1] == pytest.approx(3)
+    assert walked["slope"][1] == pytest.approx(2 / 255, rel=1e-4)
+    assert walked["slope"][-1] == 0 and walked["lead"][-1] == pytest.approx(3)
 
 
 def test_images_survive_being_written_and_read():
@@ -184,9 +184,9 @@ def test_names_reach_the_markup_escaped(content, study):
 
 def test_histograms_hold_every_image_in_common_bins():
     groups = [np.array([-100.0, 0.0, 1.0, 2.0]), np.linspace(0, 3, 1000)]
-    found = page.histogram(groups)
-    assert [sum(counts) for counts in found["counts"]] == [4, 1000]
-    assert len(found["counts"][0]) == page.BINS and found["low"] < found["high"]
+    result = page.histogram(groups)
+    assert [sum(counts) for counts in result["counts"]] == [4, 1000]
+    assert len(result["counts"][0]) == page.BINS and result["low"] < result["high"]
     assert page.histogram(groups, low=0.0)["low"] == 0
 
 
@@ -220,11 +220,11 @@ def test_the_declared_choice_gets_the_study_s_own_verdict(bench, study, protocol
         if item.role != "primary" or row is None:
             continue
         strength, level = bench.config.effect, 0.05
-        found = bench.answer(
+        result = bench.answer(
             item, strength=strength, seeds=bench.seeds, protocol=protocol, level=level
         )
-        assert found.verdict == row["verdict"], item.claim.id
-        assert tuple(found.evidence.effect) == (row["effect"], row["low"], row["high"])
+        assert result.verdict == row["verdict"], item.claim.id
+        assert tuple(result.evidence.effect) == (row["effect"], row["low"], row["high"])
         compared += 1
     assert compared >= 7
 
@@ -236,12 +236,12 @@ def test_the_level_widens_intervals_and_asks_more_of_the_trend():
 
     config, claim = claims.Config(), claims.CLAIMS["C1"]
     frame = values(clean(synthetic.records(noise=0.3)), claim.primary)
-    found = {
+    result = {
         level: gather(frame, claim.primary, config, level=level) for level in (0.1, 0.05, 0.01)
     }
-    for level, evidence in found.items():
+    for level, evidence in result.items():
         assert evidence.effect == claims.t_interval(evidence.differences, 1 - level)
-    assert found[0.1].effect.low > found[0.05].effect.low > found[0.01].effect.low
+    assert result[0.1].effect.low > result[0.05].effect.low > result[0.01].effect.low
     clear = SimpleNamespace(
         problem="", effect=claims.Interval(1.0, 0.5, 1.5), trend_p=0.03, trend=1, shares=()
     )

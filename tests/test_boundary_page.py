@@ -75,7 +75,7 @@ def number(value: float, digits: int = 3) -> str:
     return f"{float(f'{value:.{digits}g}'):.15g}".replace("-", "−")
 
 
-def said(page, panel: str = "walk") -> str:
+def live_text(page, panel: str = "walk") -> str:
     return page.locator(f"#ar-{panel} .ar-said").text_content()
 
 
@@ -90,7 +90,7 @@ def test_keys_move_the_slider_and_every_number_is_the_record_s(page, content):
         page.keyboard.press(key)
         stop = int(slider.input_value()) if stop is None else stop
         assert slider.input_value() == str(stop)
-        image, text = images[shown], said(page)
+        image, text = images[shown], live_text(page)
         far = image["reach"] * (stop / (content["stops"] - 1)) ** 2
         for place in (first, last):
             walk = image["walks"][place]
@@ -112,7 +112,7 @@ def test_keys_move_the_slider_and_every_number_is_the_record_s(page, content):
     radio = page.locator("input[name=ar-image]").nth(shown)
     radio.focus()
     page.keyboard.press("ArrowLeft")
-    assert said(page).startswith(f"{classes[images[shown - 1]['label']]}, ")
+    assert live_text(page).startswith(f"{classes[images[shown - 1]['label']]}, ")
 
 
 def test_the_picture_is_the_image_that_the_network_answered(page, content):
@@ -148,12 +148,12 @@ def markup_image(text: str, content: dict, kind: str):
 
 def test_no_network_is_chosen_twice_and_another_one_changes_all(page, content):
     selects = page.locator("select[name=ar-network]")
-    before = said(page)
+    before = live_text(page)
     selects.nth(0).select_option("1")
-    assert said(page) != before
+    assert live_text(page) != before
     assert selects.nth(1).locator("option").nth(1).is_disabled()
     strength = content["networks"][1]["strength"]
-    assert f"AR strength {strength:g} answers" in said(page)
+    assert f"AR strength {strength:g} answers" in live_text(page)
 
 
 def test_charts_fill_their_box_at_every_width(page):
@@ -171,8 +171,8 @@ def test_panels_are_accessible(page, theme):
     from axe_playwright_python.sync_playwright import Axe
 
     page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
-    found = Axe().run(page).response["violations"]
-    assert [(f["id"], f["nodes"][0]["html"][:200]) for f in found] == []
+    violations = Axe().run(page).response["violations"]
+    assert [(f["id"], f["nodes"][0]["html"][:200]) for f in violations] == []
 
 
 def test_without_scripts_and_on_paper_figure_and_table_stand_alone(browser, address, page):
@@ -194,7 +194,7 @@ def test_names_from_the_record_are_text_and_no_markup(browser, content, study, t
     planted["classes"] = [bad] * len(content["classes"])
     opened = browser.new_page()
     opened.goto(written(markup.walk_panel(planted, study), tmp_path / "page.html"))
-    assert opened.title() == "x" and bad in said(opened)
+    assert opened.title() == "x" and bad in live_text(opened)
     assert opened.locator("article img").count() == 1, "the figure"
     opened.close()
 
@@ -208,9 +208,9 @@ def choices(bench: Bench) -> list[dict]:
     sets = [c for n in range(2, len(seeds) + 1) for c in itertools.combinations(seeds, n)]
     if "ARLIB_FAULTS" not in os.environ:
         sets = [seeds, seeds[:2], seeds[:3], seeds[-3:], seeds[::2]]
-    found = itertools.product(bench.strengths, sets, PROTOCOLS, LEVELS)
+    every = itertools.product(bench.strengths, sets, PROTOCOLS, LEVELS)
     return [
-        dict(zip(("strength", "seeds", "protocol", "level"), one, strict=True)) for one in found
+        dict(zip(("strength", "seeds", "protocol", "level"), one, strict=True)) for one in every
     ]
 
 
@@ -255,18 +255,18 @@ def test_the_page_judges_as_the_library_does(page, study):
 
 def test_controls_judge_anew(page, study):
     bench = Bench(study)
-    before = said(page, "judge")
+    before = live_text(page, "judge")
     assert before.startswith("supported. ") and "95 % interval" in before
     page.locator("input[name=ar-seed]").first.focus()
     page.keyboard.press("Space")
-    after = said(page, "judge")
+    after = live_text(page, "judge")
     choice = {"strength": bench.config.effect, "seeds": bench.seeds[1:], "level": 0.05}
     own = bench.answer(bench.items[0], protocol=bench.config.protocol, **choice)
     text = effect_text(bench.items[0].statistic, own.evidence.effect)
     assert after == f"{own.verdict}. {text}, 95 % interval over {len(bench.seeds) - 1} seeds."
     for box in page.locator("input[name=ar-seed]").all()[1:]:
         box.uncheck()
-    assert said(page, "judge") == "not measured."
+    assert live_text(page, "judge") == "not measured."
     for box in page.locator("input[name=ar-seed]").all():
         box.check()
     options = page.locator("select[name=ar-statistic] option").all_text_contents()
@@ -277,7 +277,7 @@ def test_controls_judge_anew(page, study):
     seen = set()
     for place in range(len(operators)):
         page.locator("select[name=ar-setting]").select_option(index=place)
-        seen.add(said(page, "judge"))
+        seen.add(live_text(page, "judge"))
     assert len(seen) == len(operators)
     assert re.search(
         r"protocol 1 asks", html.unescape(page.locator(".ar-reasons").inner_text()), re.I

@@ -103,12 +103,12 @@ def test_what_is_certified_no_attack_breaks(name):
     y = net(x).argmax(1)
     y[0] = (y[0] + 1) % 3  # one is wrong
     for norm in ("l2", "linf"):
-        proved, found = (
+        proved, result = (
             bounds.certified(net, x, y, norm=norm),
             margins.instance(net, x, y, norm=norm),
         )
-        assert proved[0] == found[0] == 0
-        assert (proved[1:] > 0).all() and (proved <= found).all()
+        assert proved[0] == result[0] == 0
+        assert (proved[1:] > 0).all() and (proved <= result).all()
 
 
 @pytest.mark.parametrize("classes", [2, 5])

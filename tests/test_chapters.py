@@ -39,8 +39,8 @@ def a_chapter(folder, *cells, **changes):
     ],
 )
 def test_magics_in_the_parameters_cell_are_passed_over(tmp_path, source, names):
-    found = chapters.declared_parameters(a_chapter(tmp_path, cell(source)))
-    assert sorted(found) == sorted(names)
+    result = chapters.declared_parameters(a_chapter(tmp_path, cell(source)))
+    assert sorted(result) == sorted(names)
 
 
 @pytest.mark.parametrize(

@@ -69,15 +69,17 @@ def test_the_interval_is_student_t_over_seeds():
 @pytest.mark.parametrize("layers", [0, 12])
 def test_noise_gives_verdicts_at_most_at_the_nominal_rate(layers):
     draw, statistic = np.random.default_rng(2), LAYERED if layers else PLAIN
-    found = []
+    decided = []
     for _ in range(200):
         values = draw.normal(size=(3, 3, max(layers, 1))) + draw.normal(size=(3, 1, 1))
-        found.append(claims.gather(grid(np.exp(values) if layers else values), statistic, Config()))
-    outside = sum(e.effect.sign != 0 for e in found)
-    verdicts = [claims.judge(e, -1) for e in found]
+        decided.append(
+            claims.gather(grid(np.exp(values) if layers else values), statistic, Config())
+        )
+    outside = sum(e.effect.sign != 0 for e in decided)
+    verdicts = [claims.judge(e, -1) for e in decided]
     assert 3 <= outside <= 19  # 95 % coverage: 10 expected
     assert sum(v != "undecided" for v in verdicts) <= min(outside, 10)
-    assert sum(claims.verdict(e, None, -1) == "mixed" for e in found) <= 6
+    assert sum(claims.verdict(e, None, -1) == "mixed" for e in decided) <= 6
 
 
 def test_many_seeds_decide_a_small_effect_that_three_do_not():
@@ -91,22 +93,22 @@ def test_many_seeds_decide_a_small_effect_that_three_do_not():
 
 
 def test_an_interval_without_a_trend_is_undecided():
-    found = evidence([[1, 3, 2], [1, 3.1, 2.1], [1, 3, 2.05]])
-    assert found.effect.sign == 1 and found.trend_p > 0.05
-    assert claims.judge(found, 1) == "undecided"
+    decision = evidence([[1, 3, 2], [1, 3.1, 2.1], [1, 3, 2.05]])
+    assert decision.effect.sign == 1 and decision.trend_p > 0.05
+    assert claims.judge(decision, 1) == "undecided"
 
 
 def test_a_trend_without_an_interval_is_undecided():
-    found = evidence([[0, 1, 2], [0, 1, 9], [0, 0.1, 0.2]])
-    assert found.effect.sign == 0 and found.trend_p < 0.05
-    assert claims.judge(found, 1) == "undecided"
+    decision = evidence([[0, 1, 2], [0, 1, 9], [0, 0.1, 0.2]])
+    assert decision.effect.sign == 0 and decision.trend_p < 0.05
+    assert claims.judge(decision, 1) == "undecided"
 
 
 def test_trend_and_effect_must_point_the_same_way():
     values = [[0.0, 0.5, -1, -2, -3]] * 3 + np.random.default_rng(0).normal(size=(3, 5)) * 0.01
-    found = evidence(values, strengths=(0.0, 4.0, 8.0, 16.0, 32.0), effect=4)
-    assert found.effect.sign == 1 and found.trend == -1 and found.trend_p < 0.05
-    assert claims.judge(found, 1) == claims.judge(found, -1) == "undecided"
+    decision = evidence(values, strengths=(0.0, 4.0, 8.0, 16.0, 32.0), effect=4)
+    assert decision.effect.sign == 1 and decision.trend == -1 and decision.trend_p < 0.05
+    assert claims.judge(decision, 1) == claims.judge(decision, -1) == "undecided"
 
 
 def test_two_strengths_can_never_decide():
@@ -116,9 +118,9 @@ def test_two_strengths_can_never_decide():
 
 
 def test_onset_against_dose_is_mixed():
-    found = evidence([[0, -2, -1], [0, -2.1, -1], [0, -2, -1.1]])
-    assert (found.onset.sign, found.dose.sign) == (-1, 1)
-    assert claims.verdict(found, None, -1) == "mixed"
+    decision = evidence([[0, -2, -1], [0, -2.1, -1], [0, -2, -1.1]])
+    assert (decision.onset.sign, decision.dose.sign) == (-1, 1)
+    assert claims.verdict(decision, None, -1) == "mixed"
 
 
 def test_primary_against_twin_is_mixed():
@@ -176,9 +178,9 @@ def layered(shift, *, noise=0.001, common=0.0):
 
 
 def test_most_layers_smaller_is_supported():
-    found = evidence(layered([-0.2] * 18 + [0.2] * 2), LAYERED)
-    assert found.shares == (0.9,) * 3 and found.effect.mean == pytest.approx(-0.2, abs=0.01)
-    assert found.floor < 0.9 and claims.judge(found, -1) == "supported"
+    decision = evidence(layered([-0.2] * 18 + [0.2] * 2), LAYERED)
+    assert decision.shares == (0.9,) * 3 and decision.effect.mean == pytest.approx(-0.2, abs=0.01)
+    assert decision.floor < 0.9 and claims.judge(decision, -1) == "supported"
 
 
 def test_most_layers_larger_is_contradicted():
@@ -186,8 +188,8 @@ def test_most_layers_larger_is_contradicted():
 
 
 def test_half_of_the_layers_is_not_most():
-    found = evidence(layered([-0.2] * 10 + [0.1] * 10), LAYERED)
-    assert found.shares == (0.5,) * 3 and claims.judge(found, -1) == "undecided"
+    decision = evidence(layered([-0.2] * 10 + [0.1] * 10), LAYERED)
+    assert decision.shares == (0.5,) * 3 and claims.judge(decision, -1) == "undecided"
 
 
 def test_the_noise_floor_holds_a_verdict_back():
@@ -305,9 +307,9 @@ def test_variants_and_other_checkpoints_do_not_decide():
     extra = synthetic.records(world=-1, rng=9)
     extra = extra[extra["checkpoint"] == "last"]
     extra = pd.concat([extra.assign(variant="fixed-step"), extra.assign(checkpoint="epoch-3")])
-    found, alone = claims.decide(pd.concat([table, extra])), claims.decide(table)
+    decided, alone = claims.decide(pd.concat([table, extra])), claims.decide(table)
     beside = ["matched", "note"]
-    pd.testing.assert_frame_equal(found.drop(columns=beside), alone.drop(columns=beside))
+    pd.testing.assert_frame_equal(decided.drop(columns=beside), alone.drop(columns=beside))
 
 
 def test_undefined_values_are_missing():
@@ -415,16 +417,16 @@ def test_verdicts_of_a_study():
 
 def test_sensitivity_lists_everything_and_decides_nothing():
     table = synthetic.records(noise=1e-6)
-    found = claims.sensitivity(table, "C7").set_index(["setting", "checkpoint"])
+    listed = claims.sensitivity(table, "C7").set_index(["setting", "checkpoint"])
     assert (
-        found.loc[("pgd@4", "last"), "role"] == "primary"
-        and found.loc[("sign@8", "last"), "role"] == "twin"
+        listed.loc[("pgd@4", "last"), "role"] == "primary"
+        and listed.loc[("sign@8", "last"), "role"] == "twin"
     )
-    assert set(found.index.get_level_values("setting")) == {
+    assert set(listed.index.get_level_values("setting")) == {
         f"{k}@{r}" for k in ("pgd", "uniform", "sign") for r in synthetic.RADII
     }
-    assert not found.index.duplicated().any()
-    assert found.loc[("uniform@16", "last"), "effect"] == pytest.approx(-0.14, abs=1e-4)
+    assert not listed.index.duplicated().any()
+    assert listed.loc[("uniform@16", "last"), "effect"] == pytest.approx(-0.14, abs=1e-4)
     gap = claims.sensitivity(table, "C2").set_index("statistic")
     assert gap.loc["test − train cross-entropy, raw", "effect"] == pytest.approx(-0.3, abs=1e-4)
     assert claims.sensitivity(table, "C8").empty

@@ -40,8 +40,8 @@ def test_the_rule_finds_what_is_planted_and_what_is_reversed():
 
 @pytest.mark.slow
 def test_the_rule_finds_little_in_noise():
-    found = [verdict(worlds={"q": 0.0}, rng=rng)["verdict"] for rng in range(40)]
-    assert found.count("undecided") >= 36
+    verdicts = [verdict(worlds={"q": 0.0}, rng=rng)["verdict"] for rng in range(40)]
+    assert verdicts.count("undecided") >= 36
 
 
 def test_two_seeds_decide_nothing():
@@ -65,9 +65,9 @@ def test_q_counts_what_is_nearer_and_what_is_wrong():
 
 def test_distances_are_grouped_and_runs_without_them_left_out():
     arrays = {(8.0, 1): run(1), (0.0, 0): run(2), (8.0, 0): run(3), (4.0, 0): {"margin|test": 1}}
-    found = claims.training_distances(arrays)
-    assert list(found) == [0.0, 8.0] and list(found[8.0]) == [0, 1]
-    assert found[8.0][0].tolist() == pytest.approx([3])
+    grouped = claims.training_distances(arrays)
+    assert list(grouped) == [0.0, 8.0] and list(grouped[8.0]) == [0, 1]
+    assert grouped[8.0][0].tolist() == pytest.approx([3])
     with pytest.raises(NotMeasured, match="bound_images"):
         claims.training_distances({(4.0, 0): {}})
 
@@ -86,8 +86,8 @@ def test_curves_cross_where_more_robust_images_are_left():
 
 def test_curves_that_do_not_cross_say_so():
     apart = {(0.0, 0): run(5, 6), (8.0, 0): run(1, 2), (4.0, 0): run(7, 8)}
-    found = claims.crossings(apart).set_index("strength")["radius"]
-    assert np.isnan(found[8.0]) and found[4.0] == pytest.approx(5)
+    radii = claims.crossings(apart).set_index("strength")["radius"]
+    assert np.isnan(radii[8.0]) and radii[4.0] == pytest.approx(5)
     better = claims.crossings({(0.0, 0): run(0, 1), (8.0, 0): run(9, 9)})
     assert better["radius"].tolist() == [0]
     assert tables.crossings(apart)["q smaller from v (255·ε)"].to_dict() == {
@@ -113,10 +113,10 @@ def test_the_lowest_bound_is_the_smallest_of_all_sums_and_moves_with_the_constan
     arrays = {(0.0, 0): run(*np.linspace(0.5, 1.5, 50)), (8.0, 0): run(*[0] * 15, *[20] * 35)}
     setting = {"samples": 10**5, "classes": 10}
     pairs = [(0.001, 1), (2.0, 1), (0.5, 20)]
-    found = claims.lowest_bounds(arrays, pairs, **setting)
-    assert found["strength"].tolist()[:2] == [0.0, 8.0]  # which is ahead is up to C
-    assert found["says"].tolist() == [True, True, False]
-    for (c, k), row in zip(pairs, found.itertuples(), strict=True):
+    lowest = claims.lowest_bounds(arrays, pairs, **setting)
+    assert lowest["strength"].tolist()[:2] == [0.0, 8.0]  # which is ahead is up to C
+    assert lowest["says"].tolist() == [True, True, False]
+    for (c, k), row in zip(pairs, lowest.itertuples(), strict=True):
         sums = {
             (s, r): bounds.generalization(
                 claims.q_of(255 * arrays[s, 0][DISTANCES], np.array([r]))[0],
@@ -133,9 +133,9 @@ def test_the_lowest_bound_is_the_smallest_of_all_sums_and_moves_with_the_constan
 
 def test_so_many_images_bring_the_covering_term_to_one_half():
     table = tables.images_needed(4 / 255, [1, 2, 10], c=0.5, classes=10)
-    for k, said in table["images"].items():
+    for k, images in table["images"].items():
         raised = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
-        power = int(said.removeprefix("about 10").translate(raised))
+        power = int(images.removeprefix("about 10").translate(raised))
         terms = {"classes": 10, "c": 0.5, "k": float(k)}
         above, below = (
             bounds.covering_term(4 / 255, samples=10**exact, **terms)
@@ -168,12 +168,17 @@ def nets(q, natural, robust=None, *, seeds=3):
 
 def test_gaps_that_go_with_q_correlate_and_those_that_go_against_it_do_the_reverse():
     q = [0.9, 0.7, 0.5, 0.4]
-    found = claims.gap_correlations(nets(q, [0.2, 0.15, 0.1, 0.02], [0.0, 0.1, 0.2, 0.3]), CONFIG)
-    assert found["gap"].tolist() == ["natural", "robust"]
-    assert found["rho"].tolist() == pytest.approx([1, -1])
-    assert found["nets"].tolist() == [12, 12] and found["strengths"].tolist() == [4, 4]
+    correlations = claims.gap_correlations(
+        nets(q, [0.2, 0.15, 0.1, 0.02], [0.0, 0.1, 0.2, 0.3]), CONFIG
+    )
+    assert correlations["gap"].tolist() == ["natural", "robust"]
+    assert correlations["rho"].tolist() == pytest.approx([1, -1])
+    assert correlations["nets"].tolist() == [12, 12] and correlations["strengths"].tolist() == [
+        4,
+        4,
+    ]
     # of (4!)³ orders the one that is drawn and its reverse
-    assert found["p"].tolist() == pytest.approx([2 / 24**3] * 2)
+    assert correlations["p"].tolist() == pytest.approx([2 / 24**3] * 2)
 
 
 def test_the_correlation_is_spearmans_and_variants_do_not_count():
@@ -231,8 +236,8 @@ def test_what_is_proved_of_recorded_networks_is_beyond_what_was_measured(tmp_pat
         assert network.blocks["proved"].iloc[-1] <= chain.table["slope"].max()
     table = tables.proved(networks)
     assert table.loc["0", "images"] == str(len(networks[0.0].upper))
-    said = float(table.loc["0", "found / certified"])
-    assert said == pytest.approx(networks[0.0].factor, rel=0.1)
+    ratio = float(table.loc["0", "found / certified"])
+    assert ratio == pytest.approx(networks[0.0].factor, rel=0.1)
 
 
 def test_nothing_is_proved_without_weights(tmp_path):

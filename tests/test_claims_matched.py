@@ -19,10 +19,10 @@ def readings(**planted) -> pd.Series:
 
 @pytest.mark.slow
 def test_at_nets_on_the_trajectory_are_explained_by_less_fitting():
-    found = pd.concat([readings(rng=rng) for rng in range(6)])
-    assert found.index.get_level_values("claim").unique().tolist() == CONTROLLED
-    assert (found == matched.EXPLAINED).mean() > 0.8
-    assert (found == matched.BEYOND).mean() < 0.1  # one interval in 40 misses on the effect's side
+    result = pd.concat([readings(rng=rng) for rng in range(6)])
+    assert result.index.get_level_values("claim").unique().tolist() == CONTROLLED
+    assert (result == matched.EXPLAINED).mean() > 0.8
+    assert (result == matched.BEYOND).mean() < 0.1  # one interval in 40 misses on the effect's side
 
 
 def test_at_nets_off_the_trajectory_are_more():
@@ -74,8 +74,8 @@ def test_interpolation_is_linear_in_train_cross_entropy():
     path = pd.DataFrame(
         {"a": [3.0, 1, 0], "b": [0.0, 1, 4], "fit": [2.0, 1, 0.5], "order": [0, 1, 2]}, index=index
     )
-    found = matched._interpolated(path, 0, 0.75, ["a", "b"])
-    assert found.tolist() == [0.5, 2.5]
+    result = matched._interpolated(path, 0, 0.75, ["a", "b"])
+    assert result.tolist() == [0.5, 2.5]
     assert (
         matched._interpolated(path, 0, 2.1, ["a"]) is None
         and matched._interpolated(path, 1, 1.0, ["a"]) is None

@@ -64,9 +64,9 @@ def test_verdicts_of_protocol_1_stay_as_they_were(name, tmp_path):
     before = json.loads((Path(__file__).parent / "data" / "protocol1.json").read_text())[name]
     study = studies.load(name, tmp_path)
     assert study.protocol == 1
-    found = claims.verdicts(study).to_dict("records")
-    assert len(found) == len(before)
-    for row, expected in zip(found, before, strict=True):
+    verdicts = claims.verdicts(study).to_dict("records")
+    assert len(verdicts) == len(before)
+    for row, expected in zip(verdicts, before, strict=True):
         for column, value in expected.items():
             mine = list(row[column]) if isinstance(row[column], tuple) else row[column]
             assert same(mine, value), (row["claim"], column, mine, value)
@@ -98,11 +98,11 @@ def test_planted_reversed_and_no_effects():
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_pure_noise_is_decided_at_most_at_the_nominal_rate(seeds):
     """Layers of a network move together, as those of the records do."""
-    draw, found = np.random.default_rng(seeds), []
+    draw, result = np.random.default_rng(seeds), []
     for _ in range(400):
         values = draw.normal(size=(seeds, 4, 9)) * 0.3 + draw.normal(size=(seeds, 4, 1))
-        found.append(claims.judge(layered(values, (0.0, 2.0, 4.0, 8.0)), -1, 2))
-    assert sum(verdict != "undecided" for verdict in found) <= 0.05 * 400
+        result.append(claims.judge(layered(values, (0.0, 2.0, 4.0, 8.0)), -1, 2))
+    assert sum(verdict != "undecided" for verdict in result) <= 0.05 * 400
 
 
 @pytest.mark.parametrize(
@@ -123,9 +123,9 @@ def test_layers_that_move_together_are_decided_now_and_never_were():
         + draw.normal(size=(3, 3, 9)) * 0.001
         - np.array([0, 1, 2])[:, None]
     )
-    found = layered(values)
-    assert found.floor == 1.0 and claims.judge(found, -1, 1) == "undecided"
-    assert claims.judge(found, -1, 2) == "supported"
+    decision = layered(values)
+    assert decision.floor == 1.0 and claims.judge(decision, -1, 1) == "undecided"
+    assert claims.judge(decision, -1, 2) == "supported"
 
 
 def test_an_effect_inside_the_noise_between_seeds_is_undecided():
@@ -135,9 +135,9 @@ def test_an_effect_inside_the_noise_between_seeds_is_undecided():
         - np.array([0, 0.1, 0.2])[:, None]
     )
     values += np.random.default_rng(0).normal(size=values.shape) * 1e-3
-    found = layered(values)
-    assert found.effect.sign == -1 and found.noise > 0.2
-    assert claims.judge(found, -1, 2) == "undecided"
+    decision = layered(values)
+    assert decision.effect.sign == -1 and decision.noise > 0.2
+    assert claims.judge(decision, -1, 2) == "undecided"
 
 
 def test_the_noise_is_the_95th_percentile_over_pairs_of_one_strength():
@@ -215,13 +215,16 @@ def test_parts_are_not_counted_as_claims():
 def test_a_small_gap_is_no_gap_to_regularise():
     table = synthetic.records()
     hit = (table["statistic"] == "error") & (table["split"] == "test")
-    at = lambda gap: (
-        claims.decide(
-            table.assign(value=table["value"].where(~hit, table["value"] + gap - 0.09)), SECOND
+
+    def at(gap):
+        return (
+            claims.decide(
+                table.assign(value=table["value"].where(~hit, table["value"] + gap - 0.09)), SECOND
+            )
+            .set_index("claim")
+            .loc["C2"]
         )
-        .set_index("claim")
-        .loc["C2"]
-    )
+
     assert (
         at(0.03)["verdict"] == "no gap to regularise" and at(0.03)["primary_verdict"] == "supported"
     )
@@ -253,29 +256,29 @@ def test_fieller_covers_at_its_level():
     for _ in range(2000):
         below = draw.normal(2.0, 0.3, size=4)
         above = 0.4 * below + draw.normal(0, 0.1, size=4)
-        found = claims.fieller(above, below)
-        hits += found.low <= 0.4 <= found.high
+        interval = claims.fieller(above, below)
+        hits += interval.low <= 0.4 <= interval.high
     assert 0.935 <= hits / 2000 <= 0.965
 
 
 def test_fieller_is_unbounded_where_the_denominator_may_be_0():
     assert not claims.fieller([1.0, 2, 3], [-1.0, 0.1, 1.2]).bounded
-    found = claims.fieller([0.5, 0.52, 0.48], [1.0, 1.02, 0.98])
-    assert found.bounded and found.low < 0.5 < found.high
+    interval = claims.fieller([0.5, 0.52, 0.48], [1.0, 1.02, 0.98])
+    assert interval.bounded and interval.low < 0.5 < interval.high
     with pytest.raises(InputError, match="pairs"):
         claims.fieller([1.0, 2], [1.0])
 
 
 def readings(**planted) -> pd.DataFrame:
     table = big_gap(synthetic.records(controls=CONTROLS, **planted))
-    found = claims.shares_left(table, SECOND)
-    return found[found["strength"] == 8].set_index("claim")
+    rows = claims.shares_left(table, SECOND)
+    return rows[rows["strength"] == 8].set_index("claim")
 
 
 @pytest.mark.slow
 def test_nets_that_sit_where_short_trainings_do_are_explained():
-    found = readings(noise=0.005)
-    assert set(found.index) == {
+    result = readings(noise=0.005)
+    assert set(result.index) == {
         "C1",
         "C2",
         "C3",
@@ -288,36 +291,36 @@ def test_nets_that_sit_where_short_trainings_do_are_explained():
         "C7",
         "C10",
     }
-    assert set(found["reading"]) == {controls.EXPLAINED}
-    assert found["ce_left"].abs().max() < 0.15
+    assert set(result["reading"]) == {controls.EXPLAINED}
+    assert result["ce_left"].abs().max() < 0.15
 
 
 @pytest.mark.slow
 def test_nets_that_move_where_short_trainings_do_not_are_more():
-    found = readings(along=0.0, noise=0.01).drop(index="C2")  # its gap moves with the fit itself
-    assert set(found["reading"]) == {controls.BEYOND}
-    assert found["error_left"].to_numpy() == pytest.approx(1.0, abs=0.1)
+    result = readings(along=0.0, noise=0.01).drop(index="C2")  # its gap moves with the fit itself
+    assert set(result["reading"]) == {controls.BEYOND}
+    assert result["error_left"].to_numpy() == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.slow
 def test_a_third_left_is_partly():
-    found = readings(along=0.65, noise=0.003).drop(index="C2")
-    assert set(found["reading"]) == {controls.PARTLY}
-    assert found["ce_left"].to_numpy() == pytest.approx(0.35, abs=0.06)
+    result = readings(along=0.65, noise=0.003).drop(index="C2")
+    assert set(result["reading"]) == {controls.PARTLY}
+    assert result["ce_left"].to_numpy() == pytest.approx(0.35, abs=0.06)
 
 
 @pytest.mark.slow
 def test_no_effect_has_no_share():
-    found = readings(world=0.0, along=0.0, noise=0.3, rng=5)
-    assert (found["reading"] == controls.CANNOT_TELL).mean() > 0.7
+    result = readings(world=0.0, along=0.0, noise=0.3, rng=5)
+    assert (result["reading"] == controls.CANNOT_TELL).mean() > 0.7
 
 
 @pytest.mark.slow
 def test_axes_that_disagree_and_axes_that_do_not_reach():
     table = big_gap(synthetic.records(controls=CONTROLS, along=0.0, noise=0.01))
     far = (table["statistic"] == "error") & (table["split"] == "train") & (table["strength"] == 8)
-    found = claims.shares_left(table.assign(value=table["value"].where(~far, 0.7)), SECOND)
-    row = found[(found["strength"] == 8) & (found["claim"] == "C4")].iloc[0]
+    rows = claims.shares_left(table.assign(value=table["value"].where(~far, 0.7)), SECOND)
+    row = rows[(rows["strength"] == 8) & (rows["claim"] == "C4")].iloc[0]
     assert row["error_reading"] == controls.CANNOT_TELL and row["error_seeds"] == 0
     assert row["reading"] == controls.BEYOND
     assert controls.reading_of(row).endswith("cannot be told at equal train error")
@@ -364,8 +367,8 @@ def test_no_label_without_its_share():
 
 
 def test_sensitivity_knows_the_parts():
-    found = claims.sensitivity(synthetic.records(), "C6b", SECOND)
-    assert found["role"].tolist()[:2] == ["primary", "twin"]
+    frame = claims.sensitivity(synthetic.records(), "C6b", SECOND)
+    assert frame["role"].tolist()[:2] == ["primary", "twin"]
     with pytest.raises(InputError, match="C6b"):
         claims.sensitivity(synthetic.records(), "C6b")
     with pytest.raises(InputError, match="protocol"):

@@ -42,14 +42,14 @@ def test_page_p_equals_enumeration_with_and_without_ties(seeds, strengths, rng, 
 def test_page_agrees_with_scipy_without_ties(shape):
     for rng in range(10):
         values = np.random.default_rng(rng).normal(size=shape)
-        found, other = claims.page_trend(values), stats.page_trend_test(values, method="exact")
-        assert other.statistic == found.L
-        if found.sign > 0:  # scipy's p is one-sided, for a rise
-            assert found.p == pytest.approx(min(1, 2 * other.pvalue))
+        trend, other = claims.page_trend(values), stats.page_trend_test(values, method="exact")
+        assert other.statistic == trend.L
+        if trend.sign > 0:  # scipy's p is one-sided, for a rise
+            assert trend.p == pytest.approx(min(1, 2 * other.pvalue))
         assert claims.page_trend(-values) == (
-            found.L + 2 * (-found.L + _middle(shape)),
-            found.p,
-            -found.sign,
+            trend.L + 2 * (-trend.L + _middle(shape)),
+            trend.p,
+            -trend.sign,
         )
 
 
@@ -76,8 +76,8 @@ def test_page_refuses_incomplete_tables(values):
 
 
 def test_t_interval_known_answer_and_scipy():
-    found = claims.t_interval([1.0, 2, 3])
-    assert found == pytest.approx((2, 2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5), abs=1e-5)
+    interval = claims.t_interval([1.0, 2, 3])
+    assert interval == pytest.approx((2, 2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5), abs=1e-5)
     low, high = stats.ttest_1samp([0.3, -0.1, 0.5, 0.2], 0).confidence_interval()
     assert claims.t_interval([0.3, -0.1, 0.5, 0.2])[1:] == pytest.approx((low, high))
 

@@ -32,8 +32,8 @@ def arlib(monkeypatch, capsys, *words):
             cli.main()
     finally:
         signal.signal(signal.SIGTERM, former)
-    said = capsys.readouterr()
-    return ended.value.code or 0, said.out, said.err
+    captured = capsys.readouterr()
+    return ended.value.code or 0, captured.out, captured.err
 
 
 @pytest.mark.parametrize(
@@ -51,19 +51,19 @@ def test_other_times_are_refused(text):
 
 
 def test_help_teaches(monkeypatch, capsys):
-    for words, said in [
+    for words, message in [
         (["--help"], ["study", "batch", "data", "verdicts", "train"]),
         (["study", "--help"], ["list", "show", "run", "status", "publish", "use", "missing"]),
         (["study", "run", "--help"], ["--time-budget", "9m", "--jobs", "they share the runs"]),
         (["batch", "--help"], ["--grid", "--retries", "papermill"]),
     ]:
         status, out, _ = arlib(monkeypatch, capsys, *words)
-        assert status == 0 and all(word in out for word in said), (words, out)
+        assert status == 0 and all(word in out for word in message), (words, out)
 
 
 def test_mistakes_are_one_line_with_exit_status_2(monkeypatch, capsys, store):
     (store / "typo.yml").write_text(TINY.replace("epochs", "epoch"))
-    for words, said in [
+    for words, message in [
         (["study", "run", "digitz"], "Did you mean 'digits'?"),
         (["study", "show", "typo"], "typo.yml, line 10: recipe.epoch"),
         (["study", "run", "tiny", "--time-budget", "soon"], "9m, 1h30m or 90s"),
@@ -75,7 +75,7 @@ def test_mistakes_are_one_line_with_exit_status_2(monkeypatch, capsys, store):
     ]:
         status, out, err = arlib(monkeypatch, capsys, *words)
         assert status == 2 and out == "", words
-        assert err.startswith("arlib: ") and err.count("\n") == 1 and said in err, err
+        assert err.startswith("arlib: ") and err.count("\n") == 1 and message in err, err
 
 
 def test_list_show_status_and_missing(monkeypatch, capsys, store):
@@ -175,9 +175,12 @@ def start(processes, *words, store):
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     given = {"PYTHONPATH": paths, "ARLIB_STORE": str(store), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "arlib", *map(str, words)]
+
     # As in a terminal: under `nohup … &` Ctrl-C's signal is ignored,
     # and children would inherit that.
-    listening = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    def listening():
+        return signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     options = {"stderr": subprocess.PIPE, "text": True, "preexec_fn": listening}
     processes.append(subprocess.Popen(command, env=os.environ | given, **options))
     return processes[-1]
@@ -206,10 +209,15 @@ def test_a_real_study_survives_kill_9_and_ctrl_c_and_ends_with_the_bits_of_an_un
 ):
     monkeypatch.delenv("ARLIB_STORE", raising=False)
     shaken, calm = (a_study(tmp_path / name, LONG) for name in ("shaken", "calm"))
-    run = lambda study: start(
-        processes, "study", "run", study.path, "--device", "cpu", store=study.places.store
-    )
-    begun = lambda: shaken.history_so_far(shaken.entries[0].run)
+
+    def run(study):
+        return start(
+            processes, "study", "run", study.path, "--device", "cpu", store=study.places.store
+        )
+
+    def begun():
+        return shaken.history_so_far(shaken.entries[0].run)
+
     first = run(shaken)
     wait_until(lambda: begun() is not None and len(begun()) >= 2)
     first.kill()
@@ -221,8 +229,8 @@ def test_a_real_study_survives_kill_9_and_ctrl_c_and_ends_with_the_bits_of_an_un
     assert "goes on from here" in second.communicate()[1] and second.returncode == 130
     for study in (shaken, calm):
         third = run(study)
-        said = third.communicate()[1]
-        assert third.returncode == 0, said
+        log = third.communicate()[1]
+        assert third.returncode == 0, log
     for entry in calm.entries:
         ours, theirs = ((study.folder / entry.run / "last.safetensors") for study in (shaken, calm))
         a, b = files.read_tensors(ours), files.read_tensors(theirs)
@@ -248,15 +256,15 @@ def test_jobs_share_a_real_study_and_every_number_of_the_record_is_there(
         "cpu",
         store=study.places.store,
     )
-    said = process.communicate()[1]
-    assert process.returncode == 0, said
+    log = process.communicate()[1]
+    assert process.returncode == 0, log
     for entry in study.entries:
-        assert said.count(f"tiny: {entry.run}\n") == 1  # begun once, by one worker
+        assert log.count(f"tiny: {entry.run}\n") == 1  # begun once, by one worker
         assert records.size(study.folder / entry.run) <= records.LIMIT
-    found = study.records()
-    assert found.groupby("run").size().nunique() <= 2 and found["run"].nunique() == 4
+    frame = study.records()
+    assert frame.groupby("run").size().nunique() <= 2 and frame["run"].nunique() == 4
     assert {"error", "median_abs_margin", "feature_change", "flip_rate", "sv_std"} <= set(
-        found["statistic"]
+        frame["statistic"]
     )
 
 
@@ -297,11 +305,11 @@ def test_a_full_disk_is_one_line_and_finished_runs_stay(tmp_path, monkeypatch):
 
 def test_every_field_of_a_recipe_is_an_option_with_its_own_help(monkeypatch, capsys):
     _, out, _ = arlib(monkeypatch, capsys, "train", "--help")
-    said = " ".join(out.split())
+    help_text = " ".join(out.split())
     for name, text in fields.docs(training.Recipe).items():
         if name not in ("dataset", "eps", "step_size"):
-            assert f"--{name.replace('_', '-')} <" in said, name
-            assert text.split(";")[0].split(":")[0].replace("-", "") in said.replace(
+            assert f"--{name.replace('_', '-')} <" in help_text, name
+            assert text.split(";")[0].split(":")[0].replace("-", "") in help_text.replace(
                 "- ", ""
             ).replace("-", ""), name
 
@@ -318,10 +326,12 @@ def test_the_version_is_the_package_s(monkeypatch, capsys):
 
 
 def test_json_says_what_the_tables_say(monkeypatch, capsys, store):
-    said = lambda *words: json.loads(arlib(monkeypatch, capsys, *words, "--json")[1])
-    listed = {study["name"]: study for study in said("study", "list")}
+    def json_of(*words):
+        return json.loads(arlib(monkeypatch, capsys, *words, "--json")[1])
+
+    listed = {study["name"]: study for study in json_of("study", "list")}
     assert listed["tiny"]["runs"] == 4 and listed["tiny"]["done"] == 0 and listed["tiny"]["toy"]
-    status = said("study", "status", "tiny")
+    status = json_of("study", "status", "tiny")
     assert status["study"] == "tiny" and status["done"] == 0 and len(status["runs"]) == 4
     first = status["runs"][0]
     assert (first["state"], first["epochs_done"], first["epochs"]) == ("missing", 0, 3)
@@ -331,11 +341,11 @@ def test_json_says_what_the_tables_say(monkeypatch, capsys, store):
 @pytest.mark.slow
 def test_verdicts_as_json_are_those_of_the_claims(monkeypatch, capsys):
     monkeypatch.delenv("ARLIB_STORE", raising=False)
-    said = json.loads(arlib(monkeypatch, capsys, "verdicts", "digits", "--json")[1])
-    found = claims.verdicts(studies.load("digits"))
-    assert said["study"] == "digits" and said["toy"] and said["protocol"] == 1
-    assert [row["verdict"] for row in said["verdicts"]] == list(found["verdict"])
-    assert [row["claim"] for row in said["verdicts"]] == list(found["claim"])
+    printed = json.loads(arlib(monkeypatch, capsys, "verdicts", "digits", "--json")[1])
+    table = claims.verdicts(studies.load("digits"))
+    assert printed["study"] == "digits" and printed["toy"] and printed["protocol"] == 1
+    assert [row["verdict"] for row in printed["verdicts"]] == list(table["verdict"])
+    assert [row["claim"] for row in printed["verdicts"]] == list(table["claim"])
 
 
 @pytest.mark.parametrize("mistyped", ["rnus", "runs/no/such"])
@@ -360,17 +370,17 @@ def test_a_new_store_of_a_run_is_said(tmp_path, caplog):
 
 @pytest.mark.slow
 def test_quiet_and_verbose_stand_before_or_after_the_command(store):
-    def said(*words):
+    def stderr_of(*words):
         command = [sys.executable, "-m", "arlib", *words]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stderr
 
     plain = ("study", "status", "digits")
-    assert said(*plain) == ""
+    assert stderr_of(*plain) == ""
     for words in (("-v", *plain), (*plain, "-v"), (*plain, "--verbose")):
-        assert "store: " in said(*words) or "arlib " in said(*words)
-    assert "Traceback" in said("study", "status", "digitz", "-v")
-    assert said("-q", "study", "status", "digitz").startswith("arlib: study is 'digitz'")
-    assert "keep one" in said("study", "status", "digits", "-q", "-v")
+        assert "store: " in stderr_of(*words) or "arlib " in stderr_of(*words)
+    assert "Traceback" in stderr_of("study", "status", "digitz", "-v")
+    assert stderr_of("-q", "study", "status", "digitz").startswith("arlib: study is 'digitz'")
+    assert "keep one" in stderr_of("study", "status", "digits", "-q", "-v")
 
 
 def test_quiet_shows_no_bars_and_no_progress(monkeypatch):

@@ -94,9 +94,9 @@ def test_roles_in_captions_become_words():
         "caption": "Errors (n = {glue:text}`n_test`) of {eq}`eq-y`.",
         "alt": "a < b",
     }
-    said = client.caption(known, {"n_test": "1,000"})
-    assert said.startswith("**Fig. 3 (fig-x)** Errors (n = 1,000) of (eq-y).")
-    assert "</summary>a &lt; b</details>" in said
+    caption = client.caption(known, {"n_test": "1,000"})
+    assert caption.startswith("**Fig. 3 (fig-x)** Errors (n = 1,000) of (eq-y).")
+    assert "</summary>a &lt; b</details>" in caption
 
 
 @pytest.mark.parametrize("name", CHAPTERS)

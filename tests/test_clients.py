@@ -225,14 +225,14 @@ def test_a_front_end_of_another_major_version_is_said(browser, tmp_path):
     try:
         with clients.Lab(server, browser, small(tmp_path)) as opened:
             opened.run_all()
-            said = opened.find(".jp-OutputArea-output:has-text('another major version')")
+            notice = opened.find(".jp-OutputArea-output:has-text('another major version')")
             assert opened.page.locator(".jp-OutputArea-output").count() == 1, (
                 "it takes the place of the client's error"
             )
-            assert said.inner_text().startswith(
+            assert notice.inner_text().startswith(
                 "The client could not show the controls of ipywidgets 8"
             )
-            assert said.locator("img").evaluate("i => i.naturalWidth") > 0
+            assert notice.locator("img").evaluate("i => i.naturalWidth") > 0
             opened.picture("JupyterLab, another major version")
     finally:
         server.close()
@@ -255,8 +255,10 @@ def test_a_kernel_without_arlib_stops_at_the_setup_cell_with_its_message(browser
         with clients.Lab(server, browser, ROOT / "book" / "intro.ipynb") as opened:
             saved = opened.run_all()
             setup, *later = [cell for cell in saved["cells"] if cell["cell_type"] == "code"]
-            (said,) = [out["evalue"] for out in setup["outputs"] if out["output_type"] == "error"]
-            assert said.startswith("arlib is not installed; set ARLIB_SOURCE")
+            (message,) = [
+                out["evalue"] for out in setup["outputs"] if out["output_type"] == "error"
+            ]
+            assert message.startswith("arlib is not installed; set ARLIB_SOURCE")
             assert not any(
                 out["output_type"] == "error" for cell in later for out in cell["outputs"]
             )

@@ -69,7 +69,10 @@ def test_temperature_is_the_minimum_of_the_cross_entropy():
     logits, y = sampled(n=500, scale=5.0, seed=1)
     y = torch.where(torch.arange(500) % 4 == 0, (y + 1) % 10, y)
     best = confidence.temperature(logits, y)
-    loss = lambda t: confidence.cross_entropy(logits / t, y).mean()
+
+    def loss(t):
+        return confidence.cross_entropy(logits / t, y).mean()
+
     assert best > 1.5
     assert loss(best) < min(loss(best * 1.001), loss(best / 1.001))
 

@@ -111,9 +111,9 @@ def test_augment_is_a_crop_of_the_padded_image_or_its_mirror():
             for flip in (False, True)
             for c in [before[:, i : i + 6, j : j + 6]]
         }
-        found = [key for key, crop in crops.items() if torch.equal(crop, after)]
-        assert found, "an augmented image is neither a crop nor a mirrored crop"
-        kinds.add(found[0])
+        keys = [key for key, crop in crops.items() if torch.equal(crop, after)]
+        assert keys, "an augmented image is neither a crop nor a mirrored crop"
+        kinds.add(keys[0])
     assert len(kinds) > 15 and {flip for *_, flip in kinds} == {False, True}
 
 
@@ -149,7 +149,10 @@ def tiny_cifar_server(tmp_path, monkeypatch):
     served = tmp_path / "served"
     served.mkdir()
     (served / "cifar-10-python.tar.gz").write_bytes(archive.getvalue())
-    md5 = lambda content: hashlib.md5(content).hexdigest()
+
+    def md5(content):
+        return hashlib.md5(content).hexdigest()
+
     kind = datasets.CIFAR10
     monkeypatch.setattr(kind, "tgz_md5", md5(archive.getvalue()))
     monkeypatch.setattr(

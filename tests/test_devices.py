@@ -112,10 +112,10 @@ def test_attacks(attack, network, images):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::arlib.attacks.TrustWarning")
 def test_evaluation_and_margins(network, images):
-    found = attacks.evaluate(
+    result = attacks.evaluate(
         network, *images, eps=0.1, attacks=("pgd-10x2", "apgd-ce", "apgd-t", "square")
     )
-    assert found.robust.shape == (1, 12)
+    assert result.robust.shape == (1, 12)
     assert (
         margins.instance(network, *images).is_cuda
         and margins.output(network(images.x), images.y).is_cuda

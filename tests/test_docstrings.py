@@ -20,5 +20,5 @@ MODULES = (
 
 @pytest.mark.parametrize("name", MODULES)
 def test_worked_examples_give_what_they_say(name):
-    found = doctest.testmod(importlib.import_module(name))
-    assert found.attempted and not found.failed
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted and not result.failed

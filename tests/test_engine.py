@@ -33,7 +33,10 @@ def test_folding_is_exact_in_eval_mode():
 def test_input_gradients_are_those_of_the_network():
     model = trained_statistics(models.resnet(8, width=4)).double()
     x = torch.rand(5, 3, 8, 8, dtype=torch.float64, requires_grad=True)
-    gradient = lambda f: torch.autograd.grad(f(x).square().sum(), x)[0]
+
+    def gradient(f):
+        return torch.autograd.grad(f(x).square().sum(), x)[0]
+
     assert torch.allclose(gradient(engine.prepare(model)), gradient(model), rtol=1e-10, atol=1e-12)
 
 
@@ -205,15 +208,15 @@ class _Tricky(nn.Module):
 def test_overwriting_changes_no_bit_of_logits_or_gradients(make, monkeypatch):
     torch.manual_seed(0)
     model, x = make().eval(), torch.rand(5, 3, 12, 12)
-    found = []
+    result = []
     for leave in (False, True):
         if leave:
             monkeypatch.setattr(folding, "in_place", lambda graph: None)
         z, kept = x.clone().requires_grad_(), x.clone()
         logits = engine.prepare(model, "folded")(z)
-        found.append((logits.detach(), *torch.autograd.grad(logits.square().sum(), z)))
+        result.append((logits.detach(), *torch.autograd.grad(logits.square().sum(), z)))
         assert torch.equal(z, kept)
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(*result, strict=True))
 
 
 def test_a_residual_networks_sums_and_relus_are_overwritten():
@@ -230,10 +233,10 @@ def test_a_sum_is_written_only_over_what_has_its_shape_and_type(add):
     for a, b in (*tensors, (whole, 2.0), (2.0, whole), ([1], [2])):
         before = copy.deepcopy((a, b))
         expected = before[0] + before[1]
-        found = add(a, b)
-        assert type(found) is type(expected)
+        result = add(a, b)
+        assert type(result) is type(expected)
         if isinstance(expected, torch.Tensor):
-            assert found.dtype == expected.dtype and torch.equal(found, expected)
+            assert result.dtype == expected.dtype and torch.equal(result, expected)
         for now, then in zip((a, b), before, strict=True):
             assert torch.equal(now, then) if isinstance(now, torch.Tensor) else now == then
 

@@ -56,10 +56,10 @@ def _replay(captured: engine.Captured) -> None:
     captured.graph.replays += 1
 
 
-def _flat(found) -> list[torch.Tensor]:
-    if isinstance(found, torch.Tensor):
-        return [found]
-    return [tensor for part in found for tensor in (part if isinstance(part, list) else [part])]
+def _flat(result) -> list[torch.Tensor]:
+    if isinstance(result, torch.Tensor):
+        return [result]
+    return [tensor for part in result for tensor in (part if isinstance(part, list) else [part])]
 
 
 @pytest.mark.parametrize("eps", [0.0, 32 / 255])
@@ -75,9 +75,9 @@ def test_batches_of_other_sizes_between_replays_leave_the_training_as_it_is(eps,
             step(*digits.train[begin:end], generator, 0.05, 0.0)
         return torch.cat([value.flatten().float() for value in model.state_dict().values()]), step
 
-    (expected, _), (found, step) = trained("folded"), trained("graphed")
+    (expected, _), (result, step) = trained("folded"), trained("graphed")
     assert step.differentiate.graph.replays == 4  # of five batches, one has another size
-    assert (found - expected).norm() < 1e-5 * expected.norm()
+    assert (result - expected).norm() < 1e-5 * expected.norm()
 
 
 def test_warming_up_leaves_no_trace_in_the_buffers(recorder):
@@ -144,10 +144,10 @@ def graphed_callables(function, samples, num_warmup_iters):
 
         @staticmethod
         def backward(ctx, gradient):
-            found = torch.autograd.grad(
+            result = torch.autograd.grad(
                 static["live"], static["leaf"], gradient, retain_graph=True
             )[0]
-            return static["gradient"].copy_(found).detach()
+            return static["gradient"].copy_(result).detach()
 
     return Graphed.apply
 
@@ -172,8 +172,8 @@ def test_each_shape_has_its_graph_and_the_next_ones_run_eagerly(graphed):
     network, plain = engine.prepare(graphed, "graphed"), engine.prepare(graphed, "folded")
     for n in (3, 5, 3, 4, 6, 7, 8, 5):
         x = torch.rand(n, 1, 8, 8)
-        for found, expected in zip(gradient_at(network, x), gradient_at(plain, x), strict=True):
-            assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6)
+        for result, expected in zip(gradient_at(network, x), gradient_at(plain, x), strict=True):
+            assert torch.allclose(result, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_what_a_graph_gave_stays_when_it_is_replayed(graphed):
@@ -188,10 +188,10 @@ def test_what_a_graph_gave_stays_when_it_is_replayed(graphed):
 def test_attacks_on_a_graphed_network_are_those_on_the_eager_one(attack, graphed):
     x, y = torch.rand(12, 1, 8, 8), torch.arange(12) % 10
     options = {"steps": 6} if attack is attacks.minimum_norm else {"steps": 6, "eps": 0.1}
-    found, expected = (
+    result, expected = (
         attack(engine.prepare(graphed, mode), x, y, **options) for mode in ("graphed", "folded")
     )
-    assert torch.allclose(found, expected, atol=1e-4)
+    assert torch.allclose(result, expected, atol=1e-4)
 
 
 @pytest.mark.gpu
@@ -203,9 +203,9 @@ def test_on_a_gpu_attacks_on_a_graphed_network_are_those_on_the_eager_one(mode):
     fast, plain = engine.prepare(model.eval(), mode), engine.prepare(model, "folded")
     for n in (12, 7, 12, 5, 3, 2):  # the last ones have no graph any more
         x, y = torch.rand(n, 1, 8, 8, device="cuda"), torch.arange(n, device="cuda") % 10
-        for found, expected in zip(gradient_at(fast, x), gradient_at(plain, x), strict=True):
-            assert torch.allclose(found, expected, rtol=1e-2, atol=1e-4)
-        found, expected = (
+        for result, expected in zip(gradient_at(fast, x), gradient_at(plain, x), strict=True):
+            assert torch.allclose(result, expected, rtol=1e-2, atol=1e-4)
+        result, expected = (
             attacks.apgd(network, x, y, eps=0.1, steps=12) for network in (fast, plain)
         )
-        assert (found - expected).abs().mean() < 1e-3
+        assert (result - expected).abs().mean() < 1e-3

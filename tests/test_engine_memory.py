@@ -26,10 +26,10 @@ def page_faults(**environment: str) -> tuple[int, bool]:
     """
     clean = {name: value for name, value in os.environ.items() if name not in memory.TUNED}
     run = [sys.executable, "-c", PASSES]
-    said = subprocess.run(
+    process = subprocess.run(
         run, env=clean | environment, capture_output=True, text=True, check=True
     ).stdout.split()
-    return int(said[0]), said[1] == "True"
+    return int(process[0]), process[1] == "True"
 
 
 @pytest.mark.slow

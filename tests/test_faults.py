@@ -35,12 +35,12 @@ def _log_as_it_was():
     """Commands say less or more for a whole process; other tests run in this one."""
     ours, everything = logging.getLogger("arlib"), logging.getLogger()
     level, top, handlers = ours.level, everything.level, list(everything.handlers)
-    said = warnings.formatwarning
+    formatted = warnings.formatwarning
     yield
     ours.setLevel(level)
     everything.setLevel(top)
     everything.handlers[:] = handlers
-    warnings.formatwarning = said
+    warnings.formatwarning = formatted
 
 
 KINDS = 6
@@ -118,18 +118,18 @@ def test_a_study_file_with_anything_in_the_place_of_a_value(tmp_path, path, valu
     file.write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
     with in_time():
         try:
-            found = parse(file)
+            study = parse(file)
         except InputError as error:
             return one_message(error)
     # accepted: then it is what the study does
     if path == ("recipe", "epochs"):
-        assert type(value) is int and {e.recipe.epochs for e in found.entries if not e.control} == {
+        assert type(value) is int and {e.recipe.epochs for e in study.entries if not e.control} == {
             value
         }
     if path == ("recipe", "width"):
-        assert type(value) is int and {e.recipe.width for e in found.entries} == {value}
+        assert type(value) is int and {e.recipe.width for e in study.entries} == {value}
     if path == ("grid", "seed"):
-        assert {e.recipe.seed for e in found.entries} == set(value)
+        assert {e.recipe.seed for e in study.entries} == set(value)
     if path == ("recipe", "model"):
         assert value in ("resnet8", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
 
@@ -164,11 +164,11 @@ def test_a_study_file_with_a_key_of_its_own_or_of_any_text(tmp_path, place, key,
 def test_parameters_of_a_batch(fixed, grids):
     with in_time():
         try:
-            found = batch.parameter_sets(fixed, grids)
+            sets = batch.parameter_sets(fixed, grids)
         except InputError as error:
             return one_message(error)
-    assert found and all(name.isidentifier() for chosen in found for name in chosen)
-    json.dumps(found, default=str)  # plain values, nothing made up by YAML
+    assert sets and all(name.isidentifier() for chosen in sets for name in chosen)
+    json.dumps(sets, default=str)  # plain values, nothing made up by YAML
 
 
 WORDS = (
@@ -229,11 +229,11 @@ def test_records_that_are_signed_all_the_same(tmp_path, data):
         return  # NaN and the like are no JSON
     with in_time():
         try:
-            found = records.read(folder)
+            record = records.read(folder)
         except RecordError as error:
             return one_message(error)
-    assert len(found.rows.columns) == 7 and found.rows["value"].dtype == "float64"
-    assert len({len(column) for column in found.epochs.values()}) <= 1
+    assert len(record.rows.columns) == 7 and record.rows["value"].dtype == "float64"
+    assert len({len(column) for column in record.epochs.values()}) <= 1
 
 
 shapes = st.sampled_from([(4, 1, 4, 4), (4, 16), (0, 1, 4, 4), (1, 4, 4), (4, 3, 4, 4), (4,), ()])
@@ -259,9 +259,9 @@ def test_tensors(shape, fill, dtype, labels, eps, norm, steps):
     before = x.clone()
     with in_time():
         try:
-            found = attacks.pgd(net, x, torch.tensor(labels), eps=eps, norm=norm, steps=steps)
+            x_adv = attacks.pgd(net, x, torch.tensor(labels), eps=eps, norm=norm, steps=steps)
         except (InputError, TypeError) as error:
             return one_message(error)
-    assert torch.equal(x, before) and found.shape == x.shape
-    assert bool(((found >= 0) & (found <= 1)).all())
-    assert (found - x).abs().max() <= eps + 1e-6
+    assert torch.equal(x, before) and x_adv.shape == x.shape
+    assert bool(((x_adv >= 0) & (x_adv <= 1)).all())
+    assert (x_adv - x).abs().max() <= eps + 1e-6

@@ -38,7 +38,7 @@ def test_values_take_the_type_of_their_field():
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"size": 0}, "size is 0; allowed: at least 1."),
         ({"size": 1.0}, "size is 1.0; it must be a whole number."),
@@ -53,10 +53,10 @@ def test_values_take_the_type_of_their_field():
         ({"kind": "tow"}, "kind is 'tow'; allowed: one, two. Did you mean 'two'?"),
     ],
 )
-def test_every_refusal_names_field_value_and_what_is_allowed(given, said):
+def test_every_refusal_names_field_value_and_what_is_allowed(given, message):
     with pytest.raises(InputError) as refused:
         Example(**given)
-    assert str(refused.value) == said and refused.value.field == next(iter(given))
+    assert str(refused.value) == message and refused.value.field == next(iter(given))
 
 
 @given(st.floats(allow_nan=True), st.booleans(), st.booleans())
@@ -89,7 +89,7 @@ def test_a_long_value_is_shown_by_its_ends_and_a_number_beyond_all_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"epochs": 10**12}, "epochs is 1000000000000, with which 1e16 images pass through the"),
         ({"epochs": 10**6000}, "bits, with which"),
@@ -99,10 +99,10 @@ def test_a_long_value_is_shown_by_its_ends_and_a_number_beyond_all_is_refused():
     ],
     ids=["epochs", "digits", "steps", "width", "a little wide"],
 )
-def test_a_training_that_would_never_end_says_what_it_would_take(given, said):
+def test_a_training_that_would_never_end_says_what_it_would_take(given, message):
     with pytest.raises(InputError) as refused:
         Recipe(dataset="digits", **given)
-    assert said in str(refused.value) and refused.value.field == next(iter(given))
+    assert message in str(refused.value) and refused.value.field == next(iter(given))
     assert Recipe(dataset="digits", width=939, epochs=100_000, steps=10_000)
 
 

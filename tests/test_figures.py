@@ -350,10 +350,10 @@ def test_shared_margins_are_of_images_that_all_get_right():
     margin, distance = np.array([2.0, -1, 4, 6]), np.array([1.0, 0, 2, 1]) / 255
     first = {"margin|test": margin, "instance_margin|test": distance}
     second = {"margin|test": margin / 2, "instance_margin|test": np.array([3.0, 1, 0, 2]) / 255}
-    n, found = figures.shared_margins({(0.0, 0): first, (8.0, 0): second})
+    n, result = figures.shared_margins({(0.0, 0): first, (8.0, 0): second})
     assert n == 2  # the first and the last
-    assert found.loc[(0, 0.0)].tolist() == pytest.approx([4, 1, 4])
-    assert found.loc[(0, 8.0)].tolist() == pytest.approx([2, 2.5, (1 / 3 + 1.5) / 2])
+    assert result.loc[(0, 0.0)].tolist() == pytest.approx([4, 1, 4])
+    assert result.loc[(0, 8.0)].tolist() == pytest.approx([2, 2.5, (1 / 3 + 1.5) / 2])
     none = {"margin|test": -margin, "instance_margin|test": 0 * distance}
     with pytest.raises(NotMeasured, match="none of the 4 images"):
         figures.shared_margins({(0.0, 0): first, (8.0, 0): none})
@@ -478,14 +478,14 @@ def test_a_frame_draws_one_strength_and_0():
 
 def test_symbol_shows_the_known_gains():
     picture = figures.symbol(torch.tensor([[2.0, 7, -1], [1, 3, -8], [5, -3, 1]]), 20)
-    heat, ordered = (
+    colours, ordered = (
         picture.axes[0].images[0].get_array(),
         picture.axes[1].get_lines()[0].get_ydata(),
     )
     assert ordered[0] == pytest.approx(22.9122134817) and ordered[-1] == pytest.approx(0.1548414175)
-    assert (np.asarray(heat) ** 2).sum() == pytest.approx(65200)
+    assert (np.asarray(colours) ** 2).sum() == pytest.approx(65200)
     # the gain of the constant image is the sum of the taps, in the middle
-    assert heat[9, 9] == pytest.approx(7)
+    assert colours[9, 9] == pytest.approx(7)
     with pytest.raises(InputError, match="needed"):
         figures.symbol(torch.ones(3, 3), 2)
 
@@ -505,8 +505,8 @@ def test_layers_stand_in_the_order_of_the_network():
 def test_collect_takes_the_grid_and_leaves_variants():
     records = pd.concat([RECORDS, RECORDS.iloc[:3].assign(variant="x", run="other")])
     study = SimpleNamespace(records=lambda: records, arrays=lambda run: {"run": run})
-    found = figures.collect(study)
-    assert len(found) == 9 and found[8.0, 1] == {"run": "r8-s1"}
+    result = figures.collect(study)
+    assert len(result) == 9 and result[8.0, 1] == {"run": "r8-s1"}
 
 
 def test_what_cannot_be_drawn_says_so():

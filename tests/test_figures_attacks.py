@@ -58,7 +58,9 @@ def test_rows_of_different_lengths_are_refused():
 
 
 def test_paths_end_where_they_end():
-    plane = lambda z: z[:, 0] - 0.5
+    def plane(z):
+        return z[:, 0] - 0.5
+
     paths = {
         "up": torch.tensor([[0.4, 0.5], [0.6, 0.5]]),
         "down": torch.tensor([[0.4, 0.5], [0.2, 0.5]]),

@@ -27,7 +27,9 @@ def test_a_round_that_ends_otherwise_is_counted_and_named():
         with open(folder / "answer", "a") as answer:  # grows with every start
             answer.write("x")
 
-    left = lambda folder: {"answer": (folder / "answer").read_text()}
+    def left(folder):
+        return {"answer": (folder / "answer").read_text()}
+
     scene = kills.Scene("grows", 1, 1.0, compute, left)
     tally = kills.Tally()
     kills.one_round(scene, 30.0, {"answer": "xx"}, random.Random(0), tally)

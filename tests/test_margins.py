@@ -10,7 +10,9 @@ from torch import nn
 from arlib import margins
 from arlib.errors import InputError
 
-GENERATOR = lambda seed=0: torch.Generator().manual_seed(seed)
+
+def GENERATOR(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 def test_output_margins_of_hand_made_logits():
@@ -63,9 +65,9 @@ def test_instance_margins_of_a_linear_model_are_the_closed_form(norm, dual):
     model, x, y = linear()
     expected = closed_form(model, x, y, dual)
     assert expected.max() < 0.35
-    found = margins.instance(model, x, y, norm=norm, batch_size=11)
-    assert (found >= expected - 1e-9).all()  # an upper bound
-    assert torch.allclose(found, expected, rtol=0.01, atol=1e-4)
+    distances = margins.instance(model, x, y, norm=norm, batch_size=11)
+    assert (distances >= expected - 1e-9).all()  # an upper bound
+    assert torch.allclose(distances, expected, rtol=0.01, atol=1e-4)
 
 
 def test_bisection_alone_is_an_upper_bound_to_its_resolution(monkeypatch):
@@ -73,9 +75,9 @@ def test_bisection_alone_is_an_upper_bound_to_its_resolution(monkeypatch):
     model, x, y = linear(classes=2, seed=1)
     expected = closed_form(model, x, y, 1)
     monkeypatch.setattr("arlib.attacks.minimum_norm", lambda f, x, *_, **__: x)  # finds nothing
-    found = margins.instance(model, x, y)
-    assert (found >= expected - 1e-9).all()
-    assert (found - expected).max() <= 1 / 256 + 1e-9
+    distances = margins.instance(model, x, y)
+    assert (distances >= expected - 1e-9).all()
+    assert (distances - expected).max() <= 1 / 256 + 1e-9
 
 
 def test_wrong_predictions_have_margin_zero_and_hopeless_ones_the_cap():

@@ -104,9 +104,10 @@ def test_every_row_is_there_once(measured):
 
 def test_numbers_of_images_are_written_down(measured):
     rows, _, _ = measured
-    n = lambda **keys: set(
-        rows[np.logical_and.reduce([rows[k] == v for k, v in keys.items()])]["n"]
-    )
+
+    def n(**keys):
+        return set(rows[np.logical_and.reduce([rows[k] == v for k, v in keys.items()])]["n"])
+
     assert n(statistic="error", split="test") == {360}
     assert n(statistic="error", split="train") == {len(data.load("digits", device="cpu").train)}
     assert n(setting="random@16", checkpoint="last") == {80}
@@ -202,7 +203,10 @@ def test_measuring_again_gives_the_same_and_finished_parts_are_not_measured_agai
     again, their = measure.measure(folder, RECIPE, SMALL, device="cpu", progress=False)
     assert again.equals(rows)
     assert all(np.array_equal(their[key], arrays[key]) for key in arrays)
-    fail = lambda part: pytest.fail(f"{part.name} is measured again")
+
+    def fail(part):
+        return pytest.fail(f"{part.name} is measured again")
+
     monkeypatch.setattr(
         "arlib.measure.run.plan", lambda *asked: [watched(part, fail) for part in plan(*asked)]
     )
@@ -283,7 +287,9 @@ def test_a_part_is_measured_again_only_if_a_setting_it_uses_changed(folder, tmp_
     calls, names = [], ("features", "jacobian")
 
     def some(*asked):
-        log = lambda part: calls.append(part.name)
+        def log(part):
+            return calls.append(part.name)
+
         return [
             watched(part, log) for part in plan(*asked) if asked[0] == "last" and part.name in names
         ]
@@ -332,9 +338,10 @@ def test_every_setting_decides_some_part():
         bound_images=50,
     )
     recipes = [replace(RECIPE, eps=eps, seed=seed) for eps in (0, 8 / 255) for seed in (0, 1)]
-    describe = lambda s: [
-        (p.name, p.uses(s)) for r in recipes for w in KINDS for p in plan(w, r, s)
-    ]
+
+    def describe(s):
+        return [(p.name, p.uses(s)) for r in recipes for w in KINDS for p in plan(w, r, s)]
+
     other = {"accept_radii": (2.0,)} | {
         "flip_radii": (1.0, 2.0, 4.0, 8.0),
         "cross_strengths": (4.0,),
@@ -373,15 +380,15 @@ def test_more_attacks_check_the_strong_one_on_seed_0(folder, tmp_path, monkeypat
     rows, arrays = measure.measure(
         folder, RECIPE, settings, device="cpu", progress=False, part_folder=tmp_path
     )
-    found = rows.set_index(["checkpoint", "setting"])[["n", "value"]]
+    result = rows.set_index(["checkpoint", "setting"])[["n", "value"]]
     radius = f"@{settings.robust_radius * settings.radius_scale:g}"
-    alone = [found.loc["last", kind + radius] for kind in ("pgd-50x10", "square")]
-    together = found.loc["last", "apgd-ce+t+pgd-50x10+square" + radius]
+    alone = [result.loc["last", kind + radius] for kind in ("pgd-50x10", "square")]
+    together = result.loc["last", "apgd-ce+t+pgd-50x10+square" + radius]
     assert {row.n for row in (*alone, together)} == {6}
     assert together.value >= max(
         [row.value for row in alone] + [1 - arrays["robust|test"][:6].mean()]
     )
-    assert found.loc["best", "apgd-ce+t" + radius].n == 5
+    assert result.loc["best", "apgd-ce+t" + radius].n == 5
 
 
 def test_missing_weights_are_named(tmp_path):
@@ -440,8 +447,8 @@ def test_initialisation_is_the_network_before_the_first_epoch(measured):
     rows, arrays, _ = measured
     start = training.initial_model(RECIPE)
     expected = spectra.of(start, (1, 8, 8)).set_index("layer").loc["blocks.1.conv2"]
-    found = value(rows, "sv_std_over_mean", "initial", "", "blocks.1.conv2", "circular")
-    assert found == pytest.approx(expected["std_over_mean"])
+    initial = value(rows, "sv_std_over_mean", "initial", "", "blocks.1.conv2", "circular")
+    assert initial == pytest.approx(expected["std_over_mean"])
     assert arrays["quantiles|circular@start|blocks.1.conv2"].shape == (201,)
     assert value(rows, "jacobian_uniformity_median", "initial", "test", "blocks.0", "image") > 1
 
@@ -490,8 +497,8 @@ def test_folding_for_spectra_is_float64(folder):
     exact = spectra.singular_values(
         block.conv1.weight.detach().double() * scale.detach().view(-1, 1, 1, 1), 8, stride=2
     )
-    found = spectra.of(model, (1, 8, 8), fold_bn=True).set_index("layer").loc["blocks.1.conv1"]
-    assert found["max"] == pytest.approx(float(exact.max()), rel=1e-12)
+    spectrum = spectra.of(model, (1, 8, 8), fold_bn=True).set_index("layer").loc["blocks.1.conv1"]
+    assert spectrum["max"] == pytest.approx(float(exact.max()), rel=1e-12)
 
 
 @pytest.mark.slow
@@ -575,7 +582,7 @@ def test_a_control_is_measured_in_what_it_is_compared_in_and_with_the_same_numbe
 
 
 @pytest.mark.parametrize(
-    "values, said",
+    "values, message",
     [
         ({"accept_images": 300, "instance_images": 200}, "up to instance_images, 200"),
         ({"accept_radii": (8.0,)}, "other than robust_radius"),
@@ -583,8 +590,8 @@ def test_a_control_is_measured_in_what_it_is_compared_in_and_with_the_same_numbe
         ({"bound_images": -1}, "at least 0"),
     ],
 )
-def test_settings_of_margins_that_cannot_be_are_refused(values, said):
-    with pytest.raises(InputError, match=said):
+def test_settings_of_margins_that_cannot_be_are_refused(values, message):
+    with pytest.raises(InputError, match=message):
         measure.Settings(**values)
 
 

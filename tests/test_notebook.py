@@ -250,8 +250,8 @@ def test_verdict_is_the_computed_row(monkeypatch):
     monkeypatch.setattr(claims, "verdicts", lambda study: pd.DataFrame(rows), raising=False)
     monkeypatch.setattr(notebook, "glue", lambda name, value: glued.append(name))
     glued = []
-    said = notebook.verdict("C2", study(["a"], []))
-    assert said.data == "**C2 gap: mixed** (study `small`, a toy). y."
+    verdict = notebook.verdict("C2", study(["a"], []))
+    assert verdict.data == "**C2 gap: mixed** (study `small`, a toy). y."
     assert glued == ["verdict_C2"]
     with pytest.raises(InputError, match="claim is 'C9'"):
         notebook.verdict("C9", study(["a"], []))

@@ -90,12 +90,12 @@ class NoHostRead(TorchDispatchMode):
 
 
 def test_no_recorded_run_changes_its_id():
-    found = sorted(Path(__file__).parent.parent.glob("records/*/*/record.json"))
-    assert found
-    for path in found:
-        said = training.Recipe.from_dict(json.loads(path.read_text())["recipe"])
-        assert said.id == path.parent.name
-        assert not {"objective", "attack", "awp", "eps_warmup", "ema"} & said.to_dict().keys()
+    paths = sorted(Path(__file__).parent.parent.glob("records/*/*/record.json"))
+    assert paths
+    for path in paths:
+        recipe = training.Recipe.from_dict(json.loads(path.read_text())["recipe"])
+        assert recipe.id == path.parent.name
+        assert not {"objective", "attack", "awp", "eps_warmup", "ema"} & recipe.to_dict().keys()
 
 
 def test_every_option_names_a_run_of_its_own_and_survives_its_dictionary():
@@ -505,8 +505,8 @@ def test_awp_of_parts_of_a_batch_adds_up():
     parts = [
         awp.ascent(model, x[part], y[part], x[part], r) for part in (slice(0, 6), slice(6, 12))
     ]
-    for total, *found in zip(whole, *parts, strict=True):
-        assert torch.allclose(total, sum(found) / 2, atol=1e-13)
+    for total, *summands in zip(whole, *parts, strict=True):
+        assert torch.allclose(total, sum(summands) / 2, atol=1e-13)
 
 
 def test_worst_weights_of_a_batch_in_unequal_parts_are_those_of_the_whole():
@@ -653,7 +653,7 @@ def test_fgsm_overfits_catastrophically_and_wide_noise_prevents_it(noise, overfi
     with pytest.warns(UserWarning, match="catastrophic") if overfits else nullcontext():
         model = training.train(r, device="cpu", progress=False).model
     x, y = data.load("digits", device="cpu").train[:300]
-    found = [attacks.fgsm(model, x, y, eps=r.eps), attacks.pgd(model, x, y, eps=r.eps, steps=20)]
+    x_adv = [attacks.fgsm(model, x, y, eps=r.eps), attacks.pgd(model, x, y, eps=r.eps, steps=20)]
     with torch.no_grad():
-        single, pgd = ((model(images).argmax(1) != y).float().mean().item() for images in found)
+        single, pgd = ((model(images).argmax(1) != y).float().mean().item() for images in x_adv)
     assert objectives.catastrophic(single, pgd) is overfits, (single, pgd)

@@ -113,12 +113,12 @@ def test_no_instance_margin_lies_below_the_proven_distance(name, nets, mnist):
     index, proven, label = proven_distances(nets, PROVEN[name])
     assert torch.equal(y[index], label) and len(index) > 90
     model = othernets.load(name, nets)
-    found = margins.instance(model, x[index], y[index]).double()
+    distances = margins.instance(model, x[index], y[index]).double()
     nearest = attacks.minimum_norm(model, x[index], y[index])
     by_norm = attacks.distance(model, x[index], nearest, y[index]).double()
-    for values in (found, by_norm):
+    for values in (distances, by_norm):
         assert (values >= proven - 1e-6).all()
-    assert 1 < (found / proven).median() < 4 / 3
+    assert 1 < (distances / proven).median() < 4 / 3
 
 
 def proven_distances(nets: Path, network: str):
@@ -130,7 +130,10 @@ def proven_distances(nets: Path, network: str):
             if row["network_path"].strip() == f"{network}.onnx"
         ]
     rows = [row for row in rows if row["split"] == "test"]
-    column = lambda name: torch.tensor([float(row[name]) for row in rows], dtype=torch.float64)
+
+    def column(name):
+        return torch.tensor([float(row[name]) for row in rows], dtype=torch.float64)
+
     return column("image_id").long(), column("epsilon_value"), column("original_label").long()
 
 
@@ -189,9 +192,9 @@ def test_a_changed_number_is_noticed(tmp_path):
     path = tmp_path / others.FILE
     others.write(path, content["families"], **content["versions"])
     assert others.read(path) == content
-    said = json.loads(path.read_text())
-    said["families"][0]["networks"][0]["rows"][0][4] += 0.01
-    path.write_text(json.dumps(said))
+    changed = json.loads(path.read_text())
+    changed["families"][0]["networks"][0]["rows"][0][4] += 0.01
+    path.write_text(json.dumps(changed))
     with pytest.raises(RecordError, match="does not match its checksum"):
         others.read(path)
     path.write_text("[]")
@@ -241,10 +244,10 @@ def test_signs_are_those_of_the_numbers():
     clear = a_network("clear", 0.20, 0.18, 0.22, (0.5, 1.0, 4.0), change=(0.2, 0.3))
     close = a_network("close", 0.09, 0.07, 0.11, (1.5, 2.5, 2.0))
     frame = signs.of_others({"families": [a_family(standard, clear, close)]})
-    found = frame.set_index(["pair", "quantity"])
-    assert found.loc[("std → clear", "error"), ["sign", "sure"]].tolist() == [1, True]
-    assert found.loc[("std → close", "error"), ["sign", "sure"]].tolist() == [-1, False]
-    assert found.loc[("std → clear", "sv_std"), ["sign", "smaller", "layers"]].tolist() == [
+    by_pair = frame.set_index(["pair", "quantity"])
+    assert by_pair.loc[("std → clear", "error"), ["sign", "sure"]].tolist() == [1, True]
+    assert by_pair.loc[("std → close", "error"), ["sign", "sure"]].tolist() == [-1, False]
+    assert by_pair.loc[("std → clear", "sv_std"), ["sign", "smaller", "layers"]].tolist() == [
         -1,
         2,
         3,
@@ -260,13 +263,13 @@ def test_signs_are_those_of_the_numbers():
         "↑ 2/2 against",
     ]
     assert table.loc["std → close"].tolist()[2:] == ["(↓)", "–", "(=)", "↑ 2/3 against", "= 0/2"]
-    said = signs.sentence(frame)
+    sentence = signs.sentence(frame)
     assert (
-        "Of 2 pairs" in said
-        and "C1 natural error ↑ 1, 0, 1" in said
-        and "C6 std, raw ↓ 1, 1, 0" in said
+        "Of 2 pairs" in sentence
+        and "C1 natural error ↑ 1, 0, 1" in sentence
+        and "C6 std, raw ↓ 1, 1, 0" in sentence
     )
-    assert "C5 feature change ↓ 0, 1, 1" in said and "C2" not in said
+    assert "C5 feature change ↓ 0, 1, 1" in sentence and "C2" not in sentence
     assert signs.sources({"families": [a_family(standard, clear)]})["training"].tolist() == [
         "natural",
         "PGD",
@@ -277,7 +280,7 @@ def test_signs_are_those_of_the_numbers():
 def test_the_books_own_networks_stand_beside_them():
     """Against the records read another way."""
     study = studies.load("digits", store=Path("/nowhere"))
-    found = signs.of_study(study).set_index("quantity")
+    result = signs.of_study(study).set_index("quantity")
     table = study.records()
     last = table[
         (table["checkpoint"] == "last")
@@ -285,10 +288,10 @@ def test_the_books_own_networks_stand_beside_them():
         & (table["split"] == "test")
     ]
     by_strength = last.groupby("strength")["value"].mean()
-    assert found.loc["error", "sign"] == np.sign(by_strength[32] - by_strength[0])
-    assert found.loc["sv_std", "layers"] == 6 and found["images"].eq("3 seeds").all()
-    assert "instance_margin" in found.index and found["book"].all()
-    both = pd.concat([signs.of_others(), found.reset_index()])
+    assert result.loc["error", "sign"] == np.sign(by_strength[32] - by_strength[0])
+    assert result.loc["sv_std", "layers"] == 6 and result["images"].eq("3 seeds").all()
+    assert "instance_margin" in result.index and result["book"].all()
+    both = pd.concat([signs.of_others(), result.reset_index()])
     assert signs.sentence(both) == signs.sentence(signs.of_others())
     assert len(signs.table(both, signs.OF_LAYERS)) == both["pair"].nunique()
 

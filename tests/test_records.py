@@ -49,7 +49,7 @@ def some_arrays():
 def a_run(folder, rows=None, arrays=None, weights=None, **changes):
     """A finished run in `folder`, as the runner writes it."""
     folder.mkdir(parents=True, exist_ok=True)
-    said = {
+    about = {
         "run": RUN,
         "recipe": {"dataset": "digits"},
         "variant": "",
@@ -63,22 +63,26 @@ def a_run(folder, rows=None, arrays=None, weights=None, **changes):
     files.write_tensors(
         folder / "last.safetensors", weights or models.resnet(8, width=4).state_dict()
     )
-    records.write(folder, rows=a_table() if rows is None else rows, arrays=arrays, **said | changes)
+    records.write(
+        folder, rows=a_table() if rows is None else rows, arrays=arrays, **about | changes
+    )
     return folder
 
 
 def test_what_is_written_is_read(tmp_path):
-    found = records.read(a_run(tmp_path / RUN))
+    record = records.read(a_run(tmp_path / RUN))
     keys = ["checkpoint", "statistic", "layer"]
     expected = a_table().sort_values(keys, ignore_index=True)
-    pd.testing.assert_frame_equal(found.rows.sort_values(keys, ignore_index=True), expected)
-    assert (found.run, found.recipe, found.provenance["precision"]) == (
+    pd.testing.assert_frame_equal(record.rows.sort_values(keys, ignore_index=True), expected)
+    assert (record.run, record.recipe, record.provenance["precision"]) == (
         RUN,
         {"dataset": "digits"},
         "float32",
     )
-    assert list(found.history["val_error"]) == [0.5, 0.25] and np.isnan(found.history["seconds"][1])
-    arrays = found.arrays()
+    assert list(record.history["val_error"]) == [0.5, 0.25] and np.isnan(
+        record.history["seconds"][1]
+    )
+    arrays = record.arrays()
     assert arrays.keys() == some_arrays().keys()
     np.testing.assert_array_equal(arrays["margin|test"], some_arrays()["margin|test"])
     for name in ("quantiles|circular|blocks.0.conv1", "quantiles|circular|blocks.0.conv2"):
@@ -105,11 +109,13 @@ def test_what_is_written_is_read(tmp_path):
 def test_any_table_survives_packing(rows):
     table = pd.DataFrame(rows, columns=list(records.COLUMNS))
     packed = json.loads(json.dumps(records._pack_rows(table), allow_nan=False))
-    found = pd.DataFrame(records._unpack_rows(*packed)).astype({"n": "int64"})
+    unpacked = pd.DataFrame(records._unpack_rows(*packed)).astype({"n": "int64"})
     keys = list(records.COLUMNS[:5])
-    found, table = (t.sort_values(keys, ignore_index=True) for t in (found, table))
-    pd.testing.assert_frame_equal(found[[*keys, "n"]], table[[*keys, "n"]].astype({"n": "int64"}))
-    np.testing.assert_allclose(found["value"], table["value"], rtol=1e-6)
+    unpacked, table = (t.sort_values(keys, ignore_index=True) for t in (unpacked, table))
+    pd.testing.assert_frame_equal(
+        unpacked[[*keys, "n"]], table[[*keys, "n"]].astype({"n": "int64"})
+    )
+    np.testing.assert_allclose(unpacked["value"], table["value"], rtol=1e-6)
 
 
 def test_a_value_measured_twice_is_refused_when_it_is_written(tmp_path):
@@ -170,7 +176,10 @@ def large_run(folder):
     55 convolutions, three operators, 27 blocks, 60 epochs.
     """
     generator = np.random.default_rng(0)
-    draw = lambda *size: generator.normal(size=size)
+
+    def draw(*size):
+        return generator.normal(size=size)
+
     rows = [
         (
             "last",
@@ -212,10 +221,10 @@ def large_run(folder):
 def test_a_large_record_is_thinned_to_its_limit_and_says_so(tmp_path):
     folder, arrays = large_run(tmp_path / RUN)
     assert records.size(folder) <= records.LIMIT
-    found = records.read(folder)
-    assert len(found.rows) == 55 * 9 * 3 + 54
-    kept = found.arrays()
-    assert any(text.startswith("margin|train: 10000 of 20000") for text in found.left_out)
+    record = records.read(folder)
+    assert len(record.rows) == 55 * 9 * 3 + 54
+    kept = record.arrays()
+    assert any(text.startswith("margin|train: 10000 of 20000") for text in record.left_out)
     assert len(kept["margin|train"]) == 10_000
     assert set(kept["margin|train"]) <= set(arrays["margin|train"])
     np.testing.assert_array_equal(kept["margin|test"], arrays["margin|test"])
@@ -303,10 +312,10 @@ def test_places_are_looked_up_in_order_and_never_in_the_working_directory(tmp_pa
 def test_an_installed_package_uses_its_shipped_copy_and_the_home(tmp_path, monkeypatch):
     monkeypatch.delenv("ARLIB_STORE", raising=False)
     monkeypatch.setattr(places, "PACKAGE", tmp_path / "site-packages" / "arlib")
-    found = places.places()
+    where = places.places()
     assert places.checkout() is None
-    assert found.records == (tmp_path / "site-packages" / "arlib" / "_shipped" / "records",)
-    assert found.store.is_absolute() and found.store.parts[-2:] == ("arlib", "runs")
+    assert where.records == (tmp_path / "site-packages" / "arlib" / "_shipped" / "records",)
+    assert where.store.is_absolute() and where.store.parts[-2:] == ("arlib", "runs")
 
 
 # --- what anybody may have written
@@ -344,13 +353,13 @@ def test_a_record_that_is_signed_and_none_all_the_same_is_one_message(tmp_path, 
     folder = a_run(tmp_path / RUN)
     signed(folder, **changes)
     try:
-        found = records.read(folder)
+        record = records.read(folder)
     except RecordError as error:
         message = str(error)
         assert str(folder / "record.json") in message and "is not a record" in message
         assert "\n" not in message and len(message) < 600
     else:  # the one of them that is a table like others
-        assert changes == {"history": {"epoch": [{}]}} and len(found.history) == 1
+        assert changes == {"history": {"epoch": [{}]}} and len(record.history) == 1
 
 
 @pytest.mark.parametrize(
@@ -393,8 +402,8 @@ def an_npz(path, head: np.ndarray | None, content: bytes, shape=None):
     """An archive of one array whose head says what is asked for."""
     packed = io.BytesIO()
     if head is not None:
-        said = np.lib.format.header_data_from_array_1_0(head)
-        np.lib.format.write_array_header_1_0(packed, said | {"shape": shape or head.shape})
+        header = np.lib.format.header_data_from_array_1_0(head)
+        np.lib.format.write_array_header_1_0(packed, header | {"shape": shape or head.shape})
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.npy", packed.getvalue() + content)
     return path
@@ -496,12 +505,12 @@ def test_a_path_that_cannot_be_is_one_message_wherever_one_is_given(path, why, m
 
 def sizes(paths) -> dict[str, int]:
     """Bytes by the first two folders."""
-    found: dict[str, int] = {}
+    bytes_of: dict[str, int] = {}
     for path in paths:
         inside = path.relative_to(ROOT)
         place = "/".join(inside.parts[:2]) if len(inside.parts) > 2 else inside.parts[0]
-        found[place] = found.get(place, 0) + path.stat().st_size
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+        bytes_of[place] = bytes_of.get(place, 0) + path.stat().st_size
+    return dict(sorted(bytes_of.items(), key=lambda item: -item[1]))
 
 
 def test_the_repository_stays_small_enough_to_clone_and_to_carry():

@@ -38,12 +38,12 @@ def images():
 
 
 @pytest.fixture(scope="module")
-def found(images):
+def comparison(images):
     return arlib.compare({"narrow": net(4), "<b>wide</b>": net(6, 1)}, *images, band=None, **FEW)
 
 
-def value(found, model, quantity, setting="", layer=""):
-    rows = found.rows
+def value(comparison, model, quantity, setting="", layer=""):
+    rows = comparison.rows
     chosen = rows[
         (rows["model"] == model) & (rows["quantity"] == quantity) & (rows["setting"] == setting)
     ]
@@ -51,26 +51,26 @@ def value(found, model, quantity, setting="", layer=""):
 
 
 @pytest.mark.slow
-def test_numbers_are_those_of_the_functions_that_measure_them(found, images):
+def test_numbers_are_those_of_the_functions_that_measure_them(comparison, images):
     x, y = images
     with torch.no_grad():
         z = net(6, 1)(x)
     wide = "<b>wide</b>"
-    assert value(found, wide, "error")["value"] == pytest.approx(
+    assert value(comparison, wide, "error")["value"] == pytest.approx(
         float((z.argmax(1) != y).double().mean())
     )
-    assert value(found, wide, "max_softmax")["value"] == pytest.approx(
+    assert value(comparison, wide, "max_softmax")["value"] == pytest.approx(
         float(confidence.max_softmax(z).mean()), rel=1e-5
     )
-    assert value(found, wide, "median_abs_margin")["value"] == pytest.approx(
+    assert value(comparison, wide, "median_abs_margin")["value"] == pytest.approx(
         float(margins.output(z, y).abs().double().quantile(0.5)), rel=1e-4
     )
     frame = spectra.of(net(6, 1), (1, 8, 8))
     expected = frame[frame["counted"]]["std"].median()
-    assert value(found, wide, "sv_std")["value"] == pytest.approx(expected)
+    assert value(comparison, wide, "sv_std")["value"] == pytest.approx(expected)
     robust = attacks.evaluate(net(4), x[:12], y[:12], eps=[0.02, 0.1]).table
     worst = robust[robust["attack"] == "worst case"]
-    row = value(found, "narrow", "robust_accuracy", "25.5/255")
+    row = value(comparison, "narrow", "robust_accuracy", "25.5/255")
     assert (row["value"], row["low"], row["n"]) == (
         worst["accuracy"].iloc[1],
         worst["low"].iloc[1],
@@ -79,37 +79,39 @@ def test_numbers_are_those_of_the_functions_that_measure_them(found, images):
 
 
 @pytest.mark.slow
-def test_instance_margins_are_compared_on_images_that_all_get_right(found, images):
+def test_instance_margins_are_compared_on_images_that_all_get_right(comparison, images):
     x, y = images
     with torch.no_grad():
         shared = [(net(4)(x[:12]).argmax(1) == y[:12]) & (net(6, 1)(x[:12]).argmax(1) == y[:12])]
-    row = value(found, "narrow", "instance_margin")
+    row = value(comparison, "narrow", "instance_margin")
     assert row["n"] == int(shared[0].sum())
     values = margins.instance(net(4), x[:12], y[:12], generator=torch.Generator().manual_seed(0))
     assert row["value"] == pytest.approx(255 * float(values[shared[0]].double().median()), rel=0.2)
 
 
 @pytest.mark.slow
-def test_every_quantity_has_its_line_with_n_and_what_the_paper_expects(found):
-    table = found.table
-    assert set(found.rows["quantity"]) == set(QUANTITIES)
+def test_every_quantity_has_its_line_with_n_and_what_the_paper_expects(comparison):
+    table = comparison.table
+    assert set(comparison.rows["quantity"]) == set(QUANTITIES)
     assert {"claim", "expected", "n", "narrow", "<b>wide</b>"} == set(table.columns)
     assert re.fullmatch(r"\d+\.\d % \[\d+\.\d %, \d+\.\d %\]", table.loc["natural error", "narrow"])
-    assert len(found.figure().alt) > 200
+    assert len(comparison.figure().alt) > 200
 
 
 @pytest.mark.slow
-def test_the_page_is_one_file_and_nothing_of_a_name_is_markup(found, tmp_path):
-    text = found.save(tmp_path / "report.html").read_text()
+def test_the_page_is_one_file_and_nothing_of_a_name_is_markup(comparison, tmp_path):
+    text = comparison.save(tmp_path / "report.html").read_text()
     assert "<b>wide" not in text and "&lt;b&gt;wide&lt;/b&gt;" in text
     assert not re.search(r"(src|href)=\"(?!data:image/png;base64,)", text) and "<script" not in text
     assert 'alt="' in text and "prefers-color-scheme: dark" in text
-    rows = found.save(tmp_path / "rows.csv").read_text().splitlines()
-    assert len(rows) == len(found.rows) + 1
-    said = json.loads(found.save(tmp_path / "all.json").read_text())
-    assert said["models"] == ["narrow", "<b>wide</b>"] and len(said["rows"]) == len(found.rows)
+    rows = comparison.save(tmp_path / "rows.csv").read_text().splitlines()
+    assert len(rows) == len(comparison.rows) + 1
+    content = json.loads(comparison.save(tmp_path / "all.json").read_text())
+    assert content["models"] == ["narrow", "<b>wide</b>"] and len(content["rows"]) == len(
+        comparison.rows
+    )
     with pytest.raises(InputError, match=r"allowed endings: .html, .csv, .json"):
-        found.save(tmp_path / "report.pdf")
+        comparison.save(tmp_path / "report.pdf")
 
 
 @pytest.mark.slow
@@ -152,35 +154,37 @@ def test_finished_parts_are_not_measured_again_and_those_of_another_model_are(
 def test_a_part_that_cannot_be_measured_is_named_and_the_others_go_on(images):
     x, y = images
     plain = net(4)
-    found = arlib.compare({"function": lambda z: plain(z)}, x, y, **FEW)
-    assert any("spectra of function: the model is a function" in text for text in found.left_out)
-    assert value(found, "function", "error")["value"] == 0
-    assert "not measured" not in found.table.loc["natural error", "function"]
+    comparison = arlib.compare({"function": lambda z: plain(z)}, x, y, **FEW)
+    assert any(
+        "spectra of function: the model is a function" in text for text in comparison.left_out
+    )
+    assert value(comparison, "function", "error")["value"] == 0
+    assert "not measured" not in comparison.table.loc["natural error", "function"]
 
 
 def test_a_time_budget_leaves_out_and_says_so(images):
-    found = arlib.compare({"a": net(4)}, *images, **FEW | {"time_budget": 1e-9})
+    comparison = arlib.compare({"a": net(4)}, *images, **FEW | {"time_budget": 1e-9})
     assert (
-        len(found.left_out) == len(PARTS)
-        and "time budget" in found.left_out[0]
-        and found.rows.empty
+        len(comparison.left_out) == len(PARTS)
+        and "time budget" in comparison.left_out[0]
+        and comparison.rows.empty
     )
-    assert found.table.empty
+    assert comparison.table.empty
 
 
 def test_doubts_are_collected_by_model_and_part(images):
     x, y = images
-    found = arlib.compare(
+    comparison = arlib.compare(
         {"random": nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Dropout(0.5)).train()},
         x,
         y,
         **FEW,
     )
-    assert any(doubt.startswith("random, robustness: evaluate:") for doubt in found.doubts)
+    assert any(doubt.startswith("random, robustness: evaluate:") for doubt in comparison.doubts)
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, message",
     [
         ({"models": {}}, "models is empty"),
         ({"x": 255 * torch.rand(4, 1, 8, 8)}, "scale 0 to 255"),
@@ -188,12 +192,12 @@ def test_doubts_are_collected_by_model_and_part(images):
         ({"eps": [2.0]}, "eps is 2"),
     ],
 )
-def test_bad_input_is_refused_before_anything_is_measured(images, change, said):
+def test_bad_input_is_refused_before_anything_is_measured(images, change, message):
     x, y = images
     given = {"models": {"a": net(4)}, "x": x, "y": y} | FEW | change
     if "x" in change:
         given["y"] = y[:4]
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         arlib.compare(given.pop("models"), given.pop("x"), given.pop("y"), **given)
 
 

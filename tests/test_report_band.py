@@ -29,7 +29,7 @@ def net(width=8, size=8):
 
 
 @pytest.fixture(scope="module")
-def found(images):
+def comparison(images):
     return arlib.compare({"mine": net()}, *images, **DIGITS, **FEW)
 
 
@@ -60,35 +60,35 @@ def recorded_values(statistic, setting="", strength=0.0):
     ],
 )
 def test_the_band_is_from_the_least_to_the_largest_recorded_network(
-    found, quantity, setting, statistic, where
+    comparison, quantity, setting, statistic, where
 ):
     assert (
-        found.band.study == "digits"
-        and found.band.networks == (3, 3)
-        and found.band.strengths == (0, 32)
+        comparison.band.study == "digits"
+        and comparison.band.networks == (3, 3)
+        and comparison.band.strengths == (0, 32)
     )
-    for strength, (low, high) in found.band.of(quantity, setting).items():
+    for strength, (low, high) in comparison.band.of(quantity, setting).items():
         values = recorded_values(statistic, where, strength)
         assert len(values) == 3 and low < high
         assert (low, high) == (
             pytest.approx(min(values), rel=1e-6),
             pytest.approx(max(values), rel=1e-6),
         )
-    assert len(found.band.of(quantity, setting)) == 2
+    assert len(comparison.band.of(quantity, setting)) == 2
 
 
-def test_robust_accuracy_is_one_minus_the_recorded_error(found):
+def test_robust_accuracy_is_one_minus_the_recorded_error(comparison):
     values = recorded_values("robust_error", "apgd-ce+t@32", 32.0)
-    low, high = found.band.of("robust_accuracy", "32/255")[32.0]
+    low, high = comparison.band.of("robust_accuracy", "32/255")[32.0]
     assert (low, high) == (pytest.approx(1 - max(values)), pytest.approx(1 - min(values)))
-    assert not found.band.of("robust_accuracy", "16/255")  # the records took it at 32/255 only
+    assert not comparison.band.of("robust_accuracy", "16/255")  # the records took it at 32/255 only
 
 
-def test_what_the_records_lack_or_took_otherwise_has_no_band(found):
+def test_what_the_records_lack_or_took_otherwise_has_no_band(comparison):
     for quantity in ("ece", "instance_margin", "jacobian_uniformity"):
-        assert not found.band.of(quantity)
-    assert found.table.loc["expected calibration error", "recorded, strength 32"] == "–"
-    assert " to " in found.table.loc["natural error", "recorded, strength 0"]
+        assert not comparison.band.of(quantity)
+    assert comparison.table.loc["expected calibration error", "recorded, strength 32"] == "–"
+    assert " to " in comparison.table.loc["natural error", "recorded, strength 0"]
 
 
 @pytest.mark.slow
@@ -110,23 +110,25 @@ def test_images_like_no_study_have_no_band():
 
 
 @pytest.mark.slow
-def test_the_band_is_in_the_page_the_figure_and_the_file(found, tmp_path):
-    page = found.save(tmp_path / "report.html").read_text()
+def test_the_band_is_in_the_page_the_figure_and_the_file(comparison, tmp_path):
+    page = comparison.save(tmp_path / "report.html").read_text()
     assert "recorded, strength 32" in page and "study digits" in page and "What it took" in page
-    assert found.band.about in found.figure().alt
-    said = json.loads(found.save(tmp_path / "all.json").read_text())
-    assert said["band"]["study"] == "digits" and len(said["band"]["rows"]) == len(found.band.rows)
-    shaded = [len(ax.patches) for ax in found.figure().axes]
-    assert sum(shaded) == len(found.band.rows)
+    assert comparison.band.about in comparison.figure().alt
+    content = json.loads(comparison.save(tmp_path / "all.json").read_text())
+    assert content["band"]["study"] == "digits" and len(content["band"]["rows"]) == len(
+        comparison.band.rows
+    )
+    shaded = [len(ax.patches) for ax in comparison.figure().axes]
+    assert sum(shaded) == len(comparison.band.rows)
 
 
-@pytest.mark.parametrize("band, error, said", [
+@pytest.mark.parametrize("band, error, message", [
     ("digit", InputError, "Did you mean 'digits'"), (3, InputError, "band is 3"),
 ])  # fmt: skip
-def test_a_band_that_is_no_study_is_refused(images, band, error, said, monkeypatch):
+def test_a_band_that_is_no_study_is_refused(images, band, error, message, monkeypatch):
     calls = []
     monkeypatch.setattr("arlib.report.comparison.PARTS", {"one": lambda *_: calls.append(1)})
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         arlib.compare({"mine": net()}, *images, band=band, **FEW)
     assert not calls
 
@@ -146,14 +148,14 @@ def test_a_peak_that_reads_lower_has_not_grown(before, after, grown):
     assert cost.growth(before, after) == grown
 
 
-def test_every_part_says_its_seconds_and_memory(found):
-    assert found.seconds.keys() == found.megabytes.keys()
-    assert all(value >= 0 for value in found.megabytes.values())
-    table = found.cost
+def test_every_part_says_its_seconds_and_memory(comparison):
+    assert comparison.seconds.keys() == comparison.megabytes.keys()
+    assert all(value >= 0 for value in comparison.megabytes.values())
+    table = comparison.cost
     assert list(table.columns) == ["mine", "memory"] and list(table.index) == [
-        k.split("/")[1] for k in found.seconds
+        k.split("/")[1] for k in comparison.seconds
     ]
-    assert table.loc["outputs", "mine"] == f"{found.seconds['mine/outputs']:.1f} s"
+    assert table.loc["outputs", "mine"] == f"{comparison.seconds['mine/outputs']:.1f} s"
 
 
 PEAK = """

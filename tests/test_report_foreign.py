@@ -51,12 +51,12 @@ def images():
 def test_layers_without_a_row_an_image_are_left_out_and_named(images):
     torch.manual_seed(0)
     model = Windows().eval()
-    found = arlib.compare({"windows": model}, *images, **FEW)
-    assert not found.left_out
-    said = [doubt for doubt in found.doubts if "not one row an image" in doubt]
-    assert [doubt.split(":")[0] for doubt in said] == ["windows, features", "windows, jacobians"]
-    assert all("2 of 4 layers" in doubt and "position, window" in doubt for doubt in said)
-    rows = found.rows
+    comparison = arlib.compare({"windows": model}, *images, **FEW)
+    assert not comparison.left_out
+    doubts = [doubt for doubt in comparison.doubts if "not one row per image" in doubt]
+    assert [doubt.split(":")[0] for doubt in doubts] == ["windows, features", "windows, jacobians"]
+    assert all("2 of 4 layers" in doubt and "position, window" in doubt for doubt in doubts)
+    rows = comparison.rows
     changes = rows[(rows["quantity"] == "feature_change") & (rows["layer"] != "")].set_index(
         "layer"
     )["value"]
@@ -81,8 +81,8 @@ def test_such_a_layer_asked_for_by_name_is_refused(images):
         smoothness.feature_change(
             Windows().eval(), images.x, radius=4 / 255, layers=["stem", "window"]
         )
-    found = arlib.compare({"w": Windows().eval()}, *images, layers=["stem", "window"], **FEW)
-    assert any(text.startswith("features of w: of 20 images") for text in found.left_out)
+    comparison = arlib.compare({"w": Windows().eval()}, *images, layers=["stem", "window"], **FEW)
+    assert any(text.startswith("features of w: of 20 images") for text in comparison.left_out)
 
 
 def test_the_command_line_makes_networks_of_timm(monkeypatch):
@@ -111,5 +111,5 @@ def test_networks_of_timm_are_measured(name, how):
     model = timm.create_model(name, pretrained=False, num_classes=10, **how).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = arlib.compare({name: model}, torch.rand(4, 3, 32, 32), torch.arange(4), **FEW)
-    assert not found.left_out
+        comparison = arlib.compare({name: model}, torch.rand(4, 3, 32, 32), torch.arange(4), **FEW)
+    assert not comparison.left_out

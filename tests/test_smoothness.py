@@ -8,7 +8,9 @@ from torch import nn
 from arlib import attacks, models, smoothness
 from arlib.errors import InputError
 
-GENERATOR = lambda seed=0: torch.Generator().manual_seed(seed)
+
+def GENERATOR(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 def linear(weight, bias=None, dtype=torch.float64):

@@ -71,7 +71,10 @@ def circular_layers(draw):
     """
     dims = draw(st.sampled_from([1, 2, 2, 2, 3]))
     most = {1: 9, 2: 6, 3: 3}[dims]
-    each = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(dims))
+
+    def each(low, high):
+        return tuple(draw(st.integers(low, high)) for _ in range(dims))
+
     groups = draw(st.sampled_from([1, 1, 2, 3]))
     shape = (
         groups * draw(st.integers(1, 3)),
@@ -277,17 +280,20 @@ def test_gram_eigenvalues_do_not_blur_small_singular_values(small):
 def test_grams_from_correlations_are_grams_of_blocks(shape, size, stride, dilation, groups):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     symbol = Symbol(weight, geometry(weight, size, stride, dilation=dilation, groups=groups))
-    found, expected = (
+    result, expected = (
         Correlations(symbol).grams(symbol.frequencies),
         gram(symbol.blocks(symbol.frequencies)),
     )
-    nearest = min((found - expected).abs().max(), (found - expected.conj()).abs().max())
+    nearest = min((result - expected).abs().max(), (result - expected.conj()).abs().max())
     assert nearest < 1e-12 * expected.abs().max()
 
 
 def test_many_layers_are_each_what_they_are_alone(monkeypatch):
     generator = torch.Generator().manual_seed(0)
-    random = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    def random(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
     layers = [
         (random(4, 3, 3, 3), 8, 1),
         (random(2, 2, 1, 1), 4, 1),
@@ -299,8 +305,8 @@ def test_many_layers_are_each_what_they_are_alone(monkeypatch):
     alone = [spectra.singular_values(*layer, dtype=layer[0].dtype) for layer in layers]
     for most in (1, 10**5, 10**9):
         monkeypatch.setattr("arlib.spectra.together.STACK_BYTES", most)
-        found = each_cyclic(given, lambda values: (values, len(values)))
-        for (values, count), expected in zip(found, alone, strict=True):
+        result = each_cyclic(given, lambda values: (values, len(values)))
+        for (values, count), expected in zip(result, alone, strict=True):
             assert count == len(expected) and values.dtype == expected.dtype
             assert torch.allclose(
                 values, expected, rtol=0, atol=1e-12 if values.dtype == torch.float64 else 1e-5

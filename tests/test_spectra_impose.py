@@ -19,9 +19,9 @@ def ratio(weight, size, **options):
 
 def test_its_own_spectrum_changes_nothing():
     weight = kernel(4, 3, 3, 3)
-    found = spectra.impose(weight, 6, spectra.singular_values(weight, 6))
-    assert torch.allclose(found.weight, weight, atol=1e-10)
-    assert found.residual < 1e-10
+    imposed = spectra.impose(weight, 6, spectra.singular_values(weight, 6))
+    assert torch.allclose(imposed.weight, weight, atol=1e-10)
+    assert imposed.residual < 1e-10
 
 
 def test_a_kernel_as_large_as_the_map_takes_any_spectrum():
@@ -29,10 +29,10 @@ def test_a_kernel_as_large_as_the_map_takes_any_spectrum():
         kernel(3, 3, 5, 5),
         torch.rand(75, generator=torch.Generator().manual_seed(1)) + 0.5,
     )
-    found = spectra.impose(weight, 5, target)
-    achieved = spectra.statistics(spectra.singular_values(found.weight, 5))
+    imposed = spectra.impose(weight, 5, target)
+    achieved = spectra.statistics(spectra.singular_values(imposed.weight, 5))
     wanted = spectra.statistics(target)
-    assert found.residual < 1e-9
+    assert imposed.residual < 1e-9
     # conjugate pairs share one quantile
     assert achieved["std"] == pytest.approx(wanted["std"], rel=0.02)
     assert achieved["mean"] == pytest.approx(wanted["mean"], rel=0.01)
@@ -44,36 +44,39 @@ def test_another_layers_quantiles_are_approached_on_the_own_support(stride, grou
     other[:, :, 1, 1] += 6 * torch.eye(8, 8 // groups)
     options = {"stride": stride, "groups": groups}
     target = spectra.singular_values(other, 8, **options)
-    found = spectra.impose(weight, 8, spectra.quantiles(target), **options)
-    values = spectra.singular_values(found.weight, 8, **options)
+    imposed = spectra.impose(weight, 8, spectra.quantiles(target), **options)
+    values = spectra.singular_values(imposed.weight, 8, **options)
     start = spectra.singular_values(weight, 8, **options)
-    distance = lambda sigma: float((sigma - target).norm() / target.norm())
-    assert found.weight.shape == weight.shape
+
+    def distance(sigma):
+        return float((sigma - target).norm() / target.norm())
+
+    assert imposed.weight.shape == weight.shape
     assert distance(values) < 0.01 < distance(start)
     # the target's 201 quantiles stand for its spectrum
-    assert 0 < found.residual <= distance(values)
+    assert 0 < imposed.residual <= distance(values)
     assert (values.std() - start.std()) / (target.std() - start.std()) == pytest.approx(1, abs=0.05)
 
 
 def test_frobenius_is_scaling_alone():
     weight = kernel(4, 4, 3, 3).float()
-    found = spectra.impose(weight, 6, 0.7, kind="frobenius")
-    scale = found.weight / weight
+    imposed = spectra.impose(weight, 6, 0.7, kind="frobenius")
+    scale = imposed.weight / weight
     assert torch.allclose(scale, scale.flatten()[0].expand_as(scale), rtol=1e-5)
-    assert spectra.singular_values(found.weight, 6).square().mean().sqrt().item() == pytest.approx(
-        0.7, rel=1e-5
-    )
-    assert found.weight.dtype == torch.float32
+    assert spectra.singular_values(
+        imposed.weight, 6
+    ).square().mean().sqrt().item() == pytest.approx(0.7, rel=1e-5)
+    assert imposed.weight.dtype == torch.float32
 
 
 def test_spread_moves_the_ratio_and_keeps_the_size():
     weight = kernel(6, 6, 3, 3)
     before = ratio(weight, 8)
     wanted = 0.8 * before
-    found = spectra.impose(weight, 8, wanted, kind="spread", steps=200)
-    after = ratio(found.weight, 8)
+    imposed = spectra.impose(weight, 8, wanted, kind="spread", steps=200)
+    after = ratio(imposed.weight, 8)
     assert (before - after) / (before - wanted) > 0.8
-    assert found.weight.norm().item() == pytest.approx(weight.norm().item(), rel=0.05)
+    assert imposed.weight.norm().item() == pytest.approx(weight.norm().item(), rel=0.05)
 
 
 @pytest.mark.parametrize("shape,size,options", [

@@ -42,15 +42,15 @@ def test_network_jacobian_equals_autograd(net):
 
 def test_beyond_the_limit_extremes_and_a_stochastic_sum(net):
     x = images()
-    exact, found = spectra.jacobian(net.blocks, net_input(net, x)), None
-    found = spectra.jacobian(net.blocks, net_input(net, x), exact_limit=1, steps=60, probes=40)
-    assert set(found.method) == {"lanczos"}
-    assert found["max"].tolist() == pytest.approx(exact["max"].tolist(), rel=1e-6)
-    assert (found["max"] <= exact["max"] * (1 + 1e-9)).all()
-    assert (found["min"] >= exact["min"] - 1e-9).all()
-    assert (found.sum_of_squares_low <= exact.sum_of_squares).all()
-    assert (exact.sum_of_squares <= found.sum_of_squares_high).all()
-    assert found["std"].isna().all()
+    exact, estimated = spectra.jacobian(net.blocks, net_input(net, x)), None
+    estimated = spectra.jacobian(net.blocks, net_input(net, x), exact_limit=1, steps=60, probes=40)
+    assert set(estimated.method) == {"lanczos"}
+    assert estimated["max"].tolist() == pytest.approx(exact["max"].tolist(), rel=1e-6)
+    assert (estimated["max"] <= exact["max"] * (1 + 1e-9)).all()
+    assert (estimated["min"] >= exact["min"] - 1e-9).all()
+    assert (estimated.sum_of_squares_low <= exact.sum_of_squares).all()
+    assert (exact.sum_of_squares <= estimated.sum_of_squares_high).all()
+    assert estimated["std"].isna().all()
 
 
 def net_input(net, x):
@@ -63,10 +63,10 @@ def test_convolution_with_batch_norm_is_the_folded_operator(net):
         block.bn1.weight / (block.bn1.running_var + block.bn1.eps).sqrt()
     ).view(-1, 1, 1, 1)
     exact = spectra.statistics(spectra.singular_values(folded, 6, padding=1))
-    found = spectra.jacobian(
+    result = spectra.jacobian(
         lambda x: block.bn1(block.conv1(x)), torch.zeros(1, 4, 6, 6, dtype=torch.float64)
     ).iloc[0]
-    assert {name: found[name] for name in exact} == pytest.approx(exact)
+    assert {name: result[name] for name in exact} == pytest.approx(exact)
 
 
 def test_a_block_less_its_activations_is_one_linear_map(net):

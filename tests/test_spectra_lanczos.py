@@ -36,7 +36,10 @@ def random(*shape, seed=0):
 def layers(draw):
     """Any convolution of one to three dimensions whose matrix is small, in every padding mode."""
     dims = draw(st.sampled_from([1, 2, 2, 3]))
-    each = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(dims))
+
+    def each(low, high):
+        return tuple(draw(st.integers(low, high)) for _ in range(dims))
+
     size, kernel, dilation = each(3, {1: 9, 2: 6, 3: 4}[dims]), each(1, 3), each(1, 2)
     groups, mode = draw(st.sampled_from([1, 2])), draw(st.sampled_from(MODES))
     amount = tuple(max(d * (k - 1) + 1 - n, draw(st.integers(0, 2)))
@@ -133,24 +136,24 @@ def test_quantile_bounds_hold_for_the_measure_they_are_read_off():
 def test_estimates_hold_the_exact_statistics(stride, mode):
     weight = random(8, 6, 3, 3, seed=4)
     exact = spectra.statistics(spectra.singular_values(weight, 13, stride, mode))
-    found = spectra.estimate(weight, 13, stride, mode, seed=0, confidence=0.999)
-    assert found.count == exact["count"]
-    for name, (value, low, high) in found.values.items():
+    estimated = spectra.estimate(weight, 13, stride, mode, seed=0, confidence=0.999)
+    assert estimated.count == exact["count"]
+    for name, (value, low, high) in estimated.values.items():
         assert low <= value <= high, name
         assert low * (1 - 1e-5) <= exact[name] <= high * (1 + 1e-5), name
-    assert found.values["std"][0] == pytest.approx(exact["std"], rel=0.03)
-    assert found.values["max"][0] == pytest.approx(exact["max"], rel=0.01)
-    assert found.bracket <= found.monte_carlo / 4
-    assert (found.quantile_bounds[0] <= found.quantiles).all()
+    assert estimated.values["std"][0] == pytest.approx(exact["std"], rel=0.03)
+    assert estimated.values["max"][0] == pytest.approx(exact["max"], rel=0.01)
+    assert estimated.bracket <= estimated.monte_carlo / 4
+    assert (estimated.quantile_bounds[0] <= estimated.quantiles).all()
 
 
 def test_equal_singular_values_have_no_spread_to_estimate():
     identity = torch.zeros(4, 4, 3, 3)
     identity[range(4), range(4), 1, 1] = 2.0
-    found = spectra.estimate(identity, 9)
-    assert found.values["mean"] == pytest.approx((2, 2, 2), rel=1e-6)
-    assert found.values["std"] == pytest.approx((0, 0, 0), abs=1e-5)
-    assert found.values["effective_rank"] == pytest.approx((1, 1, 1), abs=1e-6)
+    estimated = spectra.estimate(identity, 9)
+    assert estimated.values["mean"] == pytest.approx((2, 2, 2), rel=1e-6)
+    assert estimated.values["std"] == pytest.approx((0, 0, 0), abs=1e-5)
+    assert estimated.values["effective_rank"] == pytest.approx((1, 1, 1), abs=1e-6)
 
 
 def test_a_concentrated_spectrum_is_measured_through_its_spread():
@@ -158,9 +161,9 @@ def test_a_concentrated_spectrum_is_measured_through_its_spread():
     weight = 0.01 * random(8, 8, 3, 3)
     weight[:, :, 1, 1] += torch.linalg.qr(random(8, 8, seed=1)).Q
     exact = spectra.statistics(spectra.singular_values(weight, 12, padding="zeros"))
-    found = spectra.estimate(weight, 12)
+    estimated = spectra.estimate(weight, 12)
     assert exact["std_over_mean"] < 0.08
-    assert found.values["std"][0] == pytest.approx(exact["std"], rel=0.03)
+    assert estimated.values["std"][0] == pytest.approx(exact["std"], rel=0.03)
 
 
 def test_only_the_seed_decides():
@@ -223,8 +226,8 @@ def test_intervals_cover(name):
     spec = importlib.util.spec_from_file_location("spectra_coverage", path)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    found = benchmark.coverage(name, 100, probes=8)
+    result = benchmark.coverage(name, 100, probes=8)
     for key in benchmark.STATISTICS:
-        assert found[f"holds {key}"] >= 0.88
-    assert found["width / exact quadrature"] <= 1.5
-    assert math.isfinite(found["half-width of std"])
+        assert result[f"holds {key}"] >= 0.88
+    assert result["width / exact quadrature"] <= 1.5
+    assert math.isfinite(result["half-width of std"])

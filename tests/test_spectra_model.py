@@ -42,19 +42,19 @@ def test_every_layer_with_its_map(resnet):
 def test_rows_are_the_layers_own_spectra(resnet):
     frame = spectra.of(resnet)
     expected = spectra.singular_values(resnet.blocks[1].conv1.weight, 32, stride=2)
-    found = row(frame, "blocks.1.conv1")
-    assert found["std"] == pytest.approx(expected.std(correction=0).item(), rel=1e-12)
-    assert found["count"] == 8 * 16 * 16
+    values = row(frame, "blocks.1.conv1")
+    assert values["std"] == pytest.approx(expected.std(correction=0).item(), rel=1e-12)
+    assert values["count"] == 8 * 16 * 16
     assert frame.attrs["quantiles"]["blocks.1.conv1"].shape == (201,)
-    assert frame.attrs["quantiles"]["blocks.1.conv1"][-1] == pytest.approx(found["max"])
+    assert frame.attrs["quantiles"]["blocks.1.conv1"][-1] == pytest.approx(values["max"])
 
 
 def test_as_built_uses_the_layers_padding(resnet):
     frame = spectra.of(resnet, (3, 8, 8), "as-built")
-    found = row(frame, "blocks.0.conv2")
+    values = row(frame, "blocks.0.conv2")
     expected = spectra.singular_values(resnet.blocks[0].conv2.weight, 8, padding=1)
-    assert found["max"] == pytest.approx(expected[0].item(), rel=1e-12)
-    assert (found.padding, found.method) == ("zeros", "dense")
+    assert values["max"] == pytest.approx(expected[0].item(), rel=1e-12)
+    assert (values.padding, values.method) == ("zeros", "dense")
 
 
 def test_as_built_circular_padding_is_the_circular_operator():
@@ -80,10 +80,10 @@ def test_circular_padding_of_another_amount_is_not_taken_for_the_circular_operat
 
 
 def test_reshaped_is_the_flattened_kernel(resnet):
-    found = row(spectra.of(resnet, operator="reshaped"), "blocks.0.conv1")
+    values = row(spectra.of(resnet, operator="reshaped"), "blocks.0.conv1")
     expected = torch.linalg.svdvals(resnet.blocks[0].conv1.weight.flatten(1).double())
-    assert found["max"] == pytest.approx(expected[0].item(), rel=1e-10)
-    assert (found["count"], found.padding, found.method) == (4, "reshaped", "svd")
+    assert values["max"] == pytest.approx(expected[0].item(), rel=1e-10)
+    assert (values["count"], values.padding, values.method) == (4, "reshaped", "svd")
 
 
 def test_folding_multiplies_by_gamma_over_root_of_var_plus_eps(resnet):
@@ -129,12 +129,12 @@ def test_dead_channels():
 def test_transposed_convolution_is_the_adjoint_on_its_output_map():
     torch.manual_seed(0)
     layer = nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1, output_padding=1, groups=1, bias=False)
-    found = spectra.of(nn.Sequential(layer), (3, 3, 3), "as-built").iloc[0]
+    spectrum = spectra.of(nn.Sequential(layer), (3, 3, 3), "as-built").iloc[0]
     columns = [layer(e.view(1, 3, 3, 3)).flatten() for e in torch.eye(27)]
     expected = torch.linalg.svdvals(torch.stack(columns).double())
-    assert found["size"] == (6, 6)
-    assert found["count"] == 27
-    assert (found["max"], found["std"]) == pytest.approx(
+    assert spectrum["size"] == (6, 6)
+    assert spectrum["count"] == 27
+    assert (spectrum["max"], spectrum["std"]) == pytest.approx(
         (expected[0].item(), expected.std(correction=0).item()), rel=1e-5
     )
 

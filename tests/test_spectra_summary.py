@@ -12,36 +12,36 @@ from arlib.spectra import quantiles, statistics
 
 
 def test_equal_values_are_as_concentrated_as_can_be():
-    found = statistics(torch.full((50,), 2.0))
-    assert found == pytest.approx(
+    summary = statistics(torch.full((50,), 2.0))
+    assert summary == pytest.approx(
         {"count": 50, "max": 2, "min": 2, "mean": 2, "std": 0, "std_over_mean": 0}
         | {"effective_rank": 1, "stable_rank": 1, "condition": 1}
     )
 
 
 def test_one_value_among_zeros():
-    found = statistics(torch.tensor([0.0, 3.0, 0.0, 0.0]))
-    assert found["mean"] == 0.75
-    assert found["std"] == pytest.approx(math.sqrt(9 / 4 - 0.75**2))  # ddof 0, zeros included
-    assert found["effective_rank"] == pytest.approx(1 / 4)
-    assert found["stable_rank"] == pytest.approx(1 / 4)
-    assert found["condition"] == math.inf
+    summary = statistics(torch.tensor([0.0, 3.0, 0.0, 0.0]))
+    assert summary["mean"] == 0.75
+    assert summary["std"] == pytest.approx(math.sqrt(9 / 4 - 0.75**2))  # ddof 0, zeros included
+    assert summary["effective_rank"] == pytest.approx(1 / 4)
+    assert summary["stable_rank"] == pytest.approx(1 / 4)
+    assert summary["condition"] == math.inf
 
 
 def test_by_hand():
-    found = statistics(torch.tensor([1.0, 3.0]))
+    summary = statistics(torch.tensor([1.0, 3.0]))
     entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
-    assert (found["std"], found["std_over_mean"]) == (1.0, 0.5)
-    assert found["effective_rank"] == pytest.approx(math.exp(entropy) / 2)
-    assert found["stable_rank"] == pytest.approx(10 / 9 / 2)
-    assert found["condition"] == pytest.approx(2.9 / 1.1)
+    assert (summary["std"], summary["std_over_mean"]) == (1.0, 0.5)
+    assert summary["effective_rank"] == pytest.approx(math.exp(entropy) / 2)
+    assert summary["stable_rank"] == pytest.approx(10 / 9 / 2)
+    assert summary["condition"] == pytest.approx(2.9 / 1.1)
 
 
 def test_an_all_zero_operator_has_no_ratios():
-    found = statistics(torch.zeros(3))
-    assert found["std"] == 0
-    assert math.isnan(found["std_over_mean"])
-    assert math.isnan(found["effective_rank"])
+    summary = statistics(torch.zeros(3))
+    assert summary["std"] == 0
+    assert math.isnan(summary["std_over_mean"])
+    assert math.isnan(summary["effective_rank"])
 
 
 @settings(deadline=None, derandomize=True, max_examples=50)
@@ -56,10 +56,10 @@ def test_ratios_are_scale_free_and_bounded(values, scale):
 
 
 def test_quantiles_run_from_min_to_max():
-    found = quantiles(torch.tensor([5.0, 1.0, 3.0]))
-    assert found.shape == (201,)
-    assert found.dtype.name == "float32"
-    assert (found[0], found[100], found[-1]) == (1, 3, 5)
+    result = quantiles(torch.tensor([5.0, 1.0, 3.0]))
+    assert result.shape == (201,)
+    assert result.dtype.name == "float32"
+    assert (result[0], result[100], result[-1]) == (1, 3, 5)
 
 
 @pytest.mark.parametrize(

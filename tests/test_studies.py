@@ -58,8 +58,8 @@ def a_study(folder: Path, text: str = TINY) -> studies.Study:
 def fake(study, entry, folder, *, machine, progress, time_left, pause=0.0, log=None):
     """What `studies.run.compute` does, without the computing; `log` gets a line when it begins."""
     if log is not None:
-        with open(log, "a") as said:
-            said.write(f"{entry.run} {os.getpid()}\n")
+        with open(log, "a") as log_file:
+            log_file.write(f"{entry.run} {os.getpid()}\n")
     time.sleep(pause)
     rows = pd.DataFrame(
         [("last", "test", "error", "", "", 360, 0.25)], columns=list(records.COLUMNS)
@@ -92,9 +92,10 @@ def test_shipped_studies_are_what_the_book_says():
     digits, small, main = (
         studies.load(n) for n in ("digits", "cifar10-resnet20-small", "cifar10-resnet56")
     )
-    pairs = lambda study: {
-        (e.recipe.strength, e.recipe.seed) for e in study.entries if not e.variant
-    }
+
+    def pairs(study):
+        return {(e.recipe.strength, e.recipe.seed) for e in study.entries if not e.variant}
+
     assert pairs(digits) == {(s, seed) for s in (0, 16, 32, 64) for seed in range(3)} and digits.toy
     assert pairs(small) == {(s, seed) for s in (0, 2, 4, 8) for seed in range(5)} and not small.toy
     assert (
@@ -144,24 +145,27 @@ def test_run_ids_of_the_printed_studies_never_change():
 
 def test_whole_seeds_come_first_and_extras_last(tmp_path):
     extra = "extra: [{strength: 32, seed: 0, variant: step8, step: 8}]\n"
-    found = [
+    listed = [
         (e.recipe.seed, e.recipe.strength, e.variant)
         for e in a_study(tmp_path, TINY + extra).entries
     ]
-    assert found == [(0, 0, ""), (0, 32, ""), (1, 0, ""), (1, 32, ""), (0, 32, "step8")]
+    assert listed == [(0, 0, ""), (0, 32, ""), (1, 0, ""), (1, 32, ""), (0, 32, "step8")]
 
 
 def test_controls_are_shorter_standard_trainings_of_the_same_seeds(tmp_path):
     study = a_study(tmp_path, TINY + "protocol: 2\ncontrols: [2, 1]\nkeep_epochs: [1]\n")
     assert study.protocol == 2
-    found = [(e.recipe.seed, e.recipe.strength, e.recipe.epochs, e.variant) for e in study.entries]
-    of = lambda seed: [
-        (seed, 0, 3, ""),
-        (seed, 32, 3, ""),
-        (seed, 0, 1, "control-1"),
-        (seed, 0, 2, "control-2"),
-    ]
-    assert found == of(0) + of(1)
+    listed = [(e.recipe.seed, e.recipe.strength, e.recipe.epochs, e.variant) for e in study.entries]
+
+    def of(seed):
+        return [
+            (seed, 0, 3, ""),
+            (seed, 32, 3, ""),
+            (seed, 0, 1, "control-1"),
+            (seed, 0, 2, "control-2"),
+        ]
+
+    assert listed == of(0) + of(1)
     one = a_study(tmp_path, TINY + "protocol: 2\ncontrols: {epochs: [1], seed: [1]}\n")
     assert [(e.recipe.seed, e.variant) for e in one.entries if e.control] == [(1, "control-1")]
 
@@ -197,8 +201,8 @@ def test_a_study_with_controls_runs_and_shows_resumes_and_records_them(tmp_path)
         "control-1",
     ]
     (control,) = [entry for entry in study.entries if entry.control]
-    found = study.record(control.run)
-    assert len(found.history) == 1 and set(found.rows["checkpoint"]) == {"last"}
+    record = study.record(control.run)
+    assert len(record.history) == 1 and set(record.rows["checkpoint"]) == {"last"}
     assert records.size(study.finished()[control.run]) <= 30_000
     assert set(study.records()["variant"]) == {"", "control-1"}
 
@@ -266,14 +270,14 @@ MISTAKES = [
 def test_a_mistake_in_a_study_file_is_one_message_with_file_line_key_and_what_is_allowed(
     tmp_path, mistake
 ):
-    old, key, line, said, *new = mistake
+    old, key, line, words, *new = mistake
     text = TINY + "\n" + (old if not new else "")
     text = text.replace(old, new[0], 1) if new and old else text + "".join(new)
     with pytest.raises(InputError) as caught:
         a_study(tmp_path, text)
     message = str(caught.value)
     assert str(tmp_path / "tiny.yml") in message and "\n" not in message
-    assert key in message and line in message and said in message
+    assert key in message and line in message and words in message
 
 
 HOSTILE = [
@@ -313,13 +317,13 @@ HOSTILE = [
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda one: f"{one[1][:20]!a} {one[3][:10]}")
 def test_a_hostile_study_file_is_soon_one_message(tmp_path, hostile):
-    old, new, line, said = hostile
+    old, new, line, words = hostile
     begun = time.process_time()
     with pytest.raises(InputError) as caught:
         a_study(tmp_path, TINY.replace(old, new, 1))
     assert time.process_time() - begun < 5
     message = str(caught.value)
-    assert str(tmp_path / "tiny.yml") in message and line in message and said in message
+    assert str(tmp_path / "tiny.yml") in message and line in message and words in message
     assert "\n" not in message and len(message) < 1000
 
 
@@ -374,9 +378,9 @@ def test_a_study_runs_what_is_missing_and_reads_as_tables(tiny):
     assert len(tiny.missing()) == 4 and set(tiny.status()["state"]) == {"missing"}
     table = run(tiny)
     assert list(table["state"]) == ["finished"] * 4 and not tiny.missing()
-    found = tiny.records()
-    assert list(found) == [*studies.KEYS, *records.COLUMNS]
-    assert list(zip(found["seed"], found["strength"], strict=True)) == [
+    frame = tiny.records()
+    assert list(frame) == [*studies.KEYS, *records.COLUMNS]
+    assert list(zip(frame["seed"], frame["strength"], strict=True)) == [
         (0, 0),
         (0, 32),
         (1, 0),
@@ -574,10 +578,10 @@ PUBLISHED = sorted(path.parent for path in (ROOT / "records").glob("*/*/record.j
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
 def test_a_published_record_is_whole_small_and_named_by_its_recipe(folder):
-    found = records.read(folder)
-    assert training.Recipe.from_dict(found.recipe).id == found.run == folder.name
+    record = records.read(folder)
+    assert training.Recipe.from_dict(record.recipe).id == record.run == folder.name
     assert records.size(folder) <= records.LIMIT
-    assert len(found.rows) and len(found.history) and found.provenance["precision"] == "float32"
+    assert len(record.rows) and len(record.history) and record.provenance["precision"] == "float32"
     published = studies.load(folder.parent.name).file.weights
     assert (folder / "weights.safetensors").exists() == (folder.name in published)
 
@@ -603,10 +607,10 @@ def test_shipped_weights_give_the_recorded_numbers():
     ]
     split = data.load("digits", device="cpu").test
     for folder in folders:
-        found = records.read(folder)
-        model = training.model_from(training.Recipe.from_dict(found.recipe), found.weights())
+        record = records.read(folder)
+        model = training.model_from(training.Recipe.from_dict(record.recipe), record.weights())
         rows = (
-            found.rows[found.rows["checkpoint"] == "last"]
+            record.rows[record.rows["checkpoint"] == "last"]
             .set_index(["statistic", "split", "setting", "layer"])
             .sort_index()["value"]
         )
@@ -629,8 +633,8 @@ def a_claim(folder: Path, **changes) -> Path:
     """The file of somebody else's claim."""
     (folder / "r.json").unlink(missing_ok=True)
     with lease.take(folder, "r") as claim:
-        said = lease.read(claim.path)
-    files.write_json(folder / "r.json", said | changes)
+        content = lease.read(claim.path)
+    files.write_json(folder / "r.json", content | changes)
     return folder / "r.json"
 
 
@@ -781,7 +785,10 @@ def test_a_worker_that_lost_its_run_leaves_it_to_the_other(tiny, monkeypatch, st
 def test_what_another_worker_took_over_can_be_neither_published_nor_written_nor_taken_back(tiny):
     """In a thread, say, where no signal interrupts: the lease is looked at whenever it matters."""
     entry = tiny.entries[0]
-    finish = lambda folder: fake(tiny, entry, folder, machine=CPU, progress=False, time_left=None)
+
+    def finish(folder):
+        return fake(tiny, entry, folder, machine=CPU, progress=False, time_left=None)
+
     mine = lease.take(tiny.leases_folder, entry.run)
     folder = runs._adopt(tiny, entry.run, mine)
     finish(folder)
@@ -917,20 +924,20 @@ def test_a_worker_that_slept_publishes_nothing_says_so_and_goes_on(tmp_path, mon
         until(lambda: (lease.read(path) or {"token": token})["token"] != token, 300)
         until(lambda: not folder.exists(), 60)
         sleeper.send_signal(signal.SIGCONT)
-        said = {process: process.communicate(timeout=300)[1] for process in started}
+        logs = {process: process.communicate(timeout=300)[1] for process in started}
     finally:
         for process in started:
             process.kill()
             process.wait()
-    assert [process.returncode for process in started] == [0, 0], said
-    assert f"{first}: another worker took this run" in said[sleeper], said[sleeper]
-    assert f"{first}: taken over from process {sleeper.pid}" in said[other], said[other]
-    assert "Traceback" not in said[sleeper] + said[other]
+    assert [process.returncode for process in started] == [0, 0], logs
+    assert f"{first}: another worker took this run" in logs[sleeper], logs[sleeper]
+    assert f"{first}: taken over from process {sleeper.pid}" in logs[other], logs[other]
+    assert "Traceback" not in logs[sleeper] + logs[other]
     assert set(study.status()["state"]) == {"finished"}
     for entry in study.entries:
         assert study.record(entry.run).weights() and len(study.record(entry.run).history) == 8
     assert not list(study.work_folder.iterdir()) and not list(study.leases_folder.glob("*.json"))
-    done = said[sleeper].splitlines()  # and it went on with another run
+    done = logs[sleeper].splitlines()  # and it went on with another run
     assert any(f"{e.run}: trained; measuring" in done for e in study.entries if e.run != first)
 
 
@@ -939,11 +946,14 @@ def test_processes_share_a_study_and_one_takes_over_from_the_killed_other(tmp_pa
     monkeypatch.delenv("ARLIB_STORE", raising=False)
     study = a_study(tmp_path, TINY.replace("seed: [0, 1]", "seed: [0, 1, 2, 3]"))
     log = tmp_path / "log"
-    begun_by = lambda pid: (
-        [name for name, by in map(str.split, log.read_text().splitlines()) if by == str(pid)]
-        if log.exists()
-        else []
-    )
+
+    def begun_by(pid):
+        return (
+            [name for name, by in map(str.split, log.read_text().splitlines()) if by == str(pid)]
+            if log.exists()
+            else []
+        )
+
     slow = worker(study, log, 600)
     started = [slow]
     try:

@@ -27,7 +27,7 @@ def digits():
     return studies.load("digits")
 
 
-def said(study, verdicts, margins):
+def findings_of(study, verdicts, margins):
     return tables.first_page(study, verdicts, margins)
 
 
@@ -40,7 +40,7 @@ def test_the_first_sentence_has_the_factors_and_draws_no_conclusion_they_do_not(
     digits, lead, distance, head
 ):
     verdicts = claims.decide(synthetic.records())
-    sentence = said(digits, verdicts, (45, medians(lead, distance)))["nearer"]
+    sentence = findings_of(digits, verdicts, (45, medians(lead, distance)))["nearer"]
     assert sentence.startswith(f"{head}: at AR strength 8, on the 45 test images ")
     factors = [float(word) for word in pd.Series(sentence).str.findall(r"× ([\d.]+)").iloc[0]]
     middle = np.exp(np.log([1, 1.01, 1.02]).mean())
@@ -50,7 +50,7 @@ def test_the_first_sentence_has_the_factors_and_draws_no_conclusion_they_do_not(
 @pytest.mark.parametrize("margins", [None, (45, medians(0.5, 2.0, seeds=1))])
 def test_nothing_is_said_of_what_nobody_measured(digits, margins):
     none = claims.decide(synthetic.records().iloc[:0])
-    sentences = said(digits, none, margins)
+    sentences = findings_of(digits, none, margins)
     assert sentences["nearer"] == sentences["gap"] == NOTHING
     assert "not measured" in sentences["smoother"] and "×" not in sentences["smoother"]
 
@@ -58,10 +58,10 @@ def test_nothing_is_said_of_what_nobody_measured(digits, margins):
 def test_effects_and_readings_are_those_of_the_verdicts(digits, tmp_path):
     verdicts = claims.verdicts(digits)
     rows = claims.table(verdicts)["Effect [95 % interval]"]
-    sentences = said(digits, verdicts, None)
+    sentences = findings_of(digits, verdicts, None)
     for claim, name in (("C1", "gap"), ("C2", "gap"), ("C5", "smoother"), ("C6", "smoother")):
         (effect,) = [text for title, text in rows.items() if title.startswith(f"{claim} ")]
         assert effect in sentences[name]
     assert "12 networks of one design" in sentences["why"] and "It is a toy" in sentences["why"]
     begun = studies.load("cifar10-resnet56", tmp_path)
-    assert said(begun, claims.verdicts(begun), None)["why"].startswith("0 of 17 networks ")
+    assert findings_of(begun, claims.verdicts(begun), None)["why"].startswith("0 of 17 networks ")

@@ -11,20 +11,20 @@ RECORDS = synthetic.records()
 
 
 def test_layer_rule_shows_the_conditions_of_the_verdict():
-    found = claims.decide(RECORDS).set_index("claim")
+    decided = claims.decide(RECORDS).set_index("claim")
     for claim in ("C5", "C6"):
         primary, twin = tables.layer_rule(synthetic.study(RECORDS), claim).T.to_dict("records")
         assert primary["share of layers that go down, by seed"] == "100 %, 100 %, 100 %"
         assert (
             primary["share between two seeds of one strength"]
-            == f"up to {100 * found.loc[claim, 'floor']:.0f} %"
+            == f"up to {100 * decided.loc[claim, 'floor']:.0f} %"
         )
         assert (
             primary["verdict of this statistic alone"]
-            == found.loc[claim, "primary_verdict"]
+            == decided.loc[claim, "primary_verdict"]
             == "supported"
         )
-        assert twin["verdict of this statistic alone"] == found.loc[claim, "twin_verdict"]
+        assert twin["verdict of this statistic alone"] == decided.loc[claim, "twin_verdict"]
         assert primary["stands out"] == "yes"
 
 

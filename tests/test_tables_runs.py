@@ -30,10 +30,10 @@ def value(records, strength, seed, statistic, split, setting, checkpoint="last")
 def test_training_time_is_images_over_speed():
     recipes = [Recipe(dataset="cifar10", eps=eps, epochs=60) for eps in (0, 8 / 255, 4 / 255)]
     rates = pd.DataFrame({"loop": ["slow", "fast", "faster"], "images/s": [10.0, 500.0, 2000.0]})
-    found = tables.training_time(SimpleNamespace(recipes=recipes), rates)
+    table = tables.training_time(SimpleNamespace(recipes=recipes), rates)
     # 5.4 million images
-    assert list(found["2 trainings"]) == ["6.2 days", "3.0 hours", "45 minutes"]
-    assert list(found.index) == ["slow", "fast", "faster"]
+    assert list(table["2 trainings"]) == ["6.2 days", "3.0 hours", "45 minutes"]
+    assert list(table.index) == ["slow", "fast", "faster"]
 
 
 def test_interval_is_wilsons():
@@ -45,15 +45,15 @@ def test_accuracies_are_of_the_last_weights_and_keep_each_attack_with_its_n():
     changed = RECORDS.copy()
     strong = changed["setting"] == "apgd-ce+t@8"
     changed.loc[strong, "n"] = 300
-    found = tables.accuracies(changed).set_index(["strength", "seed", "attack"])
-    assert len(found) == 3 * 3 * 3
-    row = found.loc[8.0, 1, "apgd-ce+t"]
+    table = tables.accuracies(changed).set_index(["strength", "seed", "attack"])
+    assert len(table) == 3 * 3 * 3
+    row = table.loc[8.0, 1, "apgd-ce+t"]
     assert row["n"] == 300 and row["setting"] == "apgd-ce+t@8"
     assert row["accuracy"] == pytest.approx(
         1 - value(RECORDS, 8, 1, "robust_error", "test", "apgd-ce+t@8")
     )
     assert row["low"] < row["accuracy"] < row["high"]
-    assert list(found.loc[0.0, 0].index) == ["natural", "pgd-10", "apgd-ce+t"]
+    assert list(table.loc[0.0, 0].index) == ["natural", "pgd-10", "apgd-ce+t"]
 
 
 def crossed(strong: float, others: float, together: float) -> pd.DataFrame:
@@ -69,10 +69,10 @@ def crossed(strong: float, others: float, together: float) -> pd.DataFrame:
 
 def test_attacks_that_check_the_strong_one_have_a_table_of_their_own():
     records = crossed(0.70, 0.65, 0.71)
-    found = tables.cross_checks(records)
-    assert list(found.index) == [("8", "0")] and found.attrs["added"] == pytest.approx(1.0)
-    assert list(found.iloc[0]) == [tables.interval(a, 300) for a in (0.30, 0.35, 0.35, 0.29)]
-    assert found.columns[0] == "apgd-ce+t@8 (n = 300)" and "together" not in found.columns
+    table = tables.cross_checks(records)
+    assert list(table.index) == [("8", "0")] and table.attrs["added"] == pytest.approx(1.0)
+    assert list(table.iloc[0]) == [tables.interval(a, 300) for a in (0.30, 0.35, 0.35, 0.29)]
+    assert table.columns[0] == "apgd-ce+t@8 (n = 300)" and "together" not in table.columns
     assert set(tables.accuracies(records)["attack"]) == {"natural", "pgd-10", "apgd-ce+t"}
     with pytest.raises(NotMeasured, match="cross_images"):
         tables.cross_checks(RECORDS)
@@ -111,8 +111,8 @@ def test_robust_gap_is_test_minus_train_over_seeds():
         for split in ("test", "train")
     ]
     gaps = [100 * (test - train) for test, train in zip(*both, strict=True)]
-    said = table.loc[("8", "last"), "pgd-10@8: gap"]
-    assert said == f"{sum(gaps) / 3:.1f} ({min(gaps):.1f} to {max(gaps):.1f})"
+    cell = table.loc[("8", "last"), "pgd-10@8: gap"]
+    assert cell == f"{sum(gaps) / 3:.1f} ({min(gaps):.1f} to {max(gaps):.1f})"
 
 
 def test_robust_gap_without_best_weights():
@@ -157,9 +157,9 @@ def test_sensitivity_in_text_names_settings_where_they_differ():
 def test_matched_in_text_has_the_reading():
     records = synthetic.records(epochs=(1, 2, 3, 4))
     table = tables.matched(synthetic.study(records), "C4")
-    found = claims.matched_fit(records).set_index(["claim", "strength"])
-    assert table.loc["8", "reading"] == found.loc[("C4", 8.0), "reading"]
-    assert table.loc["8", "effect"] == f"× {np.exp(found.loc[('C4', 8.0), 'effect']):.3g}"
+    rows = claims.matched_fit(records).set_index(["claim", "strength"])
+    assert table.loc["8", "reading"] == rows.loc[("C4", 8.0), "reading"]
+    assert table.loc["8", "effect"] == f"× {np.exp(rows.loc[('C4', 8.0), 'effect']):.3g}"
     assert table.loc["8", "seeds that reach it"] == "3"
     with pytest.raises(NotMeasured, match="no measurements along training"):
         tables.matched(synthetic.study(RECORDS), "C4")
@@ -170,8 +170,8 @@ def test_gaps_are_test_minus_train():
         value(RECORDS, 8, s, "ce", "test", "") - value(RECORDS, 8, s, "ce", "train", "")
         for s in range(3)
     ]
-    said = f"{sum(raw) / 3:.3f} ({min(raw):.3f} to {max(raw):.3f})"
-    assert tables.gaps(RECORDS).loc["8", "CE gap, raw"] == said.replace("-", "−")
+    cell = f"{sum(raw) / 3:.3f} ({min(raw):.3f} to {max(raw):.3f})"
+    assert tables.gaps(RECORDS).loc["8", "CE gap, raw"] == cell.replace("-", "−")
 
 
 def test_instance_margins_say_where_they_were_accepted():

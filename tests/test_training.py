@@ -164,8 +164,8 @@ def test_adversarial_training_resists_where_standard_training_does_not():
 
     def robust_error(eps):
         model = train(small(width=8, epochs=8, eps=eps, steps=5)).model
-        found = attacks.pgd(model, x, y, eps=48 / 255, steps=20)
-        return (model(found).argmax(1) != y).float().mean().item()
+        x_adv = attacks.pgd(model, x, y, eps=48 / 255, steps=20)
+        return (model(x_adv).argmax(1) != y).float().mean().item()
 
     assert robust_error(48 / 255) < robust_error(0.0) - 0.15
 
@@ -363,7 +363,7 @@ def test_weights_that_no_training_ends_with_are_named(tmp_path):
     recipe, path = small(), tmp_path / "last.safetensors"
     state = training.initial_model(recipe).state_dict()
     described = {"recipe": json.dumps(recipe.to_dict())}
-    for broken, metadata, said in [
+    for broken, metadata, message in [
         (
             state | {"classifier.bias": torch.full((10,), torch.nan)},
             described,
@@ -380,7 +380,7 @@ def test_weights_that_no_training_ends_with_are_named(tmp_path):
         (state, {"recipe": "[1]"}, "its 'recipe' is"),
     ]:
         files.write_tensors(path, broken, metadata)
-        with pytest.raises(RecordError, match=said) as caught:
+        with pytest.raises(RecordError, match=message) as caught:
             training.load_model(tmp_path)
         assert str(path) in str(caught.value)
     files.write_tensors(path, state, described)

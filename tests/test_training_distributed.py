@@ -75,9 +75,9 @@ def test_a_process_that_dies_leaves_a_message_and_a_checkpoint_to_go_on_from(tmp
     victims = workers_of(process)
     assert len(victims) == 2
     victims[1].send_signal(signal.SIGKILL)
-    _, said = process.communicate(timeout=120)
+    _, log = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert "the same command goes on" in said, said[-2000:]
+    assert "the same command goes on" in log, log[-2000:]
     files.read_tensors(tmp_path / store.CHECKPOINT)  # whole
     assert not (tmp_path / "recipe.json").exists()
     done = subprocess.run(

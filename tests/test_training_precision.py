@@ -42,9 +42,9 @@ def test_a_checkpoint_of_before_precision_was_kept_goes_on(tmp_path):
     options = {"folder": tmp_path, "device": "cpu", "progress": False}
     training.train(RECIPE, **options)
     path = tmp_path / "checkpoint.safetensors"
-    said = json.loads(files.read_metadata(path)["arlib"])
-    assert said.pop("precision") == "float32"
-    files.write_tensors(path, files.read_tensors(path), {"arlib": json.dumps(said)})
+    about = json.loads(files.read_metadata(path)["arlib"])
+    assert about.pop("precision") == "float32"
+    files.write_tensors(path, files.read_tensors(path), {"arlib": json.dumps(about)})
     assert training.train(RECIPE, precision="bfloat16", **options).finished
 
 

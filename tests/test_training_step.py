@@ -101,7 +101,10 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(WORKER.format(tests=str(Path(__file__).parent), out=str(tmp_path)))
     subprocess.run([*TORCHRUN, script], check=True, capture_output=True, timeout=240)
-    read = lambda name: files.read_tensors(tmp_path / f"{name}.safetensors")
+
+    def read(name):
+        return files.read_tensors(tmp_path / f"{name}.safetensors")
+
     for name in RECIPES:
         # in train mode: one whose batch norm sees the same halves
         for train, parts in ((False, 1), (True, 2)):
@@ -193,15 +196,15 @@ def step_in_small_memory(most: int, n: int = 30):
 
 
 @pytest.mark.parametrize(
-    ("most", "said"),
+    ("most", "message"),
     [
         (20, r"30 images at a time .*15 would: use micro_batches=2"),
         (4, "3 would: use micro_batches=10"),
         (0, "not even one does"),
     ],
 )
-def test_out_of_memory_stops_and_says_what_would_fit(most, said):
-    with pytest.raises(TrainingStopped, match=said):
+def test_out_of_memory_stops_and_says_what_would_fit(most, message):
+    with pytest.raises(TrainingStopped, match=message):
         step_in_small_memory(most)
 
 
@@ -265,7 +268,7 @@ def test_training_in_bfloat16_learns_and_says_so_and_is_judged_in_float32(precis
 def test_an_attack_in_bfloat16_leaves_the_weights_gradient_in_float32():
     digits = data.load("digits", device="cpu")
     recipe = training.Recipe(**BASE)
-    found = {}
+    dtypes = {}
     for precision in ("float32", "bfloat16-attack"):
         model = training.initial_model(recipe).train()
         step = Step(recipe, model, engine.Machine(CPU, "folded", precision))
@@ -273,8 +276,8 @@ def test_an_attack_in_bfloat16_leaves_the_weights_gradient_in_float32():
         start = objectives.draws(x, recipe, recipe.eps, torch.Generator().manual_seed(0))
         crafted = step.craft(x, y, start, recipe.eps)
         step.differentiate(x, x, y, 1.0)
-        found[precision] = step.prepared.precision, crafted, [p.grad for p in model.parameters()]
-    (exact, images, gradients), (half, rounded, same) = found.values()
+        dtypes[precision] = step.prepared.precision, crafted, [p.grad for p in model.parameters()]
+    (exact, images, gradients), (half, rounded, same) = dtypes.values()
     assert (exact, half) == ("float32", "bfloat16")
     assert not torch.equal(images, rounded) and (rounded - x).abs().max() <= recipe.eps + 1e-6
     assert all(map(torch.equal, gradients, same))

@@ -62,7 +62,10 @@ def test_nothing_is_fetched_and_all_frames_print():
 
 def test_the_label_belongs_to_the_input_and_ids_are_stable():
     first, second = slider(), slider()
-    without = lambda markup: re.sub(r"base64,[^\"]+", "", markup)
+
+    def without(markup):
+        return re.sub(r"base64,[^\"]+", "", markup)
+
     assert without(first) == without(second)
     (name,) = re.findall(r'<input type="range" id="([^"]+)"', first)
     assert f'<label for="{name}">' in first and f'<output for="{name}">' in first
@@ -137,7 +140,7 @@ def test_colab_gets_nothing_it_could_prefer_to_the_widget(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "package, version, said",
+    "package, version, message",
     [
         (
             "jupyterlab_widgets",
@@ -153,7 +156,7 @@ def test_colab_gets_nothing_it_could_prefer_to_the_widget(monkeypatch):
     ],
 )
 def test_a_front_end_of_another_major_version_is_said(
-    tmp_path, monkeypatch, package, version, said
+    tmp_path, monkeypatch, package, version, message
 ):
     assert widgets.other_major_version() == ""
     installed = tmp_path / f"{package}-{version}.dist-info"
@@ -162,9 +165,9 @@ def test_a_front_end_of_another_major_version_is_said(
         f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    if said:
+    if message:
         assert (
-            said in widgets.other_major_version()
+            message in widgets.other_major_version()
             and "pip install --upgrade" in widgets.other_major_version()
         )
     else:
@@ -201,11 +204,11 @@ def test_live_shows_what_it_computes_in_a_kernel_and_keeps_it_on_an_error():
     sources = [CLICKED, look, click, look, "box.children[0].value = 8", click, look]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
     NotebookClient(book, timeout=120, kernel_name="python3").execute()
-    said = [cell["outputs"][0]["text"] for cell in book.cells if cell["source"] == look]
-    assert said[0].startswith("[] ")
-    assert "at 4" in said[1] and "result 4" in said[1] and said[1].endswith("False\n")
-    assert "result 4" in said[2] and "at 8" not in said[2]
-    assert "Not computed.</b> ValueError: too &lt;strong&gt;" in said[2]
+    texts = [cell["outputs"][0]["text"] for cell in book.cells if cell["source"] == look]
+    assert texts[0].startswith("[] ")
+    assert "at 4" in texts[1] and "result 4" in texts[1] and texts[1].endswith("False\n")
+    assert "result 4" in texts[2] and "at 8" not in texts[2]
+    assert "Not computed.</b> ValueError: too &lt;strong&gt;" in texts[2]
 
 
 def test_the_bar_moves_and_disappears():

@@ -50,7 +50,7 @@ def written(name: str) -> tuple[str, figures.Picture | None]:
             if 0 < runs < planned
         ]
         runs = len(study.finished())
-        figure, found = first(study, frame)
+        figure, paragraphs = first(study, frame)
     table = claims.table(frame)
     table = (
         table[[name for name in COLUMNS if name in table]]
@@ -65,16 +65,16 @@ def written(name: str) -> tuple[str, figures.Picture | None]:
         f"{count} {verdict}" for verdict, count in whole["verdict"].value_counts().items()
     )
     strengths = f"AR strength 0 against {study.claims['effect']:g}"
-    said = [
+    lines = [
         f"![{figures.alt(figure)}]({FIGURE.as_posix()})" if figure else "",
-        "\n".join(f"{place}. {sentence}" for place, sentence in enumerate(found, start=1)),
+        "\n".join(f"{place}. {sentence}" for place, sentence in enumerate(paragraphs, start=1)),
         f"{plain(study.title)} (study `{name}`, {runs} networks), {strengths}: {counts}. "
         f"{' '.join(plain(study.purpose).split())}",
         tables.markdown(table),
         f"Begun: {', '.join(begun)}." if begun else "",
         f"Not run yet: {', '.join(f'`{other}`' for other in waiting)}." if waiting else "",
     ]
-    return "\n\n".join(filter(None, said)) + "\n", figure
+    return "\n\n".join(filter(None, lines)) + "\n", figure
 
 
 def first(study, verdicts) -> tuple[figures.Picture | None, list[str]]:
@@ -84,15 +84,15 @@ def first(study, verdicts) -> tuple[figures.Picture | None, list[str]]:
         margins, figure = figures.shared_margins(arrays), figures.three_distances(arrays)
     except NotMeasured:
         margins, figure = None, None
-    said = tables.first_page(study, verdicts, margins)
-    return figure, [plain(said[name]) for name in ("nearer", "smoother", "gap")]
+    sentences = tables.first_page(study, verdicts, margins)
+    return figure, [plain(sentences[name]) for name in ("nearer", "smoother", "gap")]
 
 
-def updated(readme: str, found: str) -> str:
+def updated(readme: str, section: str) -> str:
     """The README with these findings between its marks."""
     if readme.count(BEGIN) != 1 or readme.count(END) != 1:
         sys.exit(f"README.md must hold the marks {BEGIN.strip()} and {END.strip()} once each.")
-    return readme.split(BEGIN)[0] + BEGIN + "\n" + found + "\n" + END + readme.split(END)[1]
+    return readme.split(BEGIN)[0] + BEGIN + "\n" + section + "\n" + END + readme.split(END)[1]
 
 
 def main(arguments: list[str]) -> int:

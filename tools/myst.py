@@ -66,11 +66,11 @@ def _noted(rule: Callable) -> Callable:
         if notes is not None and rule is link and state.src[begin] == "[":
             label = state.md.helpers.parseLinkLabel(state, begin, True)
         before = len(state.tokens)
-        found = rule(state, silent)
-        if found and not silent and notes is not None:
+        matched = rule(state, silent)
+        if matched and not silent and notes is not None:
             made = [token for token in state.tokens[before:] if token.type != "text"]
             notes += [(begin, state.pos, label, token) for token in made[:1]]
-        return found
+        return matched
 
     return noting
 
@@ -100,8 +100,8 @@ def directive(token: Token) -> tuple[str, str, dict[str, str], str] | None:
     """Name, argument, options and body if a token is a directive."""
     if token.type not in ("fence", "colon_fence"):
         return None
-    found = re.match(r"\{([^}\s]+)\}\s*(.*)", token.info.strip(), re.S)
-    if not found:
+    head = re.match(r"\{([^}\s]+)\}\s*(.*)", token.info.strip(), re.S)
+    if not head:
         return None
     options, lines = {}, token.content.split("\n")
     while lines and (option := re.match(r":([\w-]+):\s*(.*)", lines[0])):
@@ -111,7 +111,7 @@ def directive(token: Token) -> tuple[str, str, dict[str, str], str] | None:
         end = lines.index("---", 1)
         options = yaml.safe_load("\n".join(lines[1:end])) or {}
         lines = lines[end + 1 :]
-    return found[1], found[2].strip(), options, "\n".join(lines).strip("\n")
+    return head[1], head[2].strip(), options, "\n".join(lines).strip("\n")
 
 
 def words(inline: Token) -> str:
@@ -186,12 +186,12 @@ def _inline_edits(
     md = parser()
     noting = environment | {"notes": notes, "of": token.content}
     md.inline.parse(token.content, md, noting, [])
-    for begin, end, label, found in notes:
-        if found.type == "myst_role":
-            new = _role(found.meta["name"], found.content, book, glued)
+    for begin, end, label, mark in notes:
+        if mark.type == "myst_role":
+            new = _role(mark.meta["name"], mark.content, book, glued)
             yield places(begin), places(end), new
-        elif found.type == "link_open" and token.content[label : label + 2] == "](":
-            old = found.attrs["href"]
+        elif mark.type == "link_open" and token.content[label : label + 2] == "](":
+            old = mark.attrs["href"]
             if new := book.address(old):
                 if label == begin + 1:  # no text of its own: what it leads to gives it
                     yield places(begin), places(end), book.document(old, "")

@@ -198,11 +198,11 @@ class Graph(nn.Module):
     kind.
     """
 
-    def __init__(self, said: dict, arrays: dict[str, np.ndarray]):
+    def __init__(self, about: dict, arrays: dict[str, np.ndarray]):
         super().__init__()
         self.layers = nn.ModuleDict()
-        self.input, self.output, self.steps = said["input"], said["output"], []
-        for operation in said["ops"]:
+        self.input, self.output, self.steps = about["input"], about["output"], []
+        for operation in about["ops"]:
             self.steps.append(self._step(operation, arrays))
 
     def _step(self, operation: dict, arrays: dict) -> tuple[str, tuple[str, ...], str]:

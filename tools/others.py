@@ -48,13 +48,13 @@ def measured(name: str, nets: Path, work: Path | None = None) -> dict:
     x, y = othernets.images(family.dataset, nets)
     settings = SETTINGS[family.dataset]
     resume = None if work is None else work / f"{name}.json"
-    found = compare(
+    comparison = compare(
         models, x[:TEST_IMAGES], y[:TEST_IMAGES], **settings, resume=resume, progress=False
     )
     networks = []
     for one, model in models.items():
-        rows = found.rows[
-            (found.rows["model"] == one) & ~found.rows["layer"].str.startswith("image ")
+        rows = comparison.rows[
+            (comparison.rows["model"] == one) & ~comparison.rows["layer"].str.startswith("image ")
         ]
         kept = [
             [
@@ -77,9 +77,9 @@ def measured(name: str, nets: Path, work: Path | None = None) -> dict:
         "family": name,
         "robust": list(family.robust),
         "source": asdict(family.source),
-        "settings": found.settings,
-        "doubts": list(found.doubts),
-        "left_out": list(found.left_out),
+        "settings": comparison.settings,
+        "doubts": list(comparison.doubts),
+        "left_out": list(comparison.left_out),
         "networks": networks,
     }
 

@@ -101,7 +101,7 @@ def caption(shown: dict, page: references.Page, glued: dict) -> str:
     name = figure.get("name", "")
     known = {
         "name": name,
-        "number": int(page.book.figures[name].said) if name else 0,
+        "number": int(page.book.figures[name].words) if name else 0,
         "caption": myst.markdown(figure.get("caption", ""), page, glued),
         "alt": shown["image"]["alt"],
     }

@@ -46,13 +46,13 @@ def _called(statement: ast.stmt) -> str:
 
 def hide(chapter: dict) -> list[str]:
     """Tag what only sets up or shows; returns the ids of the cells that had no such tag."""
-    found = []
+    cells = []
     for cell in chapter["cells"]:
         tags = cell["metadata"].get("tags", [])
         if cell["cell_type"] == "code" and not HIDDEN & set(tags) and plumbing(cell):
             cell["metadata"]["tags"] = [*tags, "hide-input"]
-            found.append(cell["id"])
-    return found
+            cells.append(cell["id"])
+    return cells
 
 
 def main(arguments: list[str]) -> int:
@@ -63,9 +63,9 @@ def main(arguments: list[str]) -> int:
     for path in stamp.chapters():
         text = path.read_text(encoding="utf-8")
         chapter = json.loads(text)
-        if found := hide(chapter):
-            seen += len(found)
-            print(f"{path.stem}: {', '.join(found)}")
+        if folded := hide(chapter):
+            seen += len(folded)
+            print(f"{path.stem}: {', '.join(folded)}")
             if not arguments:
                 files.write_text(path, json.dumps(chapter, indent=1, ensure_ascii=False) + "\n")
     return int(bool(arguments and seen))

@@ -31,7 +31,7 @@ class Label:
 
     page: str
     anchor: str
-    said: str  # its number, or the section's title
+    words: str  # its number, or the section's title
 
 
 @dataclass
@@ -144,30 +144,30 @@ class Page:
         for key in keys:
             one_of("work", key, tuple(self.book.entries))
         self.works.update(keys)
-        said = sorted((authors(self.book.entries[key]), self._year(key), key) for key in keys)
+        works = sorted((authors(self.book.entries[key]), self._year(key), key) for key in keys)
         anchors = {key: self.url(BIBLIOGRAPHY, f"cite-{key}") for key in keys}
         if textual:
-            return ", ".join(f"[{who} ({year})]({anchors[key]})" for who, year, key in said)
-        return "[" + ", ".join(f"[{who}, {year}]({anchors[key]})" for who, year, key in said) + "]"
+            return ", ".join(f"[{who} ({year})]({anchors[key]})" for who, year, key in works)
+        return "[" + ", ".join(f"[{who}, {year}]({anchors[key]})" for who, year, key in works) + "]"
 
     def equation(self, label: str) -> str:
         one_of("equation", label, tuple(self.book.equations))
-        return self._linked(self.book.equations[label], f"({self.book.equations[label].said})")
+        return self._linked(self.book.equations[label], f"({self.book.equations[label].words})")
 
     def number(self, label: str) -> int:
-        return int(self.book.equations[label].said)
+        return int(self.book.equations[label].words)
 
     def figure(self, label: str, pattern: str) -> str:
         one_of("figure", label, tuple(self.book.figures))
-        found = self.book.figures[label]
-        said = pattern.replace("%s", found.said).replace("{number}", found.said)
-        return self._linked(found, said)
+        label_of = self.book.figures[label]
+        words = pattern.replace("%s", label_of.words).replace("{number}", label_of.words)
+        return self._linked(label_of, words)
 
     def section(self, label: str, text: str) -> str:
         one_of("label", label, tuple(self.book.sections))
-        found = self.book.sections[label]
-        where = f"#{label}" if found.page == self.name else self.url(found.page, found.anchor)
-        return f"[{text or myst.literal(found.said)}]({where})"
+        target = self.book.sections[label]
+        where = f"#{label}" if target.page == self.name else self.url(target.page, target.anchor)
+        return f"[{text or myst.literal(target.words)}]({where})"
 
     def document(self, target: str, text: str) -> str:
         if target.startswith("#"):
@@ -197,10 +197,10 @@ class Page:
             raise InputError(f"{path} is no page of the book.")
         return name
 
-    def _linked(self, label: Label, said: str) -> str:
+    def _linked(self, label: Label, words: str) -> str:
         """A number: of this notebook it stands beside what it names, of others it leads there."""
         return (
-            said if label.page == self.name else f"[{said}]({self.url(label.page, label.anchor)})"
+            words if label.page == self.name else f"[{words}]({self.url(label.page, label.anchor)})"
         )
 
     def _year(self, key: str) -> str:

@@ -35,8 +35,8 @@ def contents(root: Path = ROOT) -> list[str]:
 def chapters(root: Path = ROOT) -> list[Path]:
     """In the order of the contents; those that are not listed come last."""
     order = {name: at for at, name in enumerate(contents(root))}
-    found = (root / "book").glob("*.ipynb")
-    return sorted(found, key=lambda path: (order.get(path.stem, len(order)), path.name))
+    notebooks = (root / "book").glob("*.ipynb")
+    return sorted(notebooks, key=lambda path: (order.get(path.stem, len(order)), path.name))
 
 
 def setup_cells(chapter: dict) -> list[dict]:
@@ -75,8 +75,8 @@ def page(address: str, name: str) -> str:
     """Where the workflow `pages` publishes a chapter;
     "" if the repository's host is not known to publish pages.
     """
-    found = re.fullmatch(r"https://github\.com/([^/]+)/([^/]+?)/?", address)
-    return f"https://{found[1]}.github.io/{found[2]}/book/{name}.html" if found else ""
+    parts = re.fullmatch(r"https://github\.com/([^/]+)/([^/]+?)/?", address)
+    return f"https://{parts[1]}.github.io/{parts[2]}/book/{name}.html" if parts else ""
 
 
 def setup_cell(root: Path, name: str) -> str:
@@ -90,10 +90,10 @@ def captions(root: Path = ROOT) -> str:
     clients do not show a cell's metadata, so the package has it, too. The order gives figures
     their numbers (`client.numbered`).
     """
-    found = [
+    captioned = [
         client.captions(json.loads(path.read_text(encoding="utf-8"))) for path in chapters(root)
     ]
-    merged = {key: entry for chapter in found for key, entry in chapter.items()}
+    merged = {key: entry for chapter in captioned for key, entry in chapter.items()}
     return json.dumps(merged, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -114,11 +114,11 @@ def restamp(root: Path = ROOT, write: bool = True) -> list[str]:
             changed.append(path.name)
         if stale and write:
             files.write_text(path, json.dumps(chapter, indent=1, ensure_ascii=False) + "\n")
-    kept, found = root / "arlib" / "captions.json", captions(root)
-    if not kept.exists() or kept.read_text(encoding="utf-8") != found:
+    kept, captioned = root / "arlib" / "captions.json", captions(root)
+    if not kept.exists() or kept.read_text(encoding="utf-8") != captioned:
         changed.append(kept.name)
         if write:
-            files.write_text(kept, found)
+            files.write_text(kept, captioned)
     return changed
 
 

@@ -76,9 +76,9 @@ def _attempt(task: Task, timeout: float, stop: Callable[[], str]) -> str:
         *(sys.executable, "-m", "papermill", str(task.chapter), str(unfinished)),
         *("-f", str(parameters), "--no-progress-bar"),
     ]
-    with open(task.log, "ab") as said:
+    with open(task.log, "ab") as log_file:
         process = subprocess.Popen(
-            processes.bound(command), stdin=subprocess.DEVNULL, stdout=said, stderr=said,
+            processes.bound(command), stdin=subprocess.DEVNULL, stdout=log_file, stderr=log_file,
             cwd=task.output.parent, start_new_session=True,
         )  # fmt: skip
     try:

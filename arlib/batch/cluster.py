@@ -50,12 +50,12 @@ def check() -> None:
 
 def most_tasks() -> int:
     """How many tasks one array may have here."""
-    said = _ask("scontrol", "show", "config")
+    config = _ask("scontrol", "show", "config")
     limits = [
-        re.search(r"^MaxArraySize\s*=\s*(\d+)", said, re.MULTILINE),
-        re.search(r"^SchedulerParameters\s*=.*\bmax_array_tasks=(\d+)", said, re.MULTILINE),
+        re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE),
+        re.search(r"^SchedulerParameters\s*=.*\bmax_array_tasks=(\d+)", config, re.MULTILINE),
     ]
-    return min([int(found[1]) for found in limits if found] or [1000])
+    return min([int(limit[1]) for limit in limits if limit] or [1000])
 
 
 def submit(arguments: list[str], environment: dict[str, str]) -> str:
@@ -66,14 +66,14 @@ def submit(arguments: list[str], environment: dict[str, str]) -> str:
 def states(names: list[str]) -> list[State]:
     """What squeue says of the tasks of jobs with these names, also of those that ended lately."""
     form = "%F|%K|%j|%T|%r"
-    said = _ask(
+    listing = _ask(
         *("squeue", "--noheader", "--array", "--states=all"),
         *(f"--name={','.join(names)}", f"--format={form}"),
     )
-    found = [line.split("|", 4) for line in said.splitlines() if line.count("|") >= 4]
+    lines = [line.split("|", 4) for line in listing.splitlines() if line.count("|") >= 4]
     return [
         State(job, int(task), name, state, why)
-        for job, task, name, state, why in found
+        for job, task, name, state, why in lines
         if task.isdigit()
     ]
 
@@ -83,20 +83,20 @@ def accounted(names: list[str]) -> list[State]:
     if not shutil.which("sacct"):
         return []
     try:
-        said = _ask(
+        listing = _ask(
             *("sacct", "--noheader", "--parsable2", "--allocations"),
             *("--starttime=now-30days", f"--name={','.join(names)}"),
             "--format=JobID,JobName,State",
         )
     except SlurmError:
         return []
-    found = []
-    for line in said.splitlines():
+    tasks = []
+    for line in listing.splitlines():
         number, name, state = (*line.split("|"), "", "")[:3]
         job, _, task = number.partition("_")
         if task.isdigit() and state:
-            found.append(State(job, int(task), name, state.split()[0], state))
-    return found
+            tasks.append(State(job, int(task), name, state.split()[0], state))
+    return tasks
 
 
 def cancel(jobs: list[str]) -> None:
@@ -129,7 +129,7 @@ def _ask(*command: str, env: dict[str, str] | None = None) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SlurmError(f"{command[0]}: {error}") from error
     if ended.returncode:
-        said = (line.partition("error: ")[2] or line for line in ended.stderr.splitlines())
-        words = "; ".join(line.strip() for line in said if line.strip())
+        errors = (line.partition("error: ")[2] or line for line in ended.stderr.splitlines())
+        words = "; ".join(line.strip() for line in errors if line.strip())
         raise SlurmError(f"{command[0]}: {words or f'exit status {ended.returncode}'}")
     return ended.stdout

@@ -43,8 +43,8 @@ class Exchange:
 
     def read(self) -> tuple[list[dict], dict]:
         """The tasks, packed, and how they are to be run; none where the folder is damaged."""
-        said = files.peek_json(self.folder / "tasks.json") or {"tasks": [], "how": {}}
-        return said["tasks"], said["how"]
+        content = files.peek_json(self.folder / "tasks.json") or {"tasks": [], "how": {}}
+        return content["tasks"], content["how"]
 
     def outcome(self, index: int) -> dict | None:
         return files.peek_json(self.rows / f"{index}.json")

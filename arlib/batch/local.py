@@ -52,10 +52,10 @@ def _each(
 
 def _start(exchange: Exchange, index: int, task: Task) -> subprocess.Popen:
     task.output.parent.mkdir(parents=True, exist_ok=True)
-    with open(task.log, "ab") as said:
+    with open(task.log, "ab") as log_file:
         return subprocess.Popen(
             [*worker_command(exchange.folder), str(index)], env=environment(os.environ),
-            stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=log_file, stderr=log_file, start_new_session=True,
         )  # fmt: skip
 
 

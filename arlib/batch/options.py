@@ -58,12 +58,12 @@ class Slurm:
     def arguments(self, seconds: float) -> list[str]:
         """The options as sbatch takes them. seconds: that all attempts of a run may take."""
         minutes = math.ceil((self.time or seconds) / 60)
-        said = [
+        arguments = [
             f"--{name}={value}"
             for name in NAMED
             if (value := minutes if name == "time" else getattr(self, name)) is not None
         ]
-        return said + [
+        return arguments + [
             f"--{name}={value}" if value not in (None, "") else f"--{name}"
             for name, value in self.options.items()
         ]

@@ -132,7 +132,7 @@ def _submit(submission: Submission, slurm: Slurm, jobs: int, seconds: float) -> 
 
 def unfinished(folder: Path) -> Iterator[Submission]:
     """Submissions whose end nobody has seen yet, the oldest first."""
-    found = [
+    submissions = [
         Submission.read(path) for path in folder.glob(f"{PREFIX}*") if not (path / "ended").exists()
     ]
-    yield from sorted(found, key=lambda submission: submission.begun)
+    yield from sorted(submissions, key=lambda submission: submission.begun)

@@ -1,4 +1,4 @@
-"""The table of a batch: one row a task, in `summary.csv` beside the outputs."""
+"""The table of a batch: one row per task, in `summary.csv` beside the outputs."""
 
 from pathlib import Path
 

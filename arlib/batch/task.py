@@ -23,8 +23,8 @@ class Task:
         """SHA-256 over the chapter's file and the parameters:
         what a finished run is recognised by.
         """
-        said = json.dumps(self.parameters, sort_keys=True)
-        return hashlib.sha256(self.chapter.read_bytes() + said.encode()).hexdigest()
+        canonical = json.dumps(self.parameters, sort_keys=True)
+        return hashlib.sha256(self.chapter.read_bytes() + canonical.encode()).hexdigest()
 
     @property
     def yaml(self) -> str:
@@ -42,8 +42,8 @@ class Task:
     @property
     def finished(self) -> bool:
         """Whether this chapter, as it is now, has been run with these parameters."""
-        said = files.peek_json(self.marker) if self.output.is_file() else None
-        return said is not None and said.get("key") == self.key
+        marked = files.peek_json(self.marker) if self.output.is_file() else None
+        return marked is not None and marked.get("key") == self.key
 
     def packed(self) -> dict:
         """Plain content for JSON."""
@@ -55,6 +55,6 @@ class Task:
         }
 
     @classmethod
-    def unpacked(cls, said: dict) -> "Task":
-        parameters = yaml.safe_load(said["parameters"])
-        return cls(Path(said["chapter"]), parameters, Path(said["output"]))
+    def unpacked(cls, packed: dict) -> "Task":
+        parameters = yaml.safe_load(packed["parameters"])
+        return cls(Path(packed["chapter"]), parameters, Path(packed["output"]))

@@ -68,19 +68,19 @@ class Watch:
         settled = self.submission.exchange.settled()
         for index, task in list(self.open.items()):
             left = self.submission.exchange.outcome(index) if index in settled else None
-            found = self._left(index, left) if left else self._lost(index, task)
-            if found:
-                self.submission.exchange.settle(index, found)
+            outcome = self._left(index, left) if left else self._lost(index, task)
+            if outcome:
+                self.submission.exchange.settle(index, outcome)
                 del self.open[index]
-                yield task, found
+                yield task, outcome
 
     def cancel(self) -> None:
         """Cancel the tasks that have not ended, so that a later batch may have them."""
         if len(self.open) == len(self.submission.tasks):
             self.submission.cancel_all()
         elif self.open:
-            found = cluster.states(list(self.submission.arrays))
-            mine = [s for s in found if self.submission.index(s) in self.open and s.alive]
+            states = cluster.states(list(self.submission.arrays))
+            mine = [s for s in states if self.submission.index(s) in self.open and s.alive]
             cluster.cancel([f"{s.job}_{s.task}" for s in mine])
         for index in set(self.open) - self.submission.exchange.settled():
             self.submission.exchange.settle(index, outcome("cancelled", 0, 0.0, []))
@@ -100,13 +100,13 @@ class Watch:
         now = time.monotonic()
         self._next = now + min(SELDOM, max(OFTEN, (now - self._begun) / 10))
         try:
-            found = cluster.states(list(self.submission.arrays))
+            states = cluster.states(list(self.submission.arrays))
         except SlurmError as error:
             self._silent = self._silent or now
             self._say(f"Slurm does not answer ({error}); the batch waits for it.")
             return
         self._silent = None
-        before, self.states = self.states, {self.submission.index(s): s for s in found}
+        before, self.states = self.states, {self.submission.index(s): s for s in states}
         for index in self.open:
             state = self.states.get(index)
             label = f"{state.state} {state.why}" if state else "absent"
@@ -191,13 +191,13 @@ class Watch:
         """The end of a task, by what Slurm says of its job."""
         if done := self._done(task):
             return done
-        said = self.submission.log(state)
-        last = notes.last_line(said)
+        log = self.submission.log(state)
+        last = notes.last_line(log)
         # without cgroups Slurm calls a job that it killed for its memory just FAILED
         memory = state.state == "FAILED" and re.search(r"memory limit|oom.kill", last, re.I)
         known = WORDS.get("OUT_OF_MEMORY" if memory else state.state)
         how = known or f"ended with {state.state}: {last}"
-        seen = f" (see {said})" if said.is_file() else ""
+        seen = f" (see {log})" if log.is_file() else ""
         return self._failed(index, f"its job {state.job}_{state.task} {how}{seen}")
 
     def _done(self, task: Task) -> dict | None:

@@ -147,12 +147,12 @@ class Bench:
         if item.role == "primary" and claim.twin is not None:
             twin = self._evidence(claim.twin.at(self.config), *choice)
             rules |= {"scale_twin": claim.id == "C6", "twin_follows": claim.twin_follows}
-        said = claims.verdict(own, twin, item.expected or 1, **rules)
+        decision = claims.verdict(own, twin, item.expected or 1, **rules)
         if not item.expected:
-            said = DIRECTIONS.get(said, said)
+            decision = DIRECTIONS.get(decision, decision)
         if item.needs_gap and protocol == 2 and own.at_zero < LEAST_GAP:
-            said = NO_GAP
-        return Answer(own, said)
+            decision = NO_GAP
+        return Answer(own, decision)
 
     @cache  # noqa: B019
     def _evidence(self, statistic: Statistic, strength: float, seeds: tuple, level: float):

@@ -27,8 +27,8 @@ PER_UNIT = 255  # distances are AR strengths: 255 times those in pixels
 
 def path() -> Path:
     """The record of the walk, in the checkout or as shipped."""
-    found = [folder / "boundary" / "walk.json" for folder in places.places().records]
-    return next((one for one in found if one.is_file()), found[0])
+    candidates = [folder / "boundary" / "walk.json" for folder in places.places().records]
+    return next((one for one in candidates if one.is_file()), candidates[0])
 
 
 def read(where: Path | None = None) -> dict:
@@ -166,8 +166,8 @@ def walked(x: Tensor, direction: Tensor, t: Tensor) -> Tensor:
 
 def _walks(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[dict]:
     """For each image the direction of its instance margin, and where the boundary lies on it."""
-    values, found = margins.nearest(model, x, y)
-    for image, label, value, other in zip(x.split(1), y.split(1), values, found, strict=True):
+    values, beyond = margins.nearest(model, x, y)
+    for image, label, value, other in zip(x.split(1), y.split(1), values, beyond, strict=True):
         delta = other - image[0]
         steps = (STEPS * delta / delta.abs().max()).round().to(torch.int8)
         direction, nearest = _text(steps.numpy()), _number(PER_UNIT * value)

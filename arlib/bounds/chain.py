@@ -12,7 +12,7 @@ from arlib import spectra
 from arlib.attacks.checks import check
 from arlib.bounds import rules
 from arlib.engine import folding, trust
-from arlib.engine.found import left_as_found
+from arlib.engine.untouched import left_as_found
 from arlib.errors import InputError, one_of
 from arlib.spectra.layers import find
 

@@ -97,9 +97,9 @@ def kept(x: Tensor, y: Tensor, margins: Tensor, v: float) -> Tensor:
     No image of such a cell is answered wrongly: it is less than v from the training image, and has
     its label.
     """
-    found = torch.zeros(2 * sides(v) ** 2, dtype=torch.bool)
-    found[cells(x, y, v)[margins >= v]] = True
-    return found
+    robust_cells = torch.zeros(2 * sides(v) ** 2, dtype=torch.bool)
+    robust_cells[cells(x, y, v)[margins >= v]] = True
+    return robust_cells
 
 
 def line(x: Tensor, y: Tensor) -> Learnt:

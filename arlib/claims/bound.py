@@ -29,16 +29,16 @@ def training_distances(arrays: Mapping) -> dict[float, dict[int, np.ndarray]]:
 
     arrays: {(strength, seed): arrays of the run}. Raises `NotMeasured` where no run has them.
     """
-    found = defaultdict(dict)
+    grouped = defaultdict(dict)
     for (strength, seed), run in sorted(arrays.items()):
         if DISTANCES in run:
-            found[strength][seed] = 255 * np.asarray(run[DISTANCES], dtype=float)
-    if not found:
+            grouped[strength][seed] = 255 * np.asarray(run[DISTANCES], dtype=float)
+    if not grouped:
         raise NotMeasured(
             "no distances of training images are recorded, so there is no q(v); a study measures "
             "them where its file has bound_images."
         )
-    return dict(found)
+    return dict(grouped)
 
 
 def q_of(distances: np.ndarray, radii: np.ndarray = RADII) -> np.ndarray:
@@ -54,12 +54,12 @@ def crossings(arrays: Mapping) -> pd.DataFrame:
     wrong_at_zero, wrong (shares of wrong images), n (images per network).
     Raises `NotMeasured` without strength 0 or without another.
     """
-    found, rows = training_distances(arrays), []
-    for strength in sorted(set(found) - {0.0}):
-        seeds = sorted(found[strength].keys() & found.get(0.0, {}).keys())
+    distances, rows = training_distances(arrays), []
+    for strength in sorted(set(distances) - {0.0}):
+        seeds = sorted(distances[strength].keys() & distances.get(0.0, {}).keys())
         if not seeds:
             continue
-        at_zero, robust = ([found[s][seed] for seed in seeds] for s in (0.0, strength))
+        at_zero, robust = ([distances[s][seed] for seed in seeds] for s in (0.0, strength))
         places = np.unique(np.concatenate([*at_zero, *robust]))  # no curve moves elsewhere
         after = np.append((places[1:] + places[:-1]) / 2, places[-1] + 1)
         lower = np.mean([q_of(d, after) for d in robust], axis=0) < np.mean(
@@ -130,13 +130,13 @@ def gap_correlations(records: pd.DataFrame, config: Config | Mapping | None = No
 
 
 def _gaps(table: pd.DataFrame) -> dict[str, Statistic]:
-    found = {"natural": CLAIMS["C2"].primary}
+    gaps = {"natural": CLAIMS["C2"].primary}
     attacked = table[table["statistic"] == "robust_error"]["setting"].unique()
     common = [s for s in attacked if s.startswith("pgd-10@") and s != "pgd-10@trained"]
     if len(common) == 1:
         label = f"test − train error under PGD-10 at {common[0].partition('@')[2]}/255"
-        found["robust"] = Statistic(label, "robust_error", minus="train", setting=common[0])
-    return found
+        gaps["robust"] = Statistic(label, "robust_error", minus="train", setting=common[0])
+    return gaps
 
 
 def _permuted(q: np.ndarray, gap: np.ndarray, seeds: np.ndarray) -> tuple[float, float]:

@@ -47,10 +47,10 @@ def chains(study, arrays: Mapping) -> dict[float, Proved]:
     arrays: {(strength, seed): arrays of the run}. Raises `NotMeasured` where no run has weights,
     instance margins of test images and Jacobians.
     """
-    records, found = study.records(), {}
+    records, networks = study.records(), {}
     runs = records[records["variant"] == ""].drop_duplicates("run") if len(records) else records
     for row in runs.sort_values(["strength", "seed"]).itertuples():
-        if row.strength in found or "instance_margin|test" not in arrays[row.strength, row.seed]:
+        if row.strength in networks or "instance_margin|test" not in arrays[row.strength, row.seed]:
             continue
         try:
             model = study.model(row.run)
@@ -60,10 +60,10 @@ def chains(study, arrays: Mapping) -> dict[float, Proved]:
         shape = source(study.record(row.run).recipe["dataset"]).shape
         proved = _of(row.run, row.seed, model, shape, rows, arrays[row.strength, row.seed])
         if proved is not None:
-            found[row.strength] = proved
-    if not found:
+            networks[row.strength] = proved
+    if not networks:
         raise NotMeasured("no network has published weights, instance margins and Jacobians.")
-    return found
+    return networks
 
 
 def _of(run: str, seed: int, model, shape: tuple, rows: pd.DataFrame, arrays) -> Proved | None:

@@ -106,10 +106,10 @@ def run_batch(
 
 def options_of(texts: list[str]) -> dict[str, str | None]:
     """Options of sbatch from texts like `qos=high`, or `exclusive` for a flag."""
-    found = {}
+    options = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        if name in found:
+        if name in options:
             raise InputError(f"slurm option {name!r} is given twice; keep one.")
-        found[name] = value if equals else None
-    return found
+        options[name] = value if equals else None
+    return options

@@ -76,14 +76,14 @@ def run_compare(
     x, y = _images(data, images, where)
     nets = {name: _model(text, where) for name, text in named.items()}
     eps = [s / 255 for s in strength or (2, 4, 8)]
-    found = compare(nets, x, y, eps=eps, time_budget=budget, resume=resume, progress=bars())
+    comparison = compare(nets, x, y, eps=eps, time_budget=budget, resume=resume, progress=bars())
     if out is not None:
-        found.save(out)
+        comparison.save(out)
     if as_json:
-        print_json(found.to_dict())
+        print_json(comparison.to_dict())
         return
-    print(found.table.to_string())
-    for text in (*found.doubts, *found.left_out):
+    print(comparison.table.to_string())
+    for text in (*comparison.doubts, *comparison.left_out):
         print(f"- {text}")
     print(f"written to {out}" if out is not None else "--out report.html writes one page of it.")
 

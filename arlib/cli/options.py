@@ -122,10 +122,10 @@ def seconds(text: str | None) -> float | None:
         return None
     parts = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", text.strip().lower())
     try:
-        found = [float(part or 0) for part in parts.groups()] if parts else [0.0]
+        amounts = [float(part or 0) for part in parts.groups()] if parts else [0.0]
     except ValueError:
-        found = [0.0]
-    total = sum(value * unit for value, unit in zip(found, (3600, 60, 1), strict=False))
+        amounts = [0.0]
+    total = sum(value * unit for value, unit in zip(amounts, (3600, 60, 1), strict=False))
     if not total > 0:
         raise InputError(
             f"time is {text!r}; write hours, minutes and seconds like 9m, 1h30m or 90s."

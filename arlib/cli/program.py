@@ -88,12 +88,11 @@ def show_data(
     source(name)  # a mistyped name is said at once
     from arlib import data, places
 
-    found = data.load(name, root, download, device="cpu")
+    dataset = data.load(name, root, download, device="cpu")
     where = "embedded in scikit-learn" if name == "digits" else f"in {places.data_root(root)}"
-    print(
-        f"{name}, {where}: {len(found.classes)} classes, images {' × '.join(map(str, found.shape))}"
-    )
-    print(", ".join(f"{part} {len(getattr(found, part)):,}" for part in ("train", "val", "test")))
+    size = " × ".join(map(str, dataset.shape))
+    print(f"{name}, {where}: {len(dataset.classes)} classes, images {size}")
+    print(", ".join(f"{part} {len(getattr(dataset, part)):,}" for part in ("train", "val", "test")))
 
 
 @app.command("verdicts")
@@ -105,11 +104,11 @@ def show_verdicts(name: Name, store: Store = None, as_json: Json = False) -> Non
     study = studies.load(name, existing(store))
     from arlib import claims
 
-    found = claims.verdicts(study)
+    table = claims.verdicts(study)
     if as_json:
         about = {"study": study.name, "toy": study.toy, "protocol": study.protocol}
-        print_json(about | {"verdicts": found.drop(columns="study").to_dict("records")})
+        print_json(about | {"verdicts": table.drop(columns="study").to_dict("records")})
         return
-    print(claims.table(found).to_string())
+    print(claims.table(table).to_string())
     if study.toy:
         print("\nThis is a toy study: its verdicts show the method, not the paper's claims.")

@@ -44,7 +44,7 @@ def study_list(store: Store = None, as_json: Json = False) -> None:
     """All studies: how many runs each has and how many are recorded."""
     from arlib import studies
 
-    found, broken = [], []
+    listed, broken = [], []
     for name in studies.names(existing(store)):
         try:
             study = studies.load(name, store)
@@ -53,14 +53,14 @@ def study_list(store: Store = None, as_json: Json = False) -> None:
             broken.append(str(error))
             continue
         about = {"name": name, "title": study.title, "toy": study.toy, "done": done}
-        found.append(about | {"runs": len(study.entries), "file": str(study.path)})
+        listed.append(about | {"runs": len(study.entries), "file": str(study.path)})
         if not as_json:
             print(
                 f"{name:26} {done:3d} of {len(study.entries):3d} runs "
                 f"recorded{' (toy)' * study.toy}  {study.title}"
             )
     if as_json:
-        print_json(found)
+        print_json(listed)
     if broken:
         raise InputError(" ".join(broken))
 

@@ -8,12 +8,12 @@ graphs and bfloat16 are further layers on the same code path, each asked for by 
 
 from arlib.engine.devices import device, fastest_kernels
 from arlib.engine.folding import folded_weight
-from arlib.engine.found import left_as_found
 from arlib.engine.given import device_of, digest, dtype_of, images_and_labels, logits_of
 from arlib.engine.graphs import Captured
 from arlib.engine.machine import MODES, PRECISIONS, Machine, settle
 from arlib.engine.memory import keep_memory
 from arlib.engine.prepared import Prepared, batchnorm_of, frozen, prepare, unwrapped
+from arlib.engine.untouched import left_as_found
 
 __all__ = [
     "MODES",

@@ -21,10 +21,10 @@ from arlib.engine.folding import (
     trace,
     without_batchnorm,
 )
-from arlib.engine.found import left_as_found
 from arlib.engine.given import dtype_of
 from arlib.engine.graphs import graphed_module
 from arlib.engine.machine import MODES, Machine, why_not_compiled
+from arlib.engine.untouched import left_as_found
 from arlib.errors import InputError, one_of
 
 # what autocast would run in half precision, cast once instead of at each pass

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from arlib.engine.found import left_as_found
+from arlib.engine.untouched import left_as_found
 
 IMAGES = 4  # that the two are compared on
 # passes of the model alone: a discrete draw (one crop of five, say) seldom comes out equal in all

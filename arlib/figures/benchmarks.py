@@ -63,14 +63,14 @@ def growth(table: pd.DataFrame):
 
 
 @picture
-def speeds(found: dict | None):
+def speeds(benchmark: dict | None):
     """Rate of every contender of a benchmark,
     with the slowest and the fastest round; one panel per network.
 
     found: as `tables.benchmarks.benchmark` gives it; the first of its tables that holds rates is
     drawn. Raises `NotMeasured` if there is none.
     """
-    table, (rate, low, high), who = _first_rates(found)
+    table, (rate, low, high), who = _first_rates(benchmark)
     networks = list(dict.fromkeys(table["network"])) if "network" in table else [""]
     most = max((table["network"] == name).sum() if name else len(table) for name in networks)
     figure, axes = panels(len(networks), columns=2, height=1.2 + 0.26 * most)

@@ -165,10 +165,10 @@ def q_curves(arrays: Mapping):
     arrays: {(strength, seed): arrays of the run}. A line is the mean over seeds, a band reaches
     from the smallest to the largest. On the left the dotted levels are the wrong images alone.
     """
-    found = training_distances(arrays)
+    distances = training_distances(arrays)
     figure, axes = panels(2, height=3.3, sharey=True)
     phrases = []
-    for strength, seeds in found.items():
+    for strength, seeds in distances.items():
         wrong = [float((d == 0).mean()) for d in seeds.values()]
         curves = np.stack([q_of(d) for d in seeds.values()])
         right = np.stack([q_of(d[d > 0]) for d in seeds.values() if (d > 0).any()])
@@ -183,7 +183,7 @@ def q_curves(arrays: Mapping):
         _radius_axis(ax)
         ax.set_title(title)
     axes[0].set(ylabel="q(v): share nearer than v", ylim=(0, 1.02))
-    legend(figure, found)
+    legend(figure, distances)
     return (
         figure,
         f"q(v) by AR strength, v in 255·ε. {'; '.join(phrases)}.",
@@ -243,8 +243,10 @@ def bound_curves(
     """
     if not constants:
         raise InputError("bound_curves needs one pair (C, k) or more.")
-    found = training_distances(arrays)
-    curves = {s: np.mean([q_of(d) for d in group.values()], axis=0) for s, group in found.items()}
+    distances = training_distances(arrays)
+    curves = {
+        s: np.mean([q_of(d) for d in group.values()], axis=0) for s, group in distances.items()
+    }
     height = 3.3 if len(constants) == 1 else 2.6
     figure, axes = panels(len(constants), height=height, sharex=True, sharey=True)
     phrases = []
@@ -286,7 +288,7 @@ def bound_curves(
 def proved_by_layer(networks: Mapping[float, Proved]):
     """How steep a network can be from the image to each block: by the chain of norms, and measured.
 
-    networks: {strength: `claims.Proved`}. A panel a strength, logarithmic axis; the distance
+    networks: {strength: `claims.Proved`}. One panel per strength, logarithmic axis; the distance
     between the lines is what the chain gives away.
     """
     strengths_of(pd.DataFrame({"strength": list(networks)}))
@@ -341,8 +343,8 @@ def proved_distances(networks: Mapping[float, Proved]):
             ax.annotate(
                 name, (middle, place), (0, 9), textcoords="offset points", ha="center", fontsize=9
             )
-        certified, found = np.median(network.lower), np.median(network.upper)
-        phrases.append(f"{strength:g}: certified {certified:.1e}, found {found:.2g}")
+        certified, attacked = np.median(network.lower), np.median(network.upper)
+        phrases.append(f"{strength:g}: certified {certified:.1e}, found {attacked:.2g}")
     ax.set_xscale("log")
     ax.set_yticks(range(len(networks)), [f"{strength:g}" for strength in networks])
     ax.set(ylim=(len(networks) - 0.4, -0.7), ylabel="AR strength", xlabel="distance (255·ε)")

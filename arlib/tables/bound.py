@@ -32,7 +32,7 @@ def gap_correlations(study) -> pd.DataFrame:
     """Rank correlations of q with the gaps of a study's networks, as text; see
     `claims.gap_correlations`.
     """
-    found = claims.gap_correlations(study.records(), claims.config_of(study))
+    correlations = claims.gap_correlations(study.records(), claims.config_of(study))
     rows = {
         row.statistic: {
             "rank correlation with q": f"{row.rho:+.2f}".replace("-", "−"),
@@ -40,7 +40,7 @@ def gap_correlations(study) -> pd.DataFrame:
             "networks": str(row.nets),
             "strengths × seeds": f"{row.strengths} × {row.seeds}",
         }
-        for row in found.itertuples()
+        for row in correlations.itertuples()
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("gap")
 
@@ -54,13 +54,13 @@ def lowest_bounds(
     "vacuous" where every bound at every v is 1 or more.
     """
     pairs = [(c, k) for k in ks for c in cs]
-    found = claims.lowest_bounds(arrays, pairs, samples=samples, classes=classes)
-    said = [
+    bounds = claims.lowest_bounds(arrays, pairs, samples=samples, classes=classes)
+    cells = [
         f"strength {row.strength:g}, v = {row.radius:.2g}" if row.says else "vacuous"
-        for row in found.itertuples()
+        for row in bounds.itertuples()
     ]
-    wide = found.assign(said=said, c=[f"C = {c:g}" for c in found["c"]])
-    wide = wide.pivot(index="k", columns="c", values="said")[[f"C = {c:g}" for c in cs]]
+    wide = bounds.assign(cell=cells, c=[f"C = {c:g}" for c in bounds["c"]])
+    wide = wide.pivot(index="k", columns="c", values="cell")[[f"C = {c:g}" for c in cs]]
     return wide.rename(index=lambda k: f"{k:g}").rename_axis(columns=None)
 
 

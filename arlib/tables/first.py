@@ -56,17 +56,17 @@ def _sign(values: pd.Series, strength: float) -> int:
 
 def _smoother(rows: pd.DataFrame) -> str:
     """C5 and C6: what the study's protocol says, and the later one after the fact."""
-    said = []
+    sentences = []
     for claim, what in (("C5", "Smoother layers"), ("C6", "More even singular values")):
         row = rows.loc[claim]
         later = row.get("after_the_fact")
         effect = _effect(rows, claim)
-        said.append(
+        sentences.append(
             f"{what}: {row['verdict']}"
             + (f", by protocol 2 {later}" if later and later != row["verdict"] else "")
             + (f" ({row['statistic']} {effect})" if effect else "")
         )
-    return f"{'; '.join(said)}."
+    return f"{'; '.join(sentences)}."
 
 
 def _effect(rows: pd.DataFrame, claim: str) -> str:

@@ -49,7 +49,7 @@ def accuracies(records: pd.DataFrame, *, checkpoint: str = "last") -> pd.DataFra
 
 
 def under_attack(records: pd.DataFrame, *, checkpoint: str = "last") -> pd.DataFrame:
-    """`accuracies` as text: a row per run, a column an attack with its radius and n,
+    """`accuracies` as text: a row per run, a column per attack with its radius and n,
     intervals over images.
     """
     table = accuracies(records, checkpoint=checkpoint)
@@ -67,7 +67,7 @@ def cross_checks(records: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of the checked networks under the strong attack, under each other one alone,
     and under all together.
 
-    As text, intervals over images: a row per network (strength, seed), a column an attack; the
+    As text, intervals over images: a row per network (strength, seed), a column per attack; the
     strong attack's number may be of more images. `attrs["added"]`: the largest share, in points,
     that the others took from what the strong attack left on the same images. Raises `NotMeasured`
     if no network was checked.

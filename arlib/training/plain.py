@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from arlib.engine import folding, trust
-from arlib.engine.found import left_as_found
+from arlib.engine.untouched import left_as_found
 from arlib.errors import InputError
 
 

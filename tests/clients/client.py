@@ -213,13 +213,13 @@ class Lab:
         """Scroll down through the notebook until the thing is there, and into view;
         clients draw what is near only.
         """
-        found = self.page.locator(selector)
+        element = self.page.locator(selector)
         self._top()
         for _ in range(400):
-            if found.count() > index and found.nth(index).is_visible():
-                found.nth(index).scroll_into_view_if_needed()
+            if element.count() > index and element.nth(index).is_visible():
+                element.nth(index).scroll_into_view_if_needed()
                 self.page.wait_for_timeout(300)
-                return found.nth(index)
+                return element.nth(index)
             self.page.mouse.wheel(0, 600)
             self.page.wait_for_timeout(60)
         raise LookupError(f"{self.name} shows no {selector}")

@@ -26,8 +26,8 @@ torch.use_deterministic_algorithms(True)
 
 def timed(attack):
     start = time.perf_counter()
-    found = attack()
-    return found, round(time.perf_counter() - start, 3)
+    x_adv = attack()
+    return x_adv, round(time.perf_counter() - start, 3)
 
 
 def seeded():
@@ -57,8 +57,8 @@ def distances(model, x, y, norm, ours, theirs):
     sides = {}
     for name, attack in (("ours", ours), ("theirs", theirs)):
         x_adv, seconds = timed(attack)
-        found = attacks.distance(model, x, x_adv.clamp(0, 1), y, norm=norm)
-        sides[name] = {"distances": found.clamp_max(10).tolist(), "seconds": seconds}
+        measured = attacks.distance(model, x, x_adv.clamp(0, 1), y, norm=norm)
+        sides[name] = {"distances": measured.clamp_max(10).tolist(), "seconds": seconds}
     return sides
 
 
@@ -68,7 +68,10 @@ def compare():
     theirs = {"eps": LINF, "steps": 20, "alpha": LINF / 4}
     auto = {"steps": STEPS, "n_restarts": 1, "seed": 0}
     flat = foolbox.PyTorchModel(model, bounds=(0, 1))
-    fooled = lambda attack, eps: attack(flat, x, y, epsilons=eps)[1]
+
+    def fooled(attack, eps):
+        return attack(flat, x, y, epsilons=eps)[1]
+
     return {
         "pgd from the image": standing(
             model,

@@ -141,14 +141,14 @@ def kill_node(configuration: Path, node: str) -> None:
 
 def _steps(configuration: Path, log: Path | None = None) -> list[int]:
     """The processes by which nodes of this cluster run jobs; of the node that has this log."""
-    found = []
+    steps = []
     for pid in _pids():
         with contextlib.suppress(OSError):
             name = Path(f"/proc/{pid}/comm").read_text().strip()
             files = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
             if name == "slurmstepd" and _says(pid, f"SLURM_CONF={configuration}"):
-                found += [pid] * (log is None or str(log) in files)
-    return found
+                steps += [pid] * (log is None or str(log) in files)
+    return steps
 
 
 def _pids() -> list[int]:
@@ -189,10 +189,12 @@ def _wait_until_idle(environment: dict[str, str], seconds: float = 60.0) -> None
     until = time.monotonic() + seconds
     command = ["sinfo", "--noheader", "--Node", "--partition=main", "--format=%T"]
     while True:
-        said = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if said.stdout.split() == ["idle"] * len(NODES):
+        listing = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if listing.stdout.split() == ["idle"] * len(NODES):
             return
-        assert time.monotonic() < until, f"the nodes are not idle: {said.stdout} {said.stderr}"
+        assert time.monotonic() < until, (
+            f"the nodes are not idle: {listing.stdout} {listing.stderr}"
+        )
         time.sleep(0.2)
 
 
@@ -211,7 +213,7 @@ def _end(folder: Path) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with cluster(Path(sys.argv[1]).resolve()) as found:
-        print(f"export SLURM_CONF={found}", flush=True)
+    with cluster(Path(sys.argv[1]).resolve()) as started:
+        print(f"export SLURM_CONF={started}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             signal.pause()

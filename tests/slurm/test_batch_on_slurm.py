@@ -94,11 +94,11 @@ def squeue(form: str, *options: str) -> list[str]:
 
 def job_of(tasks: list[batch.Task], index: int) -> str:
     """The number of the job that runs a task of a batch's only submission, like 12_3."""
-    (found,) = submission.unfinished(tasks[0].output.parents[1] / ".batch")
+    (submitted,) = submission.unfinished(tasks[0].output.parents[1] / ".batch")
     return next(
         f"{state.job}_{state.task}"
-        for state in commands.states(list(found.arrays))
-        if found.index(state) == index
+        for state in commands.states(list(submitted.arrays))
+        if submitted.index(state) == index
     )
 
 
@@ -110,12 +110,12 @@ def waits(task: batch.Task) -> bool:
 
 def processes_of(folder: Path) -> list[str]:
     """Command lines of processes that work in a folder."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if (path / "cwd").resolve().is_relative_to(folder):
-                found.append((path / "cmdline").read_text())
-    return found
+                pids.append((path / "cmdline").read_text())
+    return pids
 
 
 def test_a_job_that_is_lost_is_one_row_and_the_others_go_on(cluster, chapter):
@@ -134,13 +134,13 @@ def test_a_job_that_is_lost_is_one_row_and_the_others_go_on(cluster, chapter):
         table = running.result(300)
     onehost.bring_back(cluster, node)
     assert dict(table["status"]) == dict(zip(kinds, ["done"] + ["failed"] * 4, strict=True))
-    for kind, said in {
+    for kind, reason in {
         "sleep": "was cancelled (scancel)",
         "sleeps too": "lost its node",
         "memory": "ran out of memory; give more --mem",
         "wrong": "attempt 1: ValueError: three is wrong",
     }.items():
-        assert said in table["reason"][kind], table["reason"][kind]
+        assert reason in table["reason"][kind], table["reason"][kind]
     assert summary(chapter) == dict(table["status"]) and tasks[0].output.is_file()
     until(lambda: not processes_of(tasks[0].output.parent))
 
@@ -240,10 +240,10 @@ def test_a_preempted_chapter_goes_on_and_restarts_are_bounded(chapter):
     )
 
 
-def _command(words: list[str], said: Path) -> None:
+def _command(words: list[str], log: Path) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["arlib", "batch", *words]
-    with open(said, "w", buffering=1) as sys.stderr:
+    with open(log, "w", buffering=1) as sys.stderr:
         cli.main()
 
 
