@@ -23,7 +23,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from arlib import files, places
+from arlib import files, places, processes
 from arlib.errors import InputError
 from arlib.tables import benchmarks as stored
 
@@ -37,9 +37,7 @@ def machine() -> dict:
     """
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": processes.cores(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -73,7 +73,7 @@ def compare(
     rounds: int,
     budget: float,
 ) -> pd.DataFrame:
-    """One row per contender. budget: seconds for the timed rounds, of which there is at least one."""
+    """One row per contender. budget: seconds for the timed rounds (one or more)."""
     ready, first = warm(setting, names)
     usual = max(
         (s for n, s in first.items() if not _compiles(n)), default=max(first.values(), default=1.0)

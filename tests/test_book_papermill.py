@@ -42,19 +42,9 @@ BAD = [
 @pytest.mark.slow
 @pytest.mark.parametrize("options, message", BAD)
 def test_bad_parameters_stop_with_one_message(options, message, tmp_path):
+    """One chapter for all: that each refuses them is in test_book_files.py, without a kernel."""
     name = next(name for name in CHAPTERS if "run_missing" in source(parameters_cell(name)))
     stops_in_the_check(name, options, message, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CHAPTERS)
-def test_every_chapter_stops_at_an_unknown_name(name, tmp_path):
-    stops_in_the_check(
-        name,
-        ["-p", "no_such_parameter", "1"],
-        "parameter is 'no_such_parameter'; allowed: ",
-        tmp_path,
-    )
 
 
 def parameters_cell(name):

@@ -68,6 +68,7 @@ def test_unchanged_book_is_not_built_again(monkeypatch, tmp_path, capsys):
         return calls.append(command) or subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(book.subprocess, "run", fake)
+    monkeypatch.setattr(book, "execute", dict)
     monkeypatch.setattr(book, "HTML", tmp_path)
     monkeypatch.setattr(book, "STAMP", tmp_path / ".built-from")
     assert book.build() == 0 and len(calls) == 1
@@ -87,6 +88,14 @@ def test_a_failed_build_fails_again(monkeypatch, tmp_path):
     (tmp_path / "_build" / ".doctrees").mkdir(parents=True)
     assert book.build() == 1
     assert not book.STAMP.exists() and not (tmp_path / "_build" / ".doctrees").exists()
+
+
+def test_no_page_is_rendered_of_a_chapter_that_failed(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(book.subprocess, "run", lambda *_, **__: pytest.fail("rendered"))
+    monkeypatch.setattr(book, "execute", lambda: {"margins": "ValueError: no"})
+    monkeypatch.setattr(book, "STAMP", tmp_path / ".built-from")
+    assert book.build() == 1 and not book.STAMP.exists()
+    assert "margins was not executed:\nValueError: no" in capsys.readouterr().err
 
 
 def test_stamp_writes_the_address_once_and_everywhere(project):

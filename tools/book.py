@@ -1,5 +1,7 @@
-"""Build the book, unless nothing it depends on has changed:
-`python -m tools.book`, or `make book`.
+"""Build the book: `python -m tools.book`, or `make book`.
+
+Chapters are executed side by side, and only those whose result may have changed (`executed.py`);
+Sphinx then reads them from its own cache. If nothing changed at all, nothing is done.
 """
 
 import os
@@ -8,14 +10,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+from jupyter_cache import get_cache
+from jupyter_cache.base import CacheBundleIn
+
+from arlib import processes
+from tools import executed
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
-from arbook import fingerprint  # noqa: E402 - the Sphinx extension that keys the execution cache by the same hash
+from arbook import cache_of, fingerprint  # noqa: E402 - the extension that reads the cache
 
 HTML = ROOT / "_build" / "html"
 STAMP = HTML / ".built-from"
 BUILD = ["jupyter-book", "build", ".", "-W", "-n", "--keep-going"]
-MADE_BY = ("book", "myst", "plain", "references")
+MADE_BY = ("book", "executed", "myst", "plain", "reads", "references")
 PAGES = ("_config.yml", "_toc.yml", "book", *(f"tools/{name}.py" for name in MADE_BY))
 
 
@@ -27,6 +35,10 @@ def build() -> int:
         print("Nothing changed since the book was built.")
     else:
         STAMP.unlink(missing_ok=True)
+        if failed := execute():
+            for name, error in failed.items():
+                print(f"{name} was not executed:\n{error}", file=sys.stderr)
+            return 1
         command = [
             sys.executable,
             "-c",
@@ -44,6 +56,19 @@ def build() -> int:
         f"Open the book: {HTML / 'index.html'}\nor run `make serve` and go to http://localhost:8000"
     )
     return 0
+
+
+def execute() -> dict[str, str]:
+    """Put the executed chapters where Sphinx looks for them; {name: error} of those that failed."""
+    kept = executed.Executed(ROOT, lambda: fingerprint(ROOT))
+    names = sorted(path.stem for path in (ROOT / "book").glob("*.ipynb"))
+    failed = executed.bring_up_to_date(kept, names, processes.cores())
+    cache = get_cache(str(cache_of(ROOT)))
+    for name in names:
+        if chapter := kept.take(name):
+            bundle = CacheBundleIn(chapter, str(ROOT / "book" / f"{name}.ipynb"), data={})
+            cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+    return failed
 
 
 if __name__ == "__main__":

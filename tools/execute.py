@@ -25,14 +25,30 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 
 def execute(path: Path) -> None:
     """Run all cells of one chapter and write it back with its outputs."""
+    write(path, tidy(executed(path)))
+
+
+def executed(
+    path: Path, *, start_up: Path | None = None, environment: dict[str, str] | None = None
+) -> nbformat.NotebookNode:
+    """The chapter with the outputs of a run in its own folder.
+
+    start_up: a script that the kernel runs before the first cell. environment: of the kernel,
+    beside this process's. Raises nbclient's CellExecutionError where a cell does.
+    """
     chapter = nbformat.read(path, as_version=4)
-    NotebookClient(
+    arguments = ["--IPKernelApp.log_level=40"]  # that it runs over TCP is no news
+    if start_up:
+        arguments.append(f"--IPKernelApp.exec_files={start_up}")
+    client = NotebookClient(
         chapter,
         timeout=1200,
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
-    ).execute()
-    write(path, tidy(chapter))
+        extra_arguments=arguments,
+    )
+    client.execute(env=os.environ | (environment or {}))
+    return chapter
 
 
 def write(path: Path, chapter: nbformat.NotebookNode) -> bool:

@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from arlib import places
+from arlib import places, processes
 from arlib.errors import InputError
 from arlib.studies.run import Work
 from arlib.studies.shelf import Shelf
@@ -29,9 +29,7 @@ def start_workers(study: Shelf, jobs: int, how: Work, device: str) -> None:
     device: as the user gave it, since with "auto" several GPUs are shared out.
     """
     shares = memory_shares(jobs, device)
-    available = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    available = processes.cores()
     threads = min(max(1, available // jobs), int(os.environ.get("OMP_NUM_THREADS") or available))
     paths = [str(places.PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = (

@@ -41,15 +41,19 @@ def repository(root: Path) -> str:
     return project.get("urls", {}).get("Repository", "").removesuffix(".git")
 
 
+def cache_of(root: Path) -> Path:
+    """Where executed chapters lie for Sphinx, as long as nothing changes that any of them reads."""
+    return root / "_build" / ".jupyter_cache" / fingerprint(root)[:16]
+
+
 def configure(app, config) -> None:
     """The book is executed from published records,
     with a cache that notices a change of arlib or of a record.
     """
     root = Path(app.srcdir)
-    caches = Path(app.outdir).parent / ".jupyter_cache"
-    os.environ.setdefault("ARLIB_STORE", str(caches.parent / "store"))
-    here = caches / fingerprint(root)[:16]
-    for old in caches.glob("*"):
+    os.environ.setdefault("ARLIB_STORE", str(root / "_build" / "store"))
+    here = cache_of(root)
+    for old in here.parent.glob("*"):
         if old != here and old.is_dir():
             shutil.rmtree(old, ignore_errors=True)
     config.nb_execution_cache_path = str(here)

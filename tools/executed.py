@@ -1,0 +1,152 @@
+"""Executed chapters, kept in `_build/executed` for as long as nothing that they read has changed.
+
+A chapter is executed anew when its code changed, or a file that it read the last time (modules of
+arlib, study files, records), or when a study that it read gained or lost a record. Text around the
+code, or a record of a study that it does not show, costs no execution. What a process that it
+started has read nobody sees: such a chapter depends on everything.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import nbformat
+
+from arlib import files
+from tools import execute
+
+WATCHED = ("arlib", "book", "data", "records", "studies")
+ALWAYS = ("requirements.txt", "pyproject.toml")  # the environment, and what set-up cells are told
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a kernel's tracebacks
+WATCH = Path(__file__).with_name("reads.py")
+
+
+class Executed:
+    """The executed chapters of a project.
+
+    everything: gives a hash of all that any chapter may read.
+    """
+
+    def __init__(self, root: Path, everything: Callable[[], str]):
+        self.root, self.everything = root, everything
+        self.folder = root / "_build" / "executed"
+
+    def take(self, name: str) -> nbformat.NotebookNode | None:
+        """The executed chapter; None if it must be executed."""
+        try:
+            account = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+            if account["state"] != self._state(name, account["reads"]):
+                return None
+            return nbformat.read(self.folder / f"{name}.ipynb", as_version=4)
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def seconds(self, name: str) -> float:
+        """How long it took the last time; chapters that nobody knows come first."""
+        try:
+            account = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+            return float(account["seconds"])
+        except (OSError, ValueError, KeyError):
+            return float("inf")
+
+    def keep(self, name: str, chapter: nbformat.NotebookNode, reads: list, seconds: float) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        account = {"reads": reads, "state": self._state(name, reads), "seconds": round(seconds, 1)}
+        files.write_text(self.folder / f"{name}.ipynb", nbformat.writes(chapter))
+        files.write_text(self.folder / f"{name}.json", json.dumps(account, indent=1))
+
+    def _state(self, name: str, reads: list[str]) -> str:
+        """SHA-256 of the chapter's code, and of all that it reads as it is now."""
+        digest = hashlib.sha256(f"{sys.version} {os.environ.get('ARLIB_STORE')}".encode())
+        chapter = nbformat.read(self.root / "book" / f"{name}.ipynb", as_version=4)
+        codes = [cell.source for cell in chapter.cells if cell.cell_type == "code"]
+        digest.update(json.dumps(codes).encode())
+        for read in (*ALWAYS, *reads):
+            digest.update(f"\0{read}\0{self._content(read)}".encode())
+        return digest.hexdigest()
+
+    def _content(self, read: str) -> str:
+        if read == "process":
+            return self.everything()
+        path = self.root / read
+        if path.is_dir():
+            return "\n".join(sorted(str(inner.relative_to(path)) for inner in _inside(path)))
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
+
+
+def of_project(root: Path, notes: str) -> list[str]:
+    """What `reads.py` noted, as paths in the project: files, and folders whose names matter.
+
+    Whether a record is there may be asked without listing a folder; so a chapter that reads a study
+    depends on the names of all its records, and each one on which studies there are.
+    """
+    reads = {"studies", *(f"records/{folder}" for folder in ("benchmarks", "boundary", "others"))}
+    for line in notes.splitlines():
+        kind, _, text = line.partition("\t")
+        if kind == "process":
+            reads.add("process")
+            continue
+        path = Path(text)
+        if path.suffix == ".pyc":
+            if kind != "file" or path.parent.name != "__pycache__":
+                continue
+            path = Path(importlib.util.source_from_cache(text))
+        if not path.is_relative_to(root):
+            continue
+        inner = path.relative_to(root)
+        if not inner.parts or inner.parts[0] not in WATCHED:
+            continue
+        if inner.parts[0] == "studies" and inner.suffix == ".yml":
+            reads.add(f"records/{inner.stem}")
+        listed = inner.parts[0] == "records" and len(inner.parts) > 1
+        if listed or (kind == "file" and not path.is_dir()):
+            reads.add(str(inner))
+    return sorted(reads)
+
+
+def _inside(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if "__pycache__" not in path.parts]
+
+
+def run(path: Path, root: Path) -> tuple[nbformat.NotebookNode, list[str], float]:
+    """Execute a chapter; the executed one, what it read of the project, and its seconds."""
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        notes = Path(folder) / "reads"
+        notes.touch()
+        chapter = execute.executed(path, start_up=WATCH, environment={"BOOK_READS": str(notes)})
+        reads = of_project(root, notes.read_text(encoding="utf-8", errors="surrogateescape"))
+    return chapter, reads, time.monotonic() - begun
+
+
+def bring_up_to_date(kept: Executed, names: list[str], workers: int) -> dict[str, str]:
+    """Execute what must be, side by side, the longest first; {name: error} of those that failed.
+
+    What is done is kept at once, so that an interrupted build goes on where it stopped.
+    """
+    stale = sorted((n for n in names if kept.take(n) is None), key=kept.seconds, reverse=True)
+    failed = {}
+    with ProcessPoolExecutor(max(1, min(workers, len(stale)))) as pool:
+        jobs = {
+            pool.submit(run, kept.root / "book" / f"{name}.ipynb", kept.root): name
+            for name in stale
+        }
+        for done, job in enumerate(as_completed(jobs), 1):
+            name = jobs[job]
+            try:
+                chapter, reads, seconds = job.result()
+            except Exception as error:
+                failed[name] = COLOURS.sub("", str(error))
+                print(f"{name}: stopped ({done} of {len(stale)})", flush=True)
+                continue
+            kept.keep(name, chapter, reads, seconds)
+            print(f"{name}: executed in {seconds:.0f} s ({done} of {len(stale)})", flush=True)
+    return failed
