@@ -1,6 +1,7 @@
 """Chapters are executed anew when what they read has changed, and only then."""
 
 import importlib.util
+import os
 import shutil
 
 import nbformat
@@ -53,7 +54,7 @@ def root(tmp_path):
 def kept(root):
     """That chapter, executed."""
     kept = executed.Executed(root, lambda: "everything")
-    kept.keep("one", chapter(), READS, 2.0)
+    kept.keep("one", chapter(), READS, 0.0)
     assert kept.take("one") is not None
     return kept
 
@@ -95,10 +96,18 @@ def test_a_chapter_is_executed_anew_after(kept, change):
     assert kept.take("one") is None
 
 
+@pytest.mark.parametrize("name", ["arlib/x.py", "book/one.ipynb"])
+def test_what_was_written_while_a_chapter_ran_it_may_not_have_seen(kept, name):
+    now = (kept.root / name).stat().st_mtime
+    os.utime(kept.root / name, (now + 5, now + 5))
+    kept.keep("one", chapter(), READS, 1.0)
+    assert kept.take("one") is None
+
+
 def test_a_chapter_that_started_a_process_depends_on_everything(root):
     state = ["before"]
     kept = executed.Executed(root, lambda: state[0])
-    kept.keep("one", chapter(), [*READS, "process"], 2.0)
+    kept.keep("one", chapter(), [*READS, "process"], 0.0)
     assert kept.take("one") is not None
     state[0] = "after"
     assert kept.take("one") is None

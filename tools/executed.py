@@ -58,10 +58,21 @@ class Executed:
             return float("inf")
 
     def keep(self, name: str, chapter: nbformat.NotebookNode, reads: list, seconds: float) -> None:
+        """Keep a chapter that has just been executed, in so many seconds.
+
+        What was written in that time it may have read as it was before; then it is out of date.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        account = {"reads": reads, "state": self._state(name, reads), "seconds": round(seconds, 1)}
+        begun = time.time() - seconds
+        still = not any(self._written(read) > begun for read in (f"book/{name}.ipynb", *reads))
+        state = self._state(name, reads) if still else ""
+        account = {"reads": reads, "state": state, "seconds": round(seconds, 1)}
         files.write_text(self.folder / f"{name}.ipynb", nbformat.writes(chapter))
         files.write_text(self.folder / f"{name}.json", json.dumps(account, indent=1))
+
+    def _written(self, read: str) -> float:
+        path = self.root / read
+        return path.stat().st_mtime if path.is_file() else 0.0
 
     def _state(self, name: str, reads: list[str]) -> str:
         """SHA-256 of the chapter's code, and of all that it reads as it is now."""
