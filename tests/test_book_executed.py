@@ -7,6 +7,8 @@ import shutil
 import nbformat
 import pytest
 from bookfiles import ROOT
+from jupyter_cache import get_cache
+from jupyter_cache.base import CacheBundleIn
 
 from tools import executed
 
@@ -131,6 +133,10 @@ def test_a_kernel_notes_what_its_chapter_reads_and_leaves_no_name_behind(root, m
     monkeypatch.setenv("PYTHONPATH", str(root))
     ran, reads, seconds = executed.run(root / "book" / "one.ipynb", root)
     assert ran.cells[1].outputs[0].text == "5 1 []\n"
+    cache = get_cache(str(root / "cache"))
+    cache.cache_notebook_bundle(CacheBundleIn(ran, "one.ipynb"), check_validity=False)
+    source = nbformat.read(root / "book" / "one.ipynb", as_version=4)
+    assert cache.match_cache_notebook(source).uri == "one.ipynb"
     assert set(READS) <= set(reads) and seconds > 0
     assert not {"process", "arlib/unused.py", "records/two/a/r.json"} & set(reads)
 

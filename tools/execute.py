@@ -44,6 +44,7 @@ def executed(
         chapter,
         timeout=1200,
         kernel_name="python3",
+        record_timing=False,  # in the cells' metadata, by which Sphinx's cache knows a chapter
         resources={"metadata": {"path": str(path.parent)}},
         extra_arguments=arguments,
     )
