@@ -67,9 +67,10 @@ def compute(
         part_folder=folder / "parts",
         control=entry.control,
     )
-    seconds = rows.attrs.get("seconds", {})
+    seconds = by_part(rows.attrs.get("seconds", {}))
     measured = {
         "measure_seconds": round(sum(seconds.values()), 1),
+        "part_seconds": seconds,
         "warnings": rows.attrs.get("warnings", []),
     }
     records.write(
@@ -84,6 +85,17 @@ def compute(
         arrays={} if entry.control else arrays,
     )
     return True
+
+
+def by_part(seconds: dict[str, float]) -> dict[str, float]:
+    """What each part of measuring took over all checkpoints, the longest first, from seconds of
+    `checkpoint/part`.
+    """
+    total: dict[str, float] = {}
+    for name, value in seconds.items():
+        part = name.rpartition("/")[2]
+        total[part] = total.get(part, 0.0) + value
+    return {part: round(value, 1) for part, value in sorted(total.items(), key=lambda p: -p[1])}
 
 
 @dataclass(frozen=True)
