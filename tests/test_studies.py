@@ -203,7 +203,7 @@ def test_a_study_with_controls_runs_and_shows_resumes_and_records_them(tmp_path)
     (control,) = [entry for entry in study.entries if entry.control]
     record = study.record(control.run)
     assert len(record.history) == 1 and set(record.rows["checkpoint"]) == {"last"}
-    assert {"outputs", "instance"} <= set(record.provenance["part_seconds"])
+    assert "outputs" in record.provenance["part_seconds"]
     total = sum(record.provenance["part_seconds"].values())
     assert record.provenance["measure_seconds"] == pytest.approx(total, abs=0.1)
     assert records.size(study.finished()[control.run]) <= 30_000
@@ -396,7 +396,8 @@ def test_a_study_runs_what_is_missing_and_reads_as_tables(tiny):
 
 def test_what_parts_took_is_summed_over_checkpoints_and_the_longest_comes_first():
     seconds = {"last/robust": 2.0, "last/outputs": 0.5, "epoch-1/along": 4.0, "best/robust": 3.0}
-    assert list(runs.by_part(seconds).items()) == [("robust", 5.0), ("along", 4.0), ("outputs", 0.5)]
+    expected = [("robust", 5.0), ("along", 4.0), ("outputs", 0.5)]
+    assert list(runs.by_part(seconds).items()) == expected
 
 
 def test_a_finished_run_is_not_computed_again(tiny, tmp_path):
