@@ -56,18 +56,24 @@ def root(tmp_path):
 def kept(root):
     """That chapter, executed."""
     kept = executed.Executed(root, lambda: "everything")
-    kept.keep("one", chapter(), READS, 0.0)
+    ran = chapter()
+    ran.cells[1].outputs = [nbformat.v4.new_output("stream", text="5 1")]
+    kept.keep("one", ran, READS, 0.0)
     assert kept.take("one") is not None
     return kept
 
 
 def test_text_around_the_code_and_what_nobody_read_cost_no_execution(kept):
-    nbformat.write(chapter(text="# Another title"), kept.root / "book" / "one.ipynb")
+    edited = chapter(text="# Another title")
+    edited.cells[1].metadata["tags"] = ["hide-input"]
+    nbformat.write(edited, kept.root / "book" / "one.ipynb")
     for name in ("arlib/unused.py", "records/two/a/r.json"):
         (kept.root / name).write_text("99")
     (kept.root / "records/two/b").mkdir()
     (kept.root / "arlib/__pycache__").mkdir()
-    assert kept.take("one") is not None
+    title, code = kept.take("one").cells
+    assert title.source == "# Another title" and code.metadata.tags == ["hide-input"]
+    assert code.outputs[0].text == "5 1"
 
 
 @pytest.mark.parametrize("name", ["arlib/x.py", "records/one/a/r.json", "studies/one.yml"])
@@ -90,6 +96,7 @@ def test_what_was_read_and_changed_or_is_gone_is_read_again(kept, name):
         lambda root: (root / "requirements.txt").write_text("torch>2"),
         lambda root: nbformat.write(chapter(CODE + "\n1"), root / "book/one.ipynb"),
         lambda root: (root / "_build/executed/one.json").write_text("{"),
+        lambda root: (root / "_build/executed/one.json").write_text("{}"),
         lambda root: (root / "_build/executed/one.ipynb").unlink(),
     ],
 )

@@ -9,6 +9,7 @@ started has read nobody sees: such a chapter depends on everything.
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
 import sys
@@ -40,22 +41,34 @@ class Executed:
         self.folder = root / "_build" / "executed"
 
     def take(self, name: str) -> nbformat.NotebookNode | None:
-        """The executed chapter; None if it must be executed."""
+        """The chapter as it stands, with the outputs that it had when it was executed;
+        None if it must be executed.
+        """
+        account = self._account(name)
         try:
-            account = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
             if account["state"] != self._state(name, account["reads"]):
                 return None
-            return nbformat.read(self.folder / f"{name}.ipynb", as_version=4)
+            executed = nbformat.read(self.folder / f"{name}.ipynb", as_version=4)
         except (OSError, ValueError, KeyError):
             return None
+        chapter = self._source(name)
+        for cell, done in zip(_codes(chapter), _codes(executed), strict=True):
+            cell.update(outputs=done.outputs, execution_count=done.execution_count)
+        chapter.metadata = executed.metadata | chapter.metadata  # the state of widgets
+        return chapter
 
     def seconds(self, name: str) -> float:
-        """How long it took the last time; chapters that nobody knows come first."""
+        """How long it took the last time; infinity for a chapter that nobody knows."""
+        return self._account(name).get("seconds", math.inf)
+
+    def _account(self, name: str) -> dict:
         try:
-            account = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
-            return float(account["seconds"])
-        except (OSError, ValueError, KeyError):
-            return float("inf")
+            return json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def _source(self, name: str) -> nbformat.NotebookNode:
+        return nbformat.read(self.root / "book" / f"{name}.ipynb", as_version=4)
 
     def keep(self, name: str, chapter: nbformat.NotebookNode, reads: list, seconds: float) -> None:
         """Keep a chapter that has just been executed, in so many seconds.
@@ -77,9 +90,7 @@ class Executed:
     def _state(self, name: str, reads: list[str]) -> str:
         """SHA-256 of the chapter's code, and of all that it reads as it is now."""
         digest = hashlib.sha256(f"{sys.version} {os.environ.get('ARLIB_STORE')}".encode())
-        chapter = nbformat.read(self.root / "book" / f"{name}.ipynb", as_version=4)
-        codes = [cell.source for cell in chapter.cells if cell.cell_type == "code"]
-        digest.update(json.dumps(codes).encode())
+        digest.update(json.dumps([cell.source for cell in _codes(self._source(name))]).encode())
         for read in (*ALWAYS, *reads):
             digest.update(f"\0{read}\0{self._content(read)}".encode())
         return digest.hexdigest()
@@ -121,6 +132,10 @@ def of_project(root: Path, notes: str) -> list[str]:
         if listed or (kind == "file" and not path.is_dir()):
             reads.add(str(inner))
     return sorted(reads)
+
+
+def _codes(chapter: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in chapter.cells if cell.cell_type == "code"]
 
 
 def _inside(folder: Path) -> list[Path]:
