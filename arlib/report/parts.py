@@ -235,7 +235,7 @@ def _watched(subject: Subject) -> list[str] | None:
         some = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
         warnings.warn(
             f"{len(others)} of {len(layers)} layers are left out, whose outputs are not one row "
-            f"an image: {some}.",
+            f"per image: {some}.",
             UserWarning,
             stacklevel=2,
         )

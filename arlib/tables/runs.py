@@ -215,7 +215,7 @@ def sensitivity(study, claim: str) -> pd.DataFrame:
 
 
 def matched(study, claim: str) -> pd.DataFrame:
-    """The matched-fit control of one claim ("C2" … "C7") on a study, as text, a row an AR strength.
+    """The matched-fit control of one claim ("C2" … "C7") on a study, as text, one row per strength.
 
     effect: adversarially trained net − finished standard net; at equal fit: − standard net of equal
     train cross-entropy. Factors for log statistics, points for rates. Of a study of protocol 2: the
