@@ -7,6 +7,7 @@ by a clock that cannot be set, without a sign of life; a live worker gives one a
 """
 
 import functools
+import math
 import os
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from arlib.files import peek_json as read
 
 HEARTBEAT = 30.0  # seconds between two signs of life
 STALE = 300.0  # seconds without one after which a lease is void
+LET_GO = "it was let go"  # the reason of a lease that is no longer there
 WATCHED = 3  # heartbeats for which a suspicious lease is watched before it counts as void
 
 
@@ -48,10 +50,12 @@ def judge(path: Path) -> Judgement:
     # read before its date is asked for: on a network file system opening fetches the new date
     holder = read(path) or {}
     try:
-        quiet, age = _quiet(path), _age(path)
+        status = path.stat()
     except FileNotFoundError:
-        return Judgement("it was let go")
+        _seen.pop(path, None)
+        return Judgement(LET_GO)
     here = holder.get("host") == host()
+    quiet, age = _quiet(path, status), _now(path.parent) - status.st_mtime
     # leases of an arlib of before did not say which start of the machine they are of
     restarted = here and holder.get("boot", boot()) != boot()
     if here and not restarted and _is_dead(holder):
@@ -74,7 +78,7 @@ def describe(path: Path) -> str:
     else:
         who = f"somebody, but {path} names no process"
     try:
-        ahead = -_age(path)
+        ahead = path.stat().st_mtime - _now(path.parent)
     except FileNotFoundError:
         return who
     if ahead > STALE:
@@ -86,31 +90,34 @@ def describe(path: Path) -> str:
 _seen: dict[Path, tuple[tuple[int, int], float]] = {}
 
 
-def _quiet(path: Path) -> float:
+def _quiet(path: Path, status: os.stat_result) -> float:
     """Seconds since this process first saw the lease as it is now."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        _seen.pop(path, None)
-        raise
     sign = (status.st_ino, status.st_mtime_ns)
     if path not in _seen or _seen[path][0] != sign:
         _seen[path] = (sign, time.monotonic())
     return time.monotonic() - _seen[path][1]
 
 
-def _age(path: Path) -> float:
-    """Seconds since the last sign of life, by the clock that dates the leases:
-    on a shared file system, the server's.
+# When this process last asked what time it is in a folder, by a clock that cannot be set, and what
+# it was told.
+_told: dict[Path, tuple[float, float]] = {}
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock that dates the leases in a folder: on a shared file system, the
+    server's. It is asked once a heartbeat: what a jump makes look old is a suspicion only.
     """
-    probe = path.with_name(f".now-{uuid.uuid4().hex}")
+    asked, told = _told.get(folder, (-math.inf, 0.0))
+    if (since := time.monotonic() - asked) < HEARTBEAT:
+        return told + since
+    probe = folder / f".now-{uuid.uuid4().hex}"
     try:
         probe.touch()
-        now = probe.stat().st_mtime
+        _told[folder] = (time.monotonic(), probe.stat().st_mtime)
         probe.unlink()
     except OSError:  # somebody else's store, which we may only read
-        now = time.time()
-    return now - path.stat().st_mtime
+        return time.time()
+    return _told[folder][1]
 
 
 def _is_process(holder: dict) -> bool:

@@ -151,7 +151,7 @@ def locked(folder: Path) -> Iterator[bool]:
     """
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=60)
+        lock.acquire(timeout=60, poll_interval=0.01)
     except (NotImplementedError, Timeout, OSError):
         yield False
         return

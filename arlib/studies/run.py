@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from arlib import engine, files, measure, records, training
@@ -27,7 +28,8 @@ from arlib.studies.shelf import Shelf
 from arlib.training.store import CHECKPOINT
 
 log = logging.getLogger(__name__)
-POLL = 1.0  # seconds between two looks at what other workers do
+POLL = 1.0  # seconds between two looks at what other workers do, at first
+LONGEST = 10.0  # the same once nothing was free for a while
 
 
 class OutOfTime(BaseException):
@@ -120,45 +122,94 @@ def work(study: Shelf, how: Work) -> bool:
     without `how.wait` it returns instead. Raises `TrainingStopped` at the end if trainings stopped
     by themselves.
     """
-    stopped: dict[str, str] = {}
-    while missing := [
-        entry for entry in study.missing(afresh=how.afresh) if entry.run not in stopped
-    ]:
-        possible = [entry for entry in missing if budget.time_for(study, entry, how.deadline)]
-        done = _first_free(study, possible, stopped, how)
+    queue, idle = Queue(study, how), 0.0
+    while queue.left or queue.look_again():
+        done = _first_free(queue, how)
         if done is False:
             return False
-        if done is None:
-            if not _worth_waiting(study, missing, how) or _out_of_time(how):
-                if len(possible) < len(missing):
-                    log.info(
-                        "Too little time is left for an epoch of the next run; %s",
-                        how_to_go_on(study),
-                    )
-                return _nothing_more(study, missing, stopped)
-            time.sleep(POLL)
-    return _nothing_more(study, [], stopped)
+        if done:
+            idle = 0.0
+            continue
+        missing = queue.look_again()
+        if not missing:
+            break
+        if not _worth_waiting(study, missing, how) or _out_of_time(how):
+            if any(not queue.speeds.time_for(entry, how.deadline) for entry in missing):
+                log.info(
+                    "Too little time is left for an epoch of the next run; %s", how_to_go_on(study)
+                )
+            return _nothing_more(study, missing, queue.stopped)
+        pause = _pause(idle, how)
+        time.sleep(pause)
+        idle += pause
+    return _nothing_more(study, [], queue.stopped)
+
+
+class Queue:
+    """The runs that are still missing, as far as this process knows, in the study's order.
+
+    A study is looked through once, at the beginning and whenever nothing is free. In between, of
+    all its runs only those are looked at that come before the next free one: what others work on.
+    """
+
+    def __init__(self, study: Shelf, how: Work):
+        self.study, self.afresh = study, how.afresh
+        self.speeds = budget.Speeds(study)
+        self.stopped: dict[str, str] = {}
+        """Messages of the trainings that stopped by themselves."""
+        self.left: list[Entry] = []
+        self.look_again()
+
+    def look_again(self) -> list[Entry]:
+        """Look through the whole study: what is missing now."""
+        missing = self.study.missing(afresh=self.afresh)
+        self.left = [entry for entry in missing if entry.run not in self.stopped]
+        return self.left
+
+    def free(self) -> Iterator[Entry]:
+        """Runs that are missing and on which nobody seems to work, in order."""
+        leased = self.study.leased()
+        for entry in list(self.left):
+            if entry.run in leased and not self._abandoned(entry):
+                continue
+            if self.study.place_of(entry, afresh=self.afresh) is None:
+                yield entry
+            else:
+                self.left.remove(entry)
+
+    def _abandoned(self, entry: Entry) -> bool:
+        # a look without the lock, which all workers share; it is asked again under the lock
+        judgement = alive.judge(self.study.leases_folder / f"{entry.run}.json")
+        return judgement.void or judgement.reason == alive.LET_GO
+
+
+def _pause(idle: float, how: Work) -> float:
+    """Seconds until the next look: the longer nothing was free, the longer, up to `LONGEST`."""
+    pause = min(LONGEST, max(POLL, idle / 2))
+    return pause if how.deadline is None else min(pause, how.deadline - time.monotonic())
 
 
 def _out_of_time(how: Work) -> bool:
     return how.deadline is not None and time.monotonic() + POLL > how.deadline
 
 
-def _first_free(
-    study: Shelf, entries: list[Entry], stopped: dict[str, str], how: Work
-) -> bool | None:
+def _first_free(queue: Queue, how: Work) -> bool | None:
     """Compute the first of the runs that nobody holds:
     True when done, False out of time, None if there is none.
 
     Then the caller looks anew from the first run on: one whose worker died goes before later ones.
     """
-    for entry in entries:
+    for entry in queue.free():
+        if not queue.speeds.time_for(entry, how.deadline):
+            continue
         try:
-            done = _try(study, entry, how)
+            done = _try(queue.study, entry, how)
         except TrainingStopped as error:
             log.warning("%s", error)
-            stopped[entry.run] = str(error)
-            return True
+            queue.stopped[entry.run] = str(error)
+            done = True
+        if done:
+            queue.left.remove(entry)
         if done is not None:
             return done
     return None
@@ -211,8 +262,8 @@ def _under_lease(study: Shelf, entry: Entry, held: lease.Lease, how: Work) -> bo
 
 def how_to_go_on(study: Shelf) -> str:
     """What to do next; of work that is kept it speaks only if there is some."""
-    done = [*study.folder.glob("*/record.json"), *study.work_folder.glob(f"*/{CHECKPOINT}")]
-    if not done:
+    finished = study.folder.glob("*/record.json")
+    if not any(True for _ in chain(finished, study.work_folder.glob(f"*/{CHECKPOINT}"))):
         return f"no epoch was finished, `arlib study run {study.name}` begins anew."
     return f"what is done is kept, `arlib study run {study.name}` goes on from here."
 
@@ -221,8 +272,9 @@ def _worth_waiting(study: Shelf, missing: list[Entry], how: Work) -> bool:
     """Whether others work on what is missing. Without `how.wait` only for as long as it takes to
     tell a dead worker from a clock that jumped.
     """
-    leases = [study.leases_folder / f"{entry.run}.json" for entry in missing]
-    judged = [alive.judge(path) for path in leases if path.exists()]
+    leased = study.leased()
+    held = [entry.run for entry in missing if entry.run in leased]
+    judged = [alive.judge(study.leases_folder / f"{run}.json") for run in held]
     return any(one.in_doubt or (how.wait and not one.void) for one in judged)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import is_
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,17 +71,17 @@ class Shelf:
         Empty, with the right columns, if nothing is recorded. Raises `RecordError` naming a damaged
         file.
         """
-        return self._table(lambda record: record.rows, [*KEYS, *records.COLUMNS])
+        return self._table("rows", _rows_of)
 
     def histories(self) -> pd.DataFrame:
         """One row per epoch of every finished run: losses, errors, learning rate, seconds."""
-        return self._table(lambda record: record.history, [*KEYS, "epoch"])
+        return self._table("histories", _histories_of)
 
     def record(self, run: str) -> Record:
         """The record of one finished run: its arrays, weights, provenance."""
-        entries = {entry.run: entry for entry in self.entries}
-        one_of("run", run, list(entries))
-        folder = self.place_of(entries[run])
+        if run not in self._by_run:
+            one_of("run", run, list(self._by_run))
+        folder = self.place_of(self._by_run[run])
         if folder is None:
             raise InputError(
                 f"{run} is not measured yet; `arlib study run {self.name}` computes what is "
@@ -150,18 +152,30 @@ class Shelf:
 
     def _epochs_so_far(self, run: str) -> list[dict] | None:
         """The same as plain numbers, one dictionary an epoch."""
-        for folder in reversed(self.left_behind(run)):
-            path = folder / CHECKPOINT
-            if path.exists():
-                return files.read_described(path, "arlib")["history"]
-        return None
+        return _epochs_in(self.left_behind(run))
 
     def left_behind(self, run: str) -> list[Path]:
         """Work folders of a run, the most advanced last."""
-        folders = self.work_folder.glob(f"{run}@*")
-        # links lead to folders of somebody else, which nobody should move, fill or delete
-        own = [folder for folder in folders if folder.is_dir() and not folder.is_symlink()]
-        return sorted(own, key=_progress)
+        names = [name for name in _names_in(self.work_folder) if name.startswith(f"{run}@")]
+        return self._sorted(names).get(run, [])
+
+    def _all_left_behind(self) -> dict[str, list[Path]]:
+        """The same of every run that has any, from one look at the work folder."""
+        return self._sorted(_names_in(self.work_folder))
+
+    def _sorted(self, names: list[str]) -> dict[str, list[Path]]:
+        by_run: dict[str, list[Path]] = {}
+        for name in names:
+            folder, (run, at, _) = self.work_folder / name, name.rpartition("@")
+            # links lead to folders of somebody else, which nobody should move, fill or delete
+            if at and folder.is_dir() and not folder.is_symlink():
+                by_run.setdefault(run, []).append(folder)
+        return {run: sorted(folders, key=_progress) for run, folders in by_run.items()}
+
+    def leased(self) -> set[str]:
+        """Runs on which there is a lease, valid or not."""
+        names = _names_in(self.leases_folder)
+        return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 
     def status(self) -> pd.DataFrame:
         """One row per run: its state, epochs done, where it was computed,
@@ -173,49 +187,70 @@ class Shelf:
 
     def states(self) -> list[dict]:
         """The rows of `status`, without pandas."""
-        return [self._status(entry) for entry in self.entries]
+        begun, leased = self._all_left_behind(), self.leased()
+        return [self._status(entry, begun, leased) for entry in self.entries]
+
+    @cached_property
+    def _by_run(self) -> dict[str, Entry]:
+        return {entry.run: entry for entry in self.entries}
 
     @cached_property
     def _cache(self) -> dict[tuple, Record]:
         return {}
 
-    def _table(self, part: Callable[[Record], pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-        import pandas as pd
+    @cached_property
+    def _judged(self) -> dict[tuple[str, Path], tuple[Record, bool]]:
+        """Whether the record in a folder, as it was read last, fits a run."""
+        return {}
 
-        tables = []
-        for entry in self.entries:
-            folder = self.place_of(entry)
-            if folder is None:
-                continue
-            table = part(self.read(folder)).copy()
-            for column, (key, value) in enumerate(_keys(entry).items()):
-                table.insert(column, key, value)
-            tables.append(table)
-        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+    @cached_property
+    def _tables(self) -> dict[str, tuple[list[Record], pd.DataFrame]]:
+        """Tables of all runs, each with the records that it was made of."""
+        return {}
+
+    def _table(self, name: str, make: Callable[[list], pd.DataFrame]) -> pd.DataFrame:
+        """A table of all finished runs, made anew only if their records are others than before."""
+        places = ((entry, self.place_of(entry)) for entry in self.entries)
+        read = [(entry, self.read(folder)) for entry, folder in places if folder is not None]
+        made_of = [record for _, record in read]
+        known, table = self._tables.get(name, ([], None))
+        same = len(known) == len(made_of) and all(map(is_, known, made_of))
+        if table is None or not same:
+            table = make(read)
+            self._tables[name] = made_of, table
+        return _own(table)
 
     def _fits(self, entry: Entry, folder: Path) -> bool:
         """Whether the record in the folder is of this run and was measured
         with the study's settings.
         """
         record = self.read(folder)
+        known, fits = self._judged.get((entry.run, folder), (None, False))
+        if known is not record:
+            fits = self._is_of(record, entry)
+            self._judged[entry.run, folder] = record, fits
+        return fits
+
+    def _is_of(self, record: Record, entry: Entry) -> bool:
         if record.recipe != entry.recipe.to_dict():
             raise RecordError(
-                f"{folder / 'record.json'} is of another recipe than {entry.run}. Delete its "
-                "folder."
+                f"{record.folder / 'record.json'} is of another recipe than {entry.run}. Delete "
+                "its folder."
             )
         try:
             return Settings.from_dict(record.settings) == self.settings
         except InputError:  # settings of another arlib: unknown here, or out of today's bounds
             return False
 
-    def _status(self, entry: Entry) -> dict:
+    def _status(self, entry: Entry, begun: dict[str, list[Path]], leased: set[str]) -> dict:
         try:
             folder = self.place_of(entry)
         except RecordError as error:
             damaged = {"state": "damaged", "epochs": "", "minutes": math.nan, "device": ""}
             return _keys(entry) | damaged | {"note": str(error)}
         if folder is None:
-            return _keys(entry) | self._status_of_unfinished(entry)
+            epochs = _epochs_in(begun.get(entry.run, []))
+            return _keys(entry) | self._status_of_unfinished(entry, epochs, leased)
         record = self.read(folder)
         device = " ".join(str(record.provenance.get(key, "")) for key in ("device", "precision"))
         return _keys(entry) | {
@@ -226,12 +261,13 @@ class Shelf:
             "note": record.provenance.get("collapsed", ""),
         }
 
-    def _status_of_unfinished(self, entry: Entry) -> dict:
+    def _status_of_unfinished(
+        self, entry: Entry, epochs: list[dict] | None, leased: set[str]
+    ) -> dict:
         from arlib.studies import alive
 
-        epochs = self._epochs_so_far(entry.run)
         path = self.leases_folder / f"{entry.run}.json"
-        judgement = alive.judge(path) if path.exists() else None
+        judgement = alive.judge(path) if entry.run in leased else None
         running = judgement is not None and not judgement.reason
         note = alive.describe(path) if running else ""
         if judgement is not None and judgement.reason:
@@ -252,6 +288,42 @@ def _keys(entry: Entry) -> dict:
     return dict(zip(KEYS, values, strict=True))
 
 
+def _rows_of(read: list[tuple[Entry, Record]]) -> pd.DataFrame:
+    """The measurements of some runs end to end: columns are laid out once, not run by run."""
+    import pandas as pd
+
+    columns = [*KEYS, *records.COLUMNS]
+    if not read:
+        return pd.DataFrame(columns=columns)
+    table: dict[str, list] = {name: [] for name in columns}
+    for entry, record in read:
+        rows = _count(record.measured)
+        for name, value in _keys(entry).items():
+            table[name] += [value] * rows
+        for name in records.COLUMNS:
+            table[name] += record.measured[name]
+    return pd.DataFrame(table).astype({"n": "int64", "value": "float64"})
+
+
+def _histories_of(read: list[tuple[Entry, Record]]) -> pd.DataFrame:
+    import pandas as pd
+
+    tables = []
+    for entry, record in read:
+        table = pd.DataFrame(record.epochs)
+        for column, (key, value) in enumerate(_keys(entry).items()):
+            table.insert(column, key, value)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*KEYS, "epoch"])
+
+
+def _own(table: pd.DataFrame) -> pd.DataFrame:
+    """A table that its reader may change; pandas copies it from version 3 on only then."""
+    import pandas as pd
+
+    return table.copy(deep=int(pd.__version__.partition(".")[0]) < 3)
+
+
 def _count(columns: dict[str, list]) -> int:
     """The rows of a table that is kept by columns."""
     return len(next(iter(columns.values()), ()))
@@ -259,6 +331,23 @@ def _count(columns: dict[str, list]) -> int:
 
 def _minutes(seconds: list[float] | None) -> float:
     return sum(seconds) / 60 if seconds else math.nan
+
+
+def _names_in(folder: Path) -> list[str]:
+    """What lies in a folder; nothing if there is none."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _epochs_in(folders: list[Path]) -> list[dict] | None:
+    """The history in the most advanced of some work folders."""
+    for folder in reversed(folders):
+        path = folder / CHECKPOINT
+        if path.exists():
+            return files.read_described(path, "arlib")["history"]
+    return None
 
 
 def _progress(folder: Path) -> tuple[bool, float]:

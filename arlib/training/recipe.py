@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import MISSING, dataclass, fields
+from functools import cached_property
 from typing import Annotated
 
 from arlib import sources
@@ -125,7 +126,7 @@ class Recipe:
             return self.step_size
         return self.eps if self.attack == "n-fgsm" else self.eps / 4
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Readable slug and 8 hexadecimal digits of the SHA-256 of the non-default fields."""
         canonical = json.dumps(
