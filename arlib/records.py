@@ -212,7 +212,11 @@ def publish(folder: Path, target: Path, *, weights: bool) -> bool:
             _write_weights(
                 files.read_tensors(folder / "last.safetensors"), new / "weights.safetensors"
             )
-        content["files"] = {path.name: files.sha256(path) for path in sorted(new.iterdir())}
+        # a copy is what it is a copy of, which was hashed above
+        beside = {"arrays.npz": content["files"]["arrays.npz"]}
+        if (half := new / "weights.safetensors").is_file():
+            beside[half.name] = files.sha256(half)
+        content["files"] = beside
         files.write_text(new / "record.json", _text(content))
         if target.exists():
             shutil.rmtree(target)

@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import tempfile
 import time
 import zlib
@@ -123,11 +124,19 @@ def _read() -> Iterator[tuple[Statistic, str]]:
     yield from ((Statistic("", "ce", split="train"), "train"),)
 
 
-def fill(study: studies.Study, *, but: float | None = None) -> None:
-    """Write its runs into its store; those of the strength `but` stay missing."""
+def fill(study: studies.Study) -> None:
+    """Write all its runs into its store."""
     for entry in study.entries:
-        if entry.recipe.strength != but:
-            write_run(study, entry, study.folder / entry.run)
+        write_run(study, entry, study.folder / entry.run)
+
+
+def in_part(whole: Path, folder: Path) -> None:
+    """The same study, whose runs at the largest strength are missing."""
+    shutil.copytree(whole, folder, copy_function=os.link)
+    study = loaded(folder)
+    for entry in study.entries:
+        if entry.recipe.strength == max(STRENGTHS):
+            shutil.rmtree(study.folder / entry.run)
 
 
 def fits(study: studies.Study) -> None:
@@ -148,9 +157,7 @@ def asked(target: Path) -> dict[str, Callable[[studies.Study], object]]:
         "records": lambda study: study.records(),
         "records, ten times": lambda study: [study.records() for _ in range(10)],
         "verdicts": lambda study: claims.verdicts(study),
-        "matched fit": lambda study: claims.matched_fit(
-            study.records(), claims.config_of(study)
-        ),
+        "matched fit": lambda study: claims.matched_fit(study.records(), claims.config_of(study)),
         "matched fit of one claim": lambda study: claims.matched_fit(
             study.records(), claims.config_of(study), only=["C6"]
         ),
@@ -180,7 +187,7 @@ def by_runs(sizes: tuple[int, ...]) -> pd.DataFrame:
         folder = Path(name)
         for size in sizes:
             fill(a_study(folder / f"{size}", size))
-            fill(a_study(folder / f"{size}-in-part", size), but=max(STRENGTHS))
+            in_part(folder / f"{size}", folder / f"{size}-in-part")
         calls = {title: ("{}", call) for title, call in asked(folder).items()}
         calls["time budget"] = ("{}-in-part", fits)
         calls["status, a quarter missing"] = ("{}-in-part", studies.Study.status)

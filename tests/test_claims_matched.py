@@ -70,16 +70,10 @@ def test_a_wide_interval_is_not_called_an_explanation():
 
 
 def test_interpolation_is_linear_in_train_cross_entropy():
-    index = pd.MultiIndex.from_tuples([(0, 0.0)] * 3, names=["seed", "strength"])
-    path = pd.DataFrame(
-        {"a": [3.0, 1, 0], "b": [0.0, 1, 4], "fit": [2.0, 1, 0.5], "order": [0, 1, 2]}, index=index
-    )
-    result = matched._interpolated(path, 0, 0.75, ["a", "b"])
-    assert result.tolist() == [0.5, 2.5]
-    assert (
-        matched._interpolated(path, 0, 2.1, ["a"]) is None
-        and matched._interpolated(path, 1, 1.0, ["a"]) is None
-    )
+    path = pd.DataFrame({"a": [3.0, 1, 0], "b": [0.0, 1, 4], "fit": [2.0, 1, 0.5]})
+    assert matched.interpolated(path, 0.75, ["a", "b"]).tolist() == [0.5, 2.5]
+    assert matched.interpolated(path, 2.1, ["a"]) is None
+    assert matched.interpolated(path[:0], 1.0, ["a"]) is None
 
 
 def test_without_checkpoints_along_training_there_is_nothing_to_compare():

@@ -70,11 +70,12 @@ def shares_left(
     config: Config | dict | None = None,
     *,
     strengths: Collection[float] | None = None,
+    only: Collection[str] | None = None,
 ) -> pd.DataFrame:
     """One row per decided claim of protocol 2 and AR strength > 0;
     empty if the study has no controls.
 
-    strengths: only these; by default all that are recorded.
+    strengths, only: only these AR strengths and claims; by default all that are recorded.
 
     Columns: claim, title, statistic, strength; for each axis (ce, error) the share left with low,
     high, the seeds it is of, and its reading; and the reading of both. `attrs["definition"]` says
@@ -87,7 +88,8 @@ def shares_left(
     tables, rows = [table, *controls.values()] if controls else [], []
     fits = {axis: [values(part, fit) for part in tables] for axis, fit in AXES.items()}
     for claim in claims_of(2).values() if controls else ():
-        if claim.primary and claim.id not in PARTS:
+        wanted = only is None or claim.id in only
+        if wanted and claim.primary and claim.id not in PARTS:
             rows += _rows(claim, config, tables, fits, strengths)
     out = pd.DataFrame(rows, columns=_COLUMNS)
     out.attrs["definition"] = DEFINITION
@@ -238,11 +240,10 @@ def _left(grid: pd.DataFrame, curve: pd.DataFrame, strength: float) -> Left:
         grid[grid.index.get_level_values("strength") == s].droplevel("strength")
         for s in (strength, 0.0)
     )
-    rest, effect = [], []
+    rest, effect, fits = [], [], at["fit"]
+    curves = dict(list(curve.groupby(level="seed")))
     for seed in at.index.intersection(plain.index):
-        control = interpolated(
-            curve[curve.index.get_level_values("seed") == seed], at.loc[seed, "fit"], layers
-        )
+        control = interpolated(curves[seed], fits[seed], layers)
         if control is not None:
             rest.append(float((at.loc[seed, layers] - control).median()))
             effect.append(float((at.loc[seed, layers] - plain.loc[seed, layers]).median()))

@@ -1,5 +1,6 @@
 """The verdicts: every claim decided from the records of one study, by one set of rules."""
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import pandas as pd
@@ -12,6 +13,7 @@ from arlib.claims.second import PARTS, claims_of
 from arlib.claims.statistics import holm
 from arlib.claims.values import clean, collapsed, values
 from arlib.claims.words import describe
+from arlib.errors import one_of
 
 NOT_MEASURED = "not measured"
 SCALE_ONLY = "supported, scale only"
@@ -21,8 +23,15 @@ NO_GAP = "no gap to regularise"  # C2 by protocol 2
 LEAST_GAP = 0.05  # between test and train error of the strength-0 nets, for C2 to count
 
 
-def decide(records: pd.DataFrame, config: Config | dict | None = None) -> pd.DataFrame:
+def decide(
+    records: pd.DataFrame,
+    config: Config | dict | None = None,
+    *,
+    only: Collection[str] | None = None,
+) -> pd.DataFrame:
     """One row per claim, computed from a record table alone.
+
+    only: the rows of these claims, the same as they are among all.
 
     records: tidy table of one study (checkpoint, split, statistic, layer, setting, value, strength,
     seed, and variant if there is one; only variant "" counts). config: strengths and radii, see
@@ -43,15 +52,19 @@ def decide(records: pd.DataFrame, config: Config | dict | None = None) -> pd.Dat
     # a seed with any record counts: where one statistic lacks it, the note can say so
     config = replace(config, seeds=tuple(sorted({*config.seeds, *table["seed"].unique().tolist()})))
     gone = collapsed(table, config)
-    if config.protocol == 2:
-        return _by_protocol_2(records, table, config, gone)
-    matched = matched_fit(table, config, strengths=[config.effect]).set_index(
+    for name in only or ():
+        one_of("claim", name, tuple(claims_of(config.protocol)))
+    if config.protocol == 2:  # Holm counts all claims, so all are decided
+        frame = _by_protocol_2(records, table, config, gone)
+        return frame if only is None else frame[frame["claim"].isin(only)].reset_index(drop=True)
+    matched = matched_fit(table, config, strengths=[config.effect], only=only).set_index(
         ["claim", "strength"]
     )["reading"]
     rows = []
     for claim in CLAIMS.values():
-        reading = matched.get((claim.id, config.effect), "")
-        rows.append(_row(claim, table, config, gone, reading))
+        if only is None or claim.id in only:
+            reading = matched.get((claim.id, config.effect), "")
+            rows.append(_row(claim, table, config, gone, reading))
     return pd.DataFrame(rows)
 
 

@@ -3,7 +3,7 @@ effect over seeds, trend over strengths, share of layers.
 """
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from arlib.claims.statistics import Interval, page_trend, t_interval, t_test
 
 SEEDS_NEEDED = 3  # with two, t is 12.7: an interval so wide decides nothing
 LEVEL = 0.05
+PAIRS = 10_000  # of seeds, whose differences are in memory at one time
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,11 @@ def noise_floor(frames: Iterable) -> float:
 
     frames: one per strength, (seeds, layers). Every pair of seeds counts in both orders.
     """
-    moved = _between_seeds(frames)
-    return float(max((moved < 0).mean(axis=1).max(), (moved > 0).mean(axis=1).max()))
+    shares = (
+        max((moved < 0).mean(axis=1).max(), (moved > 0).mean(axis=1).max())
+        for moved in _between_seeds(frames)
+    )
+    return float(max(shares))
 
 
 def noise_of_medians(frames: Iterable) -> float:
@@ -162,16 +166,17 @@ def noise_of_medians(frames: Iterable) -> float:
     frames: one per strength, (seeds, layers), on the scale of the statistic. It stays small where
     all layers of a network move together, which no share of layers can tell from an effect.
     """
-    return float(np.quantile(abs(np.median(_between_seeds(frames), axis=1)), 0.95))
+    medians = [abs(np.median(moved, axis=1)) for moved in _between_seeds(frames)]
+    return float(np.quantile(np.concatenate(medians), 0.95))
 
 
-def _between_seeds(frames: Iterable) -> np.ndarray:
-    """Differences between every two seeds of one strength, (pairs, layers)."""
-    tables = [np.asarray(frame) for frame in frames]
-    pairs = [np.triu_indices(len(table), 1) for table in tables]
-    return np.concatenate(
-        [table[a] - table[b] for table, (a, b) in zip(tables, pairs, strict=True)]
-    )
+def _between_seeds(frames: Iterable) -> Iterator[np.ndarray]:
+    """Differences between every two seeds of one strength, (pairs, layers), some at a time."""
+    for table in map(np.asarray, frames):
+        first, second = np.triu_indices(len(table), 1)
+        for start in range(0, len(first), PAIRS):
+            some = slice(start, start + PAIRS)
+            yield table[first[some]] - table[second[some]]
 
 
 def _missing(seeds: set[int]) -> str:

@@ -42,11 +42,12 @@ def matched_fit(
     config: Config | dict | None = None,
     *,
     strengths: Collection[float] | None = None,
+    only: Collection[str] | None = None,
 ) -> pd.DataFrame:
     """One row per claim (C2–C7) and AR strength > 0:
     AT net against the standard trajectory at equal fit.
 
-    strengths: only these; by default all that are recorded.
+    strengths, only: only these AR strengths and claims; by default all that are recorded.
 
     Columns: claim, title, statistic, strength, train_ce (mean over seeds), effect (AT − finished
     standard net), difference (AT − trajectory) with low, high and differences (one per seed),
@@ -57,6 +58,8 @@ def matched_fit(
     table = table[~table["strength"].isin(collapsed(table, config)["strength"])]
     rows = []
     for claim in CONTROLLED if _epochs(table) else ():
+        if only is not None and claim.id not in only:
+            continue
         path, ends = _path_and_ends(table, claim.primary.at(config))
         measured = set(ends.index.get_level_values("strength")) - {0.0}
         wanted = measured if strengths is None else measured.intersection(strengths)
@@ -129,8 +132,11 @@ def _compare(
     layers = _layers(ends)
     both = at.index.intersection(plain.index)
     whole = (at.loc[both, layers] - plain.loc[both, layers]).median(axis=1).tolist()
-    met = {seed: _interpolated(path, seed, at.loc[seed, "fit"], layers) for seed in at.index}
-    met = {seed: point for seed, point in met.items() if point is not None}
+    fits = at["fit"]
+    # every seed has one group of rows: to look for them seed by seed would cost their square
+    curves = {seed: curve for seed, curve in path.groupby(level="seed") if seed in fits.index}
+    met = {seed: interpolated(curve, fits[seed], layers) for seed, curve in curves.items()}
+    met = {seed: met[seed] for seed in at.index if met.get(seed) is not None}
     points = pd.DataFrame(met.values(), index=met, columns=layers)
     rest = (at.loc[[*met], layers] - points).median(axis=1).tolist()
     effect, difference = (
@@ -150,11 +156,6 @@ def _compare(
         "seeds": len(rest),
         "reading": _reading(effect, difference),
     }
-
-
-def _interpolated(path: pd.DataFrame, seed: int, ce: float, layers: list[str]) -> pd.Series | None:
-    """The trajectory of one seed at train cross-entropy `ce`, or None where it never gets there."""
-    return interpolated(path[path.index.get_level_values("seed") == seed], ce, layers)
 
 
 def interpolated(curve: pd.DataFrame, fit: float, layers: list[str]) -> pd.Series | None:

@@ -135,13 +135,25 @@ def page_trend(values) -> Trend:
     count = values.shape[1]
     observed = sum(j * rank for row in ranks for j, rank in enumerate(row, 1))
     centre = len(ranks) * (count + 1) * count * (count + 1)  # twice the mean of the doubled L
-    # Python's whole numbers: however many permutations there are, p is an exact ratio
-    totals = Counter({0: 1})
-    for row in ranks:
-        totals = _convolve(totals, _rank_sums(tuple(sorted(row))))
+    # Ties make the seeds' distributions differ, and only ties do.
+    kinds = Counter(tuple(sorted(row)) for row in ranks)
+    totals = _distribution(tuple(sorted(kinds.items())))
     distance = abs(2 * observed - centre)
     extreme = sum(times for total, times in totals.items() if abs(2 * total - centre) >= distance)
     return Trend(observed / 2, extreme / sum(totals.values()), int(np.sign(2 * observed - centre)))
+
+
+@lru_cache(maxsize=256)
+def _distribution(kinds: tuple[tuple[tuple[int, ...], int], ...]) -> Counter:
+    """How many orders of the ranks within all seeds give each sum of their Σ j·rank_j.
+
+    kinds: the ranks of a seed, in order, and how many seeds have them. Python's whole numbers:
+    however many orders there are, p is an exact ratio.
+    """
+    totals = Counter({0: 1})
+    for ranks, seeds in kinds:
+        totals = _convolve(totals, _power(_rank_sums(ranks), seeds))
+    return totals
 
 
 def _convolve(left: Counter, right: Counter) -> Counter:
@@ -150,6 +162,22 @@ def _convolve(left: Counter, right: Counter) -> Counter:
         for b, times_b in right.items():
             out[a + b] += times_a * times_b
     return out
+
+
+def _power(sums: Counter, seeds: int) -> Counter:
+    """The distribution of the total of `seeds` equal and independent ones.
+
+    With counts p of a distribution, those of the total, q, are the coefficients of (Σ p_i x^i)^n:
+    k p_0 q_k = Σ_i (i n − k + i) p_i q_(k−i) (Knuth, The Art of Computer Programming 2, 4.7).
+    """
+    least = min(sums)
+    p = [sums[least + i] for i in range(max(sums) - least + 1)]
+    q = [p[0] ** seeds]
+    for k in range(1, (len(p) - 1) * seeds + 1):
+        terms = range(1, min(k, len(p) - 1) + 1)
+        total = sum((i * seeds - k + i) * p[i] * q[k - i] for i in terms if p[i])
+        q.append(total // (k * p[0]))
+    return Counter({seeds * least + k: times for k, times in enumerate(q) if times})
 
 
 @lru_cache(maxsize=256)

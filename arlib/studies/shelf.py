@@ -314,7 +314,9 @@ def _histories_of(read: list[tuple[Entry, Record]]) -> pd.DataFrame:
         for column, (key, value) in enumerate(_keys(entry).items()):
             table.insert(column, key, value)
         tables.append(table)
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*KEYS, "epoch"])
+    return (
+        pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*KEYS, "epoch"])
+    )
 
 
 def _own(table: pd.DataFrame) -> pd.DataFrame:

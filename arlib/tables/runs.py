@@ -224,8 +224,7 @@ def matched(study, claim: str) -> pd.DataFrame:
     """
     if study.protocol == 2:
         return _left(study, claim)
-    table = claims.matched_fit(study.records(), claims.config_of(study))
-    table = table[table["claim"] == claim]
+    table = claims.matched_fit(study.records(), claims.config_of(study), only=[claim])
     if table.empty:
         raise NotMeasured(f"{study.name} has no measurements along training for {claim}.")
     statistic, rows = claims.CLAIMS[claim].primary, {}
@@ -246,9 +245,8 @@ def matched(study, claim: str) -> pd.DataFrame:
 
 
 def _left(study, claim: str) -> pd.DataFrame:
-    table = claims.shares_left(study.records(), claims.config_of(study))
     parts = claims.PARTS.get(claim, (claim,))
-    table = table[table["claim"].isin(parts)]
+    table = claims.shares_left(study.records(), claims.config_of(study), only=parts)
     if table.empty:
         raise NotMeasured(f"{study.name} has no controls measured for {claim}.")
 
