@@ -3,13 +3,14 @@ in the output (margins of logits) and in the image (by attack).
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from arlib import attacks
+from arlib import attacks, engine
 from arlib.attacks import losses
 from arlib.attacks import steps as parts
 from arlib.attacks.checks import check
@@ -55,8 +56,8 @@ def scale_free(margins: Tensor, scale: float) -> Tensor:
 @answered
 def instance(
     model: nn.Module,
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | Dataset | DataLoader,
+    y: Tensor | None = None,
     *,
     norm: str = "linf",
     halvings: int = 8,
@@ -76,7 +77,9 @@ def instance(
     start) at half way between the largest radius that held and the smallest that did not.
 
     Args:
-        model, x, y: any network, images (n, …) in [0, 1], true labels (n,).
+        model, x, y: any network, images (n, …) in [0, 1], true labels (n,). x may also be a data
+            set of (image, label), or its loader, without y: images are then read when they are
+            needed (`engine.Streamed`).
         norm: "linf" or "l2". cap: the value where nothing is found; by default the longest way
             inside the pixel range, 1 for linf and √pixels for l2. clip, logits: as in
             `attacks.pgd`.
@@ -97,7 +100,10 @@ def instance(
     """
     options = {"norm": norm, "halvings": halvings, "steps": steps, "cap": cap, "clip": clip}
     options |= {"generator": generator, "batch_size": batch_size, "progress": progress}
-    return nearest(model, x, y, logits=logits, **options)[0]
+    x, y = engine.streamed(model, x, y)
+    # the images that were found are dropped part by part
+    parts_found = _in_batches(model, x, y, logits=logits, **options)
+    return torch.cat([distances for distances, _ in parts_found])
 
 
 @answered
@@ -121,7 +127,16 @@ def nearest(
     An image that is wrong already, or for which nothing was found, stands there unchanged.
     Arguments and errors: as in `instance`.
     """
-    distances, images_found = [], []
+    options = {"norm": norm, "halvings": halvings, "steps": steps, "cap": cap, "clip": clip}
+    options |= {"generator": generator, "batch_size": batch_size, "progress": progress}
+    values, images = zip(*_in_batches(model, x, y, logits=logits, **options), strict=True)
+    return torch.cat(values), torch.cat(images)
+
+
+def _in_batches(
+    model, x, y, *, norm, halvings, steps, cap, clip, logits, generator, batch_size, progress
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What `nearest` gives, of one batch after the other."""
     with parts.opened(model, x, y, logits) as (f, forward, x, y):
         check(model, forward, x, y, norm=norm, clip=clip, halvings=halvings, steps=steps)
         cap = attacks.longest(norm, x, clip) if cap is None else cap
@@ -129,13 +144,8 @@ def nearest(
         generator = parts.default_generator(generator, x)
         with tqdm(total=len(x), disable=not progress, desc="instance margins") as bar:
             for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-                values, misclassified = _nearest(
-                    f, forward, images, labels, halvings, steps, cap, generator, options
-                )
-                distances.append(values)
-                images_found.append(misclassified)
+                yield _nearest(f, forward, images, labels, halvings, steps, cap, generator, options)
                 bar.update(len(images))
-    return torch.cat(distances), torch.cat(images_found)
 
 
 def _nearest(

@@ -22,6 +22,7 @@ from arlib.spectra.lanczos import Bidiagonalization, gauss, radau
 from arlib.spectra.operator import LinearMap, convolution_map
 from arlib.spectra.squares import largest_bound, sum_of_squares
 from arlib.spectra.stochastic import estimate_map
+from benchmarks.memory import peak
 
 
 def matrix_map(matrix):
@@ -180,6 +181,49 @@ def test_batches_that_memory_splits_give_the_same_estimate(monkeypatch):
     split = spectra.estimate(weight, 10, probes=9, dtype=torch.float64, tolerance=1.0)
     assert split.steps == whole.steps
     assert split.values["std"] == pytest.approx(whole.values["std"], rel=1e-9)
+
+
+def test_probe_by_probe_gives_the_same_estimate():
+    """Where the vectors of five probes do not fit; the first ones begin anew with more steps."""
+    weight = random(4, 4, 3, 3)
+    options = {"probes": 9, "dtype": torch.float64, "tolerance": 1e-3}
+    whole = spectra.estimate(weight, 10, **options)
+    alone = spectra.estimate(weight, 10, memory=2**18, **options)
+    assert alone.steps == whole.steps == 12
+    for name, value in whole.values.items():
+        assert alone.values[name] == pytest.approx(value, rel=1e-8), name
+
+
+def test_where_memory_ends_the_steps_the_interval_is_wider_and_still_holds():
+    weight, options = random(8, 6, 3, 3, seed=4), {"confidence": 0.999, "probes": 200}
+    exact = spectra.statistics(spectra.singular_values(weight, 13, padding="zeros"))
+    step = 4 * (8 + 6) * 13**2
+    few = spectra.estimate(weight, 13, memory=20 * step, **options)
+    many = spectra.estimate(weight, 13, **options)
+    assert few.steps == 12 < many.steps and few.bracket > many.bracket
+    for name in ("mean", "std", "std_over_mean", "effective_rank"):
+        _, low, high = few.values[name]
+        assert low <= exact[name] <= high, name
+
+
+@pytest.mark.slow
+def test_memory_is_bounded():
+    """The vectors of a step of one probe take 8 MiB, those of ten probes and 12 steps 960."""
+    sigma = torch.linspace(0.5, 1, 2**20)
+    diagonal = LinearMap(2**20, 2**20, lambda x: x * sigma, lambda x: x * sigma, torch.float32)
+    squares, options = float(sigma.square().sum()), {"probes": 8, "max_steps": 12}
+    estimate = estimate_map(diagonal, squares, memory=2**27 + 2**25, **options)
+    assert estimate.values["mean"][0] == pytest.approx(0.75, rel=1e-3)
+    taken = peak(lambda: estimate_map(diagonal, squares, memory=2**27 + 2**25, **options))
+    assert math.isnan(taken) or 80 < taken < 1.25 * 160
+
+
+def test_a_layer_too_large_for_memory_is_refused_by_name(monkeypatch):
+    monkeypatch.setattr("arlib.spectra.model.DENSE_WORK", 1)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1))
+    message = r"Layer 0: .* 192 × 128 needs at least .* GiB .*Raise memory.* sizes=\{'0': None\}"
+    with pytest.raises(InputError, match=message):
+        spectra.of(model, (2, 8, 8), "as-built", memory=2**10)
 
 
 def test_as_built_uses_lanczos_where_the_matrix_is_large(monkeypatch):

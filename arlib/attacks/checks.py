@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from arlib.attacks.spelling import check_norm
-from arlib.engine import device_of
+from arlib.engine import Streamed, device_of
 from arlib.errors import InputError
 
 
@@ -63,7 +63,7 @@ def check(
 
 
 def _check_images(model: nn.Module, x: Tensor, y: Tensor, clip: tuple[float, float]) -> None:
-    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+    if not isinstance(x, Tensor | Streamed) or not isinstance(y, Tensor):
         kinds = f"{type(x).__name__} and {type(y).__name__}"
         raise InputError(
             f"images and labels are {kinds}; give tensors or numpy arrays (labels: also a list of "
@@ -98,7 +98,8 @@ def _check_images(model: nn.Module, x: Tensor, y: Tensor, clip: tuple[float, flo
             f"images, labels and model are on different devices ({', '.join(sorted(places))}); "
             "move them."
         )
-    low, high = torch.stack(torch.aminmax(x)).tolist()  # waits for the device once
+    # of tensors: waits for the device once
+    low, high = x.range if isinstance(x, Streamed) else torch.stack(torch.aminmax(x)).tolist()
     if not (low >= clip[0] and high <= clip[1]):
         raise InputError(_outside(low, high, clip))
 

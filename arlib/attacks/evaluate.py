@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from arlib import engine
@@ -58,8 +59,8 @@ class Evaluation:
 @answered
 def evaluate(
     model: nn.Module,
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | Dataset | DataLoader,
+    y: Tensor | None = None,
     *,
     eps: float | Sequence[float],
     attacks: Sequence[str] | None = None,
@@ -81,7 +82,9 @@ def evaluate(
 
     Args:
         model, x, y, norm, clip, logits: as in `pgd`; eps: one radius or several, in the units of
-            the pixels.
+            the pixels. x may also be a data set of (image, label), or its loader, without y:
+            images are then read when they are needed, in the data set's order, with the same
+            results (`engine.Streamed`).
         attacks: "fgsm", "pgd-20", "pgd-50x10" (restarts), "apgd-ce", "apgd-dlr", "apgd-margin",
             "apgd-t" (targeted DLR), "apgd-margin-t" (for fewer than 4 classes), "square".
             None: "apgd-ce" and the targeted one that the number of classes allows.
@@ -107,6 +110,7 @@ def evaluate(
     >>> evaluate(net, x, y, eps=[0.24, 0.26], attacks=["pgd-10"]).robust.tolist()
     [[True, True, False], [False, False, False]]
     """
+    x, y = engine.streamed(model, x, y)
     radii = tuple(sorted({float(e) for e in np.atleast_1d(np.asarray(radius(eps, None)))}))
     names = STRONG if attacks is None else attacks
     job = _Job(radii, _ordered(names), norm, seed, independent, tuple(map(float, clip)))
@@ -205,7 +209,7 @@ class _Job:
         settings += [list(self.clip)] if self.clip != (0.0, 1.0) else []
         tensors = model.state_dict().values() if isinstance(model, nn.Module) else ()
         key = {
-            "images": engine.digest(x),
+            "images": engine.digest_of(x),
             "labels": engine.digest(y),
             "weights": engine.digest(*(tensor for tensor in tensors if isinstance(tensor, Tensor))),
             "settings": json.dumps(settings),
@@ -242,7 +246,8 @@ def _classify(forward: Forward, x: Tensor, y: Tensor, state: State, batch_size: 
     if not (state["natural"] == UNTRIED).any():
         return
     parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
-    answers = [(forward(nhwc(part)), labels) for part, labels in parts]
+    # one at a time: images of a data set are read for it
+    answers = ((forward(nhwc(part)), labels) for part, labels in parts)
     right = torch.cat([(z.argmax(1) == labels) & finite(z) for z, labels in answers]).cpu().numpy()
     state["natural"][:] = np.where(right, STOOD, BROKEN)
 

@@ -165,11 +165,12 @@ def interpolated(curve: pd.DataFrame, fit: float, layers: list[str]) -> pd.Serie
     curve: a row per net, with column "fit" and one per layer.
     """
     # np.interp needs rising points, and along a training the fit may also get worse
-    curve = curve.sort_values("fit")
     fits = curve["fit"].to_numpy(dtype=float)
+    order = fits.argsort()
+    fits = fits[order]
     if not len(fits) or not fits[0] <= fit <= fits[-1]:
         return None
-    columns = curve[layers].to_numpy(dtype=float).T
+    columns = curve[layers].to_numpy(dtype=float)[order].T
     return pd.Series([np.interp(fit, fits, column) for column in columns], index=layers)
 
 

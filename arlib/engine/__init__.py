@@ -6,6 +6,7 @@ convolution; with channels_last memory this is about 1.6 times as fast on a CPU.
 graphs and bfloat16 are further layers on the same code path, each asked for by name.
 """
 
+from arlib.engine.datasets import Streamed, digest_of, streamed
 from arlib.engine.devices import device, fastest_kernels
 from arlib.engine.folding import folded_weight
 from arlib.engine.given import device_of, digest, dtype_of, images_and_labels, logits_of
@@ -21,10 +22,12 @@ __all__ = [
     "Captured",
     "Machine",
     "Prepared",
+    "Streamed",
     "batchnorm_of",
     "device",
     "device_of",
     "digest",
+    "digest_of",
     "dtype_of",
     "fastest_kernels",
     "folded_weight",
@@ -35,5 +38,6 @@ __all__ = [
     "logits_of",
     "prepare",
     "settle",
+    "streamed",
     "unwrapped",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from arlib.errors import InputError
 
+PART = 256  # images, or rows of a weight, that are looked at at one time
 LOGITS = ("logits", "out", "output")  # names under which classifiers put them, in this order
 
 
@@ -125,10 +126,10 @@ def digest(*tensors: Tensor) -> str:
     """16 hexadecimal digits that tell these tensors, bit for bit, from others."""
     sha = hashlib.sha256()
     for tensor in tensors:
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        sha.update(
-            # type and shape, too: the same bytes may also be another tensor
-            f"{tensor.dtype}{tuple(tensor.shape)}".encode()
-            + flat.view(torch.uint8).numpy().tobytes()
-        )
+        # type and shape, too: the same bytes may also be another tensor
+        sha.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        for part in [tensor] if tensor.ndim == 0 else tensor.detach().split(PART):
+            # by parts, and without a copy of what lies in memory in order
+            flat = part.detach().cpu().contiguous().reshape(-1)
+            sha.update(flat.view(torch.uint8).numpy())
     return sha.hexdigest()[:16]

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from arlib import engine
 from arlib.attacks import steps as parts
@@ -18,18 +20,23 @@ from arlib.smoothness import layers as inner
 from arlib.smoothness.moved import check, of_layer, signs
 
 DIRECTIONS = ("random", "adversarial")
+BYTES = 2**30  # of the outputs of all layers that are in memory at one time
 
 
 @torch.inference_mode(False)
 def normalisers(
-    model: nn.Module, x: Tensor, *, layers: list[str] | None = None, batch_size: int = 250
+    model: nn.Module,
+    x: Tensor | Dataset | DataLoader,
+    *,
+    layers: list[str] | None = None,
+    batch_size: int = 250,
 ) -> dict:
     """Per layer sqrt(½ E‖h(x) − h(x′)‖²) over all pairs of different images of x (n, …).
 
     Exact, from sums: ½ E‖h − h′‖² = n/(n − 1) · (E‖h‖² − ‖E h‖²). Raises `InputError` for fewer
     than two images, images outside [0, 1], or an unknown layer.
     """
-    layers, (x, _) = inner.layer_names(model, layers), engine.images_and_labels(model, x)
+    layers, x = inner.layer_names(model, layers), _images(model, x)
     f = inner.prepare(model, layers)
     check(f, x)
     if len(x) < 2:
@@ -39,7 +46,7 @@ def normalisers(
         )
     moments = _Moments(len(layers))
     with torch.no_grad():
-        for part in x.split(batch_size):
+        for part in x.split(_fitting(f, x, batch_size)):
             moments.add(f(part))
     return dict(zip(layers, moments.normalisers(), strict=True))
 
@@ -48,7 +55,7 @@ def normalisers(
 @torch.inference_mode(False)
 def feature_change(
     model: nn.Module,
-    x: Tensor,
+    x: Tensor | Dataset | DataLoader,
     *,
     radius: float,
     direction: str = "random",
@@ -57,6 +64,7 @@ def feature_change(
     normaliser: Mapping[str, float] | None = None,
     generator: torch.Generator | None = None,
     batch_size: int = 128,
+    progress: bool = False,
 ) -> pd.DataFrame:
     """How far each layer's output h moves when the image moves by at most `radius` in every pixel.
 
@@ -67,11 +75,13 @@ def feature_change(
 
     Args:
         model, x: any network on images (n, …) in [0, 1]; measured in eval mode, left as it was
-            found.
+            found. x may also be a data set of (image, label), or its loader: images are then read
+            when they are needed (`engine.Streamed`).
         radius: of δ, in [0, 1] pixel units. layers: module names; by default the residual blocks of
             our networks, else every Conv and Linear output.
         normaliser: per layer, from `normalisers` on more images; by default from x itself (n ≥ 2).
-        generator: by default seed 0.
+        generator: by default seed 0. batch_size: at most; fewer images at a time where the layers'
+            outputs would take more than 1 GiB. progress: show a bar.
 
     Returns: a row per layer: layer, change (mean over images), gain (change / the change of the row
     above, NaN in the first), n, normaliser. A layer that gives every image the same output has
@@ -90,24 +100,39 @@ def feature_change(
     True
     """
     one_of("direction", direction, DIRECTIONS)
-    layers, (x, _) = inner.layer_names(model, layers), engine.images_and_labels(model, x)
+    layers, x = inner.layer_names(model, layers), _images(model, x)
     generator = parts.default_generator(generator, x)
     if normaliser is None and direction == "adversarial":
         normaliser = normalisers(model, x, layers=layers)
-    if direction == "random":
-        distances, own = _random_distances(model, x, radius, layers, generator, batch_size)
-        normaliser = normaliser or own
-    else:
-        each = [
-            _largest_distances(model, x, radius, name, steps, generator, batch_size)
-            for name in layers
-        ]
-        distances = torch.stack(each, 1)
+    passes = len(x) * (1 if direction == "random" else len(layers))
+    with tqdm(total=passes, disable=not progress, desc=f"feature change, {direction}") as bar:
+        if direction == "random":
+            distances, own = _random_distances(model, x, radius, layers, generator, batch_size, bar)
+            normaliser = normaliser or own
+        else:
+            each = [
+                _largest_distances(model, x, radius, name, steps, generator, batch_size, bar)
+                for name in layers
+            ]
+            distances = torch.stack(each, 1)
     scale = torch.tensor([of_layer(normaliser, name) for name in layers], dtype=torch.float64)
     change = distances.mean(0) / torch.where(scale > 0, scale, torch.nan)  # (layers,)
     frame = pd.DataFrame({"layer": layers, "change": change.numpy()})
     frame["gain"] = frame["change"] / frame["change"].shift()
     return frame.assign(n=len(x), normaliser=scale.numpy())
+
+
+def _images(model: nn.Module, x) -> Tensor | engine.Streamed:
+    x, _ = engine.streamed(model, x)
+    return engine.images_and_labels(model, x)[0]
+
+
+@torch.no_grad()
+def _fitting(f: nn.Module, x: Tensor, most: int, times: int = 1) -> int:
+    """Images at a time, at most so many, whose outputs, so many times, fit `BYTES`."""
+    few = x[:2]  # not one: some networks refuse that
+    one = sum(h.numel() * h.element_size() for h in f(few)) // len(few)
+    return max(1, min(most, BYTES // max(1, times * one)))
 
 
 class _Moments:
@@ -139,26 +164,27 @@ class _Moments:
 
 @torch.no_grad()
 def _random_distances(
-    model, x: Tensor, radius: float, layers, generator, batch_size
+    model, x: Tensor, radius: float, layers, generator, batch_size, bar
 ) -> tuple[Tensor, dict]:
     """Distances (n, layers) under ± radius, and the normalisers, which the same passes give."""
     f = inner.prepare(model, layers)
     check(f, x, radius)
     moments, rows = _Moments(len(layers)), []
-    for part in x.split(batch_size):
+    for part in x.split(_fitting(f, x, batch_size, 2)):
         clean, moved = f(part), f(signs(part, radius, generator))
         inner.check_rows(layers, clean, len(part))
         moments.add(clean)
         rows.append(
             torch.stack([parts.norms(b - a, "l2") for a, b in zip(clean, moved, strict=True)], 1)
         )
+        bar.update(len(part))
     # one image: theirs is needed
     own = dict(zip(layers, moments.normalisers(), strict=True)) if len(x) > 1 else {}
     return torch.cat(rows).double().cpu(), own
 
 
 def _largest_distances(
-    model, x: Tensor, radius: float, layer: str, steps: int, generator, batch_size
+    model, x: Tensor, radius: float, layer: str, steps: int, generator, batch_size, bar
 ) -> Tensor:
     """Largest distance (n,) that PGD on the distance itself meets."""
     f = inner.prepare(model, [layer])
@@ -168,7 +194,7 @@ def _largest_distances(
     def forward(z: Tensor) -> Tensor:
         return f(z)[0]
 
-    for part in x.split(batch_size):
+    for part in x.split(_fitting(f, x, batch_size, 4)):  # twice clean, and a gradient
         ball = parts.LinfBall(parts.nhwc(part), radius)
         with torch.no_grad():
             clean = forward(ball.x)
@@ -182,6 +208,7 @@ def _largest_distances(
         with torch.no_grad():
             best = torch.maximum(best, _squared_distance(forward(z), clean))
         distances.append(best.sqrt())
+        bar.update(len(part))
     return torch.cat(distances).double().cpu()
 
 

@@ -19,12 +19,15 @@ class Bidiagonalization:
     """State of the process for p starting vectors (p, columns), with full reorthogonalisation.
 
     `extend(steps)` continues it. A vector whose Krylov space is exhausted keeps its rule: further
-    entries of B are zero and carry no weight.
+    entries of B are zero and carry no weight. room: vectors that will be needed, where that is
+    known: then no buffer grows.
     """
 
-    def __init__(self, operator: LinearMap, start: torch.Tensor):
-        self.operator = operator
-        self.right = _Basis(start / start.norm(dim=1, keepdim=True))  # of vectors (p, columns)
+    def __init__(self, operator: LinearMap, start: torch.Tensor, room: int = 1):
+        self.operator, self.room = operator, room
+        self.right = _Basis(
+            start / start.norm(dim=1, keepdim=True), room
+        )  # of vectors (p, columns)
         self.left: _Basis | None = None  # of vectors (p, rows)
         self.alpha: list[torch.Tensor] = []
         self.beta: list[torch.Tensor] = []
@@ -47,7 +50,7 @@ class Bidiagonalization:
         u = self.operator.apply(self.right.last)
         if self.left is None:
             u, alpha = self._normalised(u)
-            self.left = _Basis(u)
+            self.left = _Basis(u, self.room)
         else:
             u, alpha = self._normalised(self.left.project_out(u))
             self.left.append(u)
@@ -79,8 +82,10 @@ class Bidiagonalization:
 class _Basis:
     """Orthonormal vectors, k for each of p problems, in one growing buffer (p, capacity, n)."""
 
-    def __init__(self, first: torch.Tensor):
-        self.buffer, self.size = first[:, None, :].clone(), 1
+    def __init__(self, first: torch.Tensor, room: int):
+        self.buffer = first.new_empty(len(first), room, first.shape[1])
+        self.buffer[:, 0] = first
+        self.size = 1
 
     @property
     def last(self) -> torch.Tensor:

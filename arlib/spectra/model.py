@@ -16,7 +16,7 @@ from arlib.spectra.blocks import in_threads, one_core
 from arlib.spectra.conv import checked, fits_dense, singular_values_dense
 from arlib.spectra.geometry import Geometry, geometry
 from arlib.spectra.layers import Layer
-from arlib.spectra.stochastic import estimate_convolution
+from arlib.spectra.stochastic import MEMORY, estimate_convolution, usual_bytes
 from arlib.spectra.summary import NAMES, quantiles, statistics
 from arlib.spectra.together import each_cyclic
 
@@ -52,6 +52,7 @@ def of(
     probes: int | None = None,
     tolerance: float = 0.01,
     seed: int = 0,
+    memory: int = MEMORY,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Singular values of every convolution, linear layer and attention projection: a row per layer.
@@ -64,7 +65,7 @@ def of(
         fold_bn: with the eval-mode batch norm that alone reads the convolution's output: its weight
             times γ/√(var + eps). Column `folded` says "yes", or "not foldable".
         sizes: maps by layer name where the forward pass does not show them; None skips the layer.
-        probes, tolerance, seed: of the estimates, as in `estimate`.
+        probes, tolerance, seed, memory: of the estimates, as in `estimate`.
 
     Columns: layer, kind, shape (of the weight), size (of the map), stride, padding (treated as),
     method, the statistics of `statistics`, dead_channels (share with |γ|/√(var+eps) below 1e-3 of
@@ -89,7 +90,7 @@ def of(
     [['0', 2.0, 2.0, 16]]
     """
     one_of("operator", operator, OPERATORS)
-    options = {"probes": probes, "tolerance": tolerance, "seed": seed}
+    options = {"probes": probes, "tolerance": tolerance, "seed": seed, "memory": memory}
     model = engine.unwrapped(model)
     if not isinstance(model, nn.Module):
         raise InputError(
@@ -168,12 +169,22 @@ def _spectra(
         def other(index: int) -> _Spectrum:
             # a seed of its own: with shared probes the errors of equal layers would be one error
             its_own = options | {"seed": options["seed"] + index}
-            return counted(_spectrum(weights[index], shapes[index], its_own))
+            try:
+                return counted(_spectrum(weights[index], shapes[index], its_own))
+            except InputError as error:
+                raise InputError(
+                    f"Layer {layers[index].name}: {error} sizes={{{layers[index].name!r}: None}} "
+                    "leaves the layer out.",
+                    field=error.field,
+                ) from None
 
         by_blocks = [(weights[index], shapes[index]) for index, yes in enumerate(cyclic) if yes]
         exact_ones = iter(each_cyclic(by_blocks, exact, threads))
         others = [index for index, yes in enumerate(cyclic) if not yes]
         alone = any(weight.is_cuda for weight in weights)
+        if not alone:  # what is measured side by side is in memory together
+            largest = max((_usual_bytes(weights[i], shapes[i]) for i in others), default=1)
+            threads = max(1, min(threads, options["memory"] // largest))
         other_ones = iter(in_threads(other, others, 1 if alone else threads))
     return [next(exact_ones if yes else other_ones) for yes in cyclic]
 
@@ -189,6 +200,13 @@ def _spectrum(weight: torch.Tensor, shape: Geometry | None, options: dict) -> _S
     return _Spectrum(
         "lanczos", estimate.count, estimate.values, estimate.quantiles, estimate.quantile_bounds
     )
+
+
+def _usual_bytes(weight: torch.Tensor, shape: Geometry | None) -> int:
+    if shape is None or _cheap_dense(weight, shape):
+        return 1
+    rows, columns = shape.matrix_shape(weight)
+    return usual_bytes(rows + columns)
 
 
 def _cheap_dense(weight: torch.Tensor, shape: Geometry) -> bool:

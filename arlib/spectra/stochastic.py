@@ -22,8 +22,14 @@ from arlib.spectra.spread import PILOTS, Rules, Spread, Triple, effective_rank
 from arlib.spectra.squares import largest_bound as bound_of
 from arlib.spectra.squares import sum_of_squares as squares_of
 
-BUFFER_BYTES = 2**29  # of one batch of Krylov vectors
+BUFFER_BYTES = 2**29  # of one batch of Krylov vectors, of the steps that are usual
+MEMORY = 2**32  # bytes of Krylov vectors at one time, whatever the map
+USUAL_STEPS = 40
 STEPS_AT_ONCE = 6
+LEAST_STEPS = 12  # with fewer the bracket of quadrature says next to nothing
+MOST_PROBES = 32  # unless more are asked for
+FIRST = PILOTS + 3  # probes from which the number of steps is chosen, at least
+BESIDE = 8  # vectors that a step needs beside those it keeps
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ def estimate(
     max_steps: int = 120,
     confidence: float = 0.95,
     seed: int = 0,
+    memory: int = MEMORY,
     dtype: torch.dtype = torch.float32,
 ) -> Estimate:
     """Statistics with intervals of a convolution of any padding and stride, without its matrix.
@@ -79,6 +86,7 @@ def estimate(
         max_steps=max_steps,
         confidence=confidence,
         seed=seed,
+        memory=memory,
         dtype=dtype,
     )
 
@@ -102,56 +110,115 @@ def estimate_map(
     max_steps: int = 120,
     confidence: float = 0.95,
     seed: int = 0,
+    memory: int = MEMORY,
 ) -> Estimate:
     """Statistics with intervals of any linear map of which Σσ² is known exactly.
 
     probes: at least 8; by default 8 to 32, more for small maps, where each scatters more (about 1 %
     of std in all). tolerance: steps also end once the interval of std, bracket included, is as
     narrow as ± this, relative to it. largest_bound: of σ_max, if one is known. seed: of the probes.
-    Raises `InputError` for fewer than 8 probes or Σσ² that is not positive.
+    memory: bytes of Krylov vectors, each as long as the map's two sides, at one time. A map too
+    large for five probes at a time is measured probe by probe, in up to twice the products, and
+    in as many steps as there is room for: its interval holds what that costs.
+    Raises `InputError` for fewer than 8 probes, Σσ² that is not positive, or a map of which
+    not even one probe fits.
     """
     # the smaller side: zeros that the shape alone makes are no singular values here
     operator = operator if operator.columns <= operator.rows else operator.transposed
     n = operator.columns
-    probes = int(min(32, max(8, 65536 / n))) if probes is None else probes
+    probes = int(min(MOST_PROBES, max(8, 65536 / n))) if probes is None else probes
     if probes < 8:
         raise InputError(f"probes is {probes}; a t interval needs at least 8.")
     if not (math.isfinite(sum_of_squares) and sum_of_squares > 0):
         raise InputError(f"Σσ² is {sum_of_squares}; an estimate needs a finite one > 0.")
     # drawn on the CPU: the same probes on every device
-    signs = torch.randint(0, 2, (PILOTS + probes, n), generator=torch.Generator().manual_seed(seed))
-    start = (2 * signs - 1).to(operator.device, operator.dtype)
+    draw = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, (PILOTS + probes, n), generator=draw, dtype=torch.int8)
 
     def spread_of(rules: Rules) -> Spread:
         return Spread.of(rules, sum_of_squares / n, confidence, probes)
 
-    rules = _run(operator, start, max_steps, tolerance, spread_of)
+    batches = signs.split(_at_a_time(_step_bytes(operator)))
+    most = min(max_steps, n)
+    # a buffer that grows is there twice for a moment
+    if 2 * len(batches[0]) * (most + BESIDE) * _step_bytes(operator) <= memory:
+        rules = _run(operator, batches, most, tolerance, spread_of)
+    else:
+        rules = _one_by_one(operator, signs, most, tolerance, spread_of, memory)
     return _summary(rules, spread_of(rules), n, largest_bound)
 
 
+def usual_bytes(sides: int) -> int:
+    """What the Krylov vectors of a map, its two sides together so long, usually take in float32."""
+    step = 4 * sides
+    together = min(_at_a_time(step), PILOTS + MOST_PROBES)
+    return min(MEMORY, together * USUAL_STEPS * step)
+
+
+def _step_bytes(operator: LinearMap) -> int:
+    """Of the two vectors of one step of one probe."""
+    return (operator.rows + operator.columns) * operator.dtype.itemsize
+
+
+def _at_a_time(step: int) -> int:
+    """Probes in a batch: at least so many that the first one shows how they scatter."""
+    return max(FIRST, BUFFER_BYTES // (USUAL_STEPS * step))
+
+
+def _start(operator: LinearMap, signs: torch.Tensor) -> torch.Tensor:
+    return (2 * signs - 1).to(operator.device, operator.dtype)
+
+
 def _run(
-    operator: LinearMap, start: torch.Tensor, max_steps: int, tolerance: float, spread_of
+    operator: LinearMap, batches: tuple[torch.Tensor, ...], most: int, tolerance: float, spread_of
 ) -> Rules:
-    """Steps until quadrature is a quarter of Monte Carlo;
-    further batches, if memory needs them, take as many.
-    """
-    per_probe = (operator.rows + operator.columns) * start.element_size() * 40
-    batches = start.split(max(PILOTS + 3, BUFFER_BYTES // per_probe))
-    first = Bidiagonalization(operator, batches[0])
-    most = min(max_steps, operator.columns)
+    """Steps until quadrature is a quarter of Monte Carlo; further batches take as many."""
+    first = Bidiagonalization(operator, _start(operator, batches[0]))
     while first.steps < most:
         first.extend(min(STEPS_AT_ONCE, most - first.steps))
-        spread = spread_of(Rules.of([first]))
-        half = spread.monte_carlo + spread.bracket
-        if (
-            spread.bracket <= spread.monte_carlo / 4
-            or spread.relative_half_width(half) <= tolerance
-        ):
+        if _enough(spread_of(Rules.of([first])), tolerance):
             break
     first.forget()
-    return Rules.of(
-        [first, *(Bidiagonalization(operator, b).extend(first.steps).forget() for b in batches[1:])]
+    others = (
+        Bidiagonalization(operator, _start(operator, batch)).extend(first.steps).forget()
+        for batch in batches[1:]
     )
+    return Rules.of([first, *others])
+
+
+def _one_by_one(
+    operator: LinearMap, signs: torch.Tensor, most: int, tolerance: float, spread_of, memory: int
+) -> Rules:
+    """The same with the vectors of one probe in memory at a time: the first ones begin anew, with
+    twice the steps, where these were too few.
+    """
+    room = memory // _step_bytes(operator) - BESIDE
+    if room < LEAST_STEPS:
+        needed = (LEAST_STEPS + BESIDE) * _step_bytes(operator)
+        raise InputError(
+            f"the spectrum of a map of {operator.rows:,} × {operator.columns:,} needs at least "
+            f"{needed / 2**30:.3g} GiB for {LEAST_STEPS} steps of one probe; memory is "
+            f"{memory / 2**30:.3g} GiB. Raise memory, or measure a smaller map.",
+            field="memory",
+        )
+    most = min(most, room)
+
+    def alone(probe: torch.Tensor, steps: int) -> Bidiagonalization:
+        start = _start(operator, probe[None])
+        return Bidiagonalization(operator, start, room=steps + 1).extend(steps).forget()
+
+    steps = min(STEPS_AT_ONCE, most)
+    while True:
+        first = [alone(probe, steps) for probe in signs[:FIRST]]
+        if steps == most or _enough(spread_of(Rules.of(first)), tolerance):
+            break
+        steps = min(2 * steps, most)
+    return Rules.of([*first, *(alone(probe, steps) for probe in signs[FIRST:])])
+
+
+def _enough(spread: Spread, tolerance: float) -> bool:
+    half = spread.monte_carlo + spread.bracket
+    return spread.bracket <= spread.monte_carlo / 4 or spread.relative_half_width(half) <= tolerance
 
 
 def _summary(rules: Rules, spread: Spread, n: int, bound: float) -> Estimate:
