@@ -163,16 +163,22 @@ def if_measured(make: Callable, *args, **options):
 
 def table(make: Callable, *args, **options):
     """A small table of text, `make(*args, **options)`, as Markdown: nothing is cut off; a sentence
-    if it is empty.
+    if it is empty. Below it stands what it shows, one sentence, if it has that as
+    `attrs["finding"]`.
     """
     from IPython.display import Markdown
 
     from arlib import tables
+    from arlib.claims.words import FINDING
 
     made = if_measured(make, *args, **options)
     if isinstance(made, Markdown):
         return made
-    return Markdown(tables.markdown(made) if len(made) else "*Not measured in this study.*")
+    if not len(made):
+        return Markdown("*Not measured in this study.*")
+    finding = made.attrs.get("finding", "")
+    below = f"\n\n{FINDING}{tables.text.plain(finding)}" if finding else ""
+    return Markdown(tables.markdown(made) + below)
 
 
 def expect(

@@ -21,6 +21,7 @@ from arlib.claims.decide import NOT_MEASURED, decide, judge, verdict
 from arlib.claims.declared import CLAIMS, Claim, Config, Statistic
 from arlib.claims.evidence import Evidence, gather, noise_floor
 from arlib.claims.matched import EXPLAINED, matched_fit
+from arlib.claims.moves import DIFFERENCE, FACTOR, SHARE, directions, kind_of, move, moves, of_runs
 from arlib.claims.report import (
     after_the_fact,
     combine,
@@ -37,10 +38,13 @@ from arlib.claims.values import collapsed
 
 __all__ = [
     "CLAIMS",
+    "DIFFERENCE",
     "EXPLAINED",
+    "FACTOR",
     "NOT_MEASURED",
     "PARTS",
     "RADII",
+    "SHARE",
     "Claim",
     "Config",
     "Evidence",
@@ -57,14 +61,19 @@ __all__ = [
     "config_of",
     "crossings",
     "decide",
+    "directions",
     "fieller",
     "gap_correlations",
     "gather",
     "holm",
     "judge",
+    "kind_of",
     "lowest_bounds",
     "matched_fit",
+    "move",
+    "moves",
     "noise_floor",
+    "of_runs",
     "page_trend",
     "q_of",
     "sensitivity",

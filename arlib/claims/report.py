@@ -83,7 +83,16 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     """
     declared = claims_of(2 if "holm_p" in frame else 1)
     rows = [_line(row, declared[row["claim"]]) for _, row in frame.iterrows()]
-    return pd.DataFrame(rows).set_index("Claim")
+    out = pd.DataFrame(rows).set_index("Claim")
+    out.attrs["finding"] = grouped(frame.set_index("claim")["verdict"])
+    return out
+
+
+def grouped(verdicts: pd.Series) -> str:
+    """ "supported: C1, C3; not measured: C8.": which claims (the index) have each verdict."""
+    groups = verdicts.groupby(verdicts, sort=False).groups
+    told = [f"{verdict}: {', '.join(names)}" for verdict, names in groups.items()]
+    return f"{'; '.join(told)}."
 
 
 def _line(row: pd.Series, claim: Claim) -> dict:
@@ -163,6 +172,7 @@ def combine(by_study: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     out.attrs["tested"] = sum(
         len(per_study) for claim, per_study in votes.items() if not declared[claim].part_of
     )
+    out.attrs["finding"] = f"Combined, {grouped(out['combined'])}"
     return out
 
 

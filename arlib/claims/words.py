@@ -8,6 +8,8 @@ from arlib.claims.declared import Claim, Config, Statistic
 from arlib.claims.evidence import LEVEL, Evidence
 from arlib.claims.statistics import Interval
 
+# Begins the sentence that says what a figure or a table of records shows.
+FINDING = "*Finding:* "
 _INSIDE_NOISE = "Two seeds of one strength differ by as much."
 
 # What a spectrum is of, as figures and tables call it.

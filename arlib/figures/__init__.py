@@ -52,7 +52,7 @@ from arlib.figures.smoothing import (
     jacobian,
     ratio_by_band,
 )
-from arlib.figures.style import Picture, alt, colour, marker
+from arlib.figures.style import Picture, alt, colour, live, marker
 from arlib.figures.training import robust_errors, training_curves
 from arlib.figures.verdicts import matched_fit, verdict_strip
 
@@ -87,6 +87,7 @@ __all__ = [
     "image_grid",
     "jacobian",
     "linear_margins",
+    "live",
     "margin_against_distance",
     "margin_distribution",
     "margin_distributions",

@@ -9,6 +9,7 @@ import torch
 from matplotlib.colors import to_rgb
 from torch import Tensor
 
+from arlib.claims import DIFFERENCE, SHARE, moves, of_runs
 from arlib.errors import InputError
 from arlib.figures.shared import of_strengths, together
 from arlib.figures.style import (
@@ -209,4 +210,22 @@ def survival(arrays: Mapping, *, largest: float | None = None):
         figure,
         "Survival curves of instance margins; medians (255·ε) by AR strength: "
         f"{', '.join(medians)}.",
+        _survived(arrays),
+    )
+
+
+def _survived(arrays: Mapping) -> str:
+    """How the share of right images moves, and the median distance over all (a wrong one has 0)."""
+    margins = {
+        key: 255 * run["instance_margin|test"].astype(float)
+        for key, run in arrays.items()
+        if "instance_margin|test" in run
+    }
+    right = of_runs({key: float((v > 0).mean()) for key, v in margins.items()})
+    middle = of_runs({key: float(np.median(v)) for key, v in margins.items()})
+    return moves(
+        {
+            "the share of right images": (right, SHARE),
+            "the median distance over all images (255·ε, wrong ones 0)": (middle, DIFFERENCE),
+        }
     )

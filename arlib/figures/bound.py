@@ -14,7 +14,18 @@ from torch import Tensor
 
 from arlib import bounds
 from arlib.bounds import square
-from arlib.claims import RADII, Config, Proved, Statistic, q_of, training_distances
+from arlib.claims import (
+    FACTOR,
+    RADII,
+    SHARE,
+    Config,
+    Proved,
+    Statistic,
+    moves,
+    of_runs,
+    q_of,
+    training_distances,
+)
 from arlib.claims.values import clean
 from arlib.errors import InputError, NotMeasured
 from arlib.figures.shared import values_of
@@ -187,6 +198,20 @@ def q_curves(arrays: Mapping):
     return (
         figure,
         f"q(v) by AR strength, v in 255·ε. {'; '.join(phrases)}.",
+        _nearness(distances),
+    )
+
+
+def _nearness(distances: Mapping) -> str:
+    """How the share of wrong training images moves, and the median distance of the right ones."""
+    runs = {(s, seed): d for s, group in distances.items() for seed, d in group.items()}
+    wrong = of_runs({key: float((d == 0).mean()) for key, d in runs.items()})
+    middle = of_runs({key: float(np.median(d[d > 0])) for key, d in runs.items() if (d > 0).any()})
+    return moves(
+        {
+            "the share of wrong training images": (wrong, SHARE),
+            "the median distance of the right ones (255·ε)": (middle, FACTOR),
+        }
     )
 
 
@@ -216,6 +241,7 @@ def q_by_strength(records: pd.DataFrame, config: Config | None = None):
     radii = sorted(float(setting.partition("@")[2]) for setting in rows["setting"].unique())
     if not radii:
         raise NotMeasured("no q(v) is recorded.")
+    told = {}
     shown = [("Wrong", Statistic("", "q_wrong", split="train"))]
     shown += [
         (f"q({radius:g}/255)", Statistic("", "q", split="train", setting=f"linf@{radius:g}"))
@@ -228,7 +254,8 @@ def q_by_strength(records: pd.DataFrame, config: Config | None = None):
         against_strength(ax, numbers, label="% of training images" if ax is axes[0] else "")
         ax.set(title=title, ylim=(0, 105))
         phrases.append(f"{title} ({words(numbers.groupby('strength').mean(), ' %')})")
-    return figure, f"Means over seeds by AR strength: {'; '.join(phrases)}."
+        told["the share of wrong ones" if title == "Wrong" else title] = numbers / 100, SHARE
+    return figure, f"Means over seeds by AR strength: {'; '.join(phrases)}.", moves(told)
 
 
 @picture
@@ -281,7 +308,15 @@ def bound_curves(
         ax.yaxis.set_minor_locator(NullLocator())
         ax.set_ylabel("bound" if ax is axes[0] else "")
     legend(figure, curves)
-    return figure, f"The bound by v for guessed constants. {'; '.join(phrases)}."
+    alt = f"The bound by v for guessed constants. {'; '.join(phrases)}."
+    below = [f"C = {c:g}, k = {k:g}" for (c, k), text in zip(constants, phrases, strict=True)
+             if "below" in text]  # fmt: skip
+    which = f" ({'; '.join(below)})" if below else ""
+    finding = (
+        f"Of {len(constants)} guesses of C and k, {len(below)} bring the bound of some network "
+        f"below 100 % error{which}."
+    )
+    return figure, alt, finding
 
 
 @picture
@@ -312,7 +347,8 @@ def proved_by_layer(networks: Mapping[float, Proved]):
         )
     for ax in axes:
         ax.set_yscale("log")
-    return figure, f"Steepest slope from the image to each block. {'; '.join(phrases)}."
+    told = f"By AR strength: {'; '.join(phrases)}."
+    return figure, "Steepest slope from the image to each block.", told
 
 
 @picture
@@ -350,4 +386,8 @@ def proved_distances(networks: Mapping[float, Proved]):
     ax.set(ylim=(len(networks) - 0.4, -0.7), ylabel="AR strength", xlabel="distance (255·ε)")
     low = min(network.lower.min() for network in networks.values())
     ax.set_xlim(10 ** math.floor(math.log10(low)), 255)
-    return figure, f"Medians of distances to the boundary in 255·ε. {'; '.join(phrases)}."
+    factors = ", ".join(f"{strength:g}: {net.factor:.1e}" for strength, net in networks.items())
+    finding = (
+        f"The attack finds the boundary this many times as far away as is certified: {factors}."
+    )
+    return figure, f"Medians of distances to the boundary in 255·ε. {'; '.join(phrases)}.", finding

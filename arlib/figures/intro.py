@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from arlib.claims import CLAIMS, NOT_MEASURED, Config, claims_of
+from arlib.claims import CLAIMS, NOT_MEASURED, Config, Interval, claims_of
 from arlib.errors import NotMeasured
-from arlib.figures.margins import shared_margins
+from arlib.figures.margins import moves_of_shared, shared_margins
 from arlib.figures.shared import row_of_panels
 from arlib.figures.style import GREY, NEUTRAL, STRENGTH, colour, marker, panels, picture
 
@@ -65,6 +65,7 @@ def distances(arrays: Mapping) -> tuple[int, pd.DataFrame]:
 def three_distances(arrays: Mapping):
     """The two margins and the slope between them on the same images, as factors to strength 0."""
     images, factors = distances(arrays)
+    _, medians = shared_margins(arrays)
     figure, (ax,) = panels(1, height=3.6)
     figure.set_figwidth(7.6)
     strengths = sorted(factors.index.get_level_values("strength").unique())
@@ -91,9 +92,13 @@ def three_distances(arrays: Mapping):
     ax.set_xlim(-0.2, len(places) - 1 + 0.55 * len(places) / 2)
     ax.set(xlabel=STRENGTH, ylabel="factor to ordinary training (log scale)")
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    return figure, (
-        f"From ordinary training to AR strength {strengths[-1]:g}, medians over {images} images "
-        f"that every network gets right: {'; '.join(phrases)}."
+    return (
+        figure,
+        (
+            f"From ordinary training to AR strength {strengths[-1]:g}, medians over {images} "
+            f"images that every network gets right: {'; '.join(phrases)}."
+        ),
+        f"{moves_of_shared(medians)} All on the same {images} images.",
     )
 
 
@@ -142,4 +147,21 @@ def forest(verdicts: pd.DataFrame):
         loc="outside lower center",
         ncols=3,
     )
-    return figure, f"Effects with 95 % intervals. {'; '.join(phrases)}."
+    return figure, f"Effects with 95 % intervals. {'; '.join(phrases)}.", _sides(measured)
+
+
+def _sides(measured: pd.DataFrame) -> str:
+    """On which side of no change the intervals lie, as the paper expects it or not."""
+    expected = measured["expected"].map({"↑": 1, "↓": -1}).fillna(0)
+    sides = [
+        Interval(*ends).sign for ends in measured[["effect", "low", "high"]].itertuples(index=False)
+    ]
+    ways = {"on the side that the paper expects": 1, "on the other side": -1, "around no change": 0}
+    groups = {
+        words: measured.loc[(expected * sides == way).to_numpy(), "claim"].tolist()
+        for words, way in ways.items()
+    }
+    told = [
+        f"{len(names)} {words} ({', '.join(names)})" for words, names in groups.items() if names
+    ]
+    return f"Of {len(measured)} intervals {'; '.join(told)}."

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import torch
+from scipy import stats
 from torch import Tensor
 
-from arlib.claims import Statistic
+from arlib.claims import DIFFERENCE, FACTOR, SHARE, Statistic, moves, of_runs, t_interval
 from arlib.errors import InputError, NotMeasured, one_of
 from arlib.figures.shared import of_strengths, row_of_panels, together
 from arlib.figures.style import (
@@ -39,8 +40,13 @@ def confidence(records: pd.DataFrame):
         "overconfidence_scaled": ("… after scaling", "max-softmax − accuracy"),
         "ece": ("Calibration error", "ECE"),
     }
+    names = ("mean max-softmax", "over-confidence (max-softmax − accuracy)", "after scaling", "ECE")
     return row_of_panels(
-        records, [(title, label, Statistic("", name)) for name, (title, label) in shown.items()]
+        records,
+        [
+            (title, label, Statistic(told, name))
+            for told, (name, (title, label)) in zip(names, shown.items(), strict=True)
+        ],
     )
 
 
@@ -50,9 +56,23 @@ def margin_medians(records: pd.DataFrame):
     they may move in opposite directions.
     """
     shown = [
-        ("Output margin", "median |m| (logits)", Statistic("", "median_abs_margin")),
-        ("… free of scale", "median |m|/R", Statistic("", "median_abs_margin_scalefree")),
-        ("Instance margin (≤)", "median (255·ε)", Statistic("", "instance_margin_median"), 255),
+        (
+            "Output margin",
+            "median |m| (logits)",
+            Statistic("median |m|", "median_abs_margin", log=True),
+        ),
+        (
+            "… free of scale",
+            "median |m|/R",
+            Statistic("median |m|/R", "median_abs_margin_scalefree", log=True),
+        ),
+        (
+            "Instance margin (≤)",
+            "median (255·ε)",
+            # no factor: a wrong image counts as 0
+            Statistic("median distance (255·ε, wrong images as 0)", "instance_margin_median"),
+            255,
+        ),
     ]
     return row_of_panels(records, shown)
 
@@ -92,7 +112,31 @@ def margin_distributions(arrays: Mapping):
     return (
         figure,
         f"Distributions of margins of right and wrong predictions by AR strength: {summary}.",
+        _medians_move(arrays, {"right predictions": _right, "wrong ones": _wrong}),
     )
+
+
+def _medians_move(arrays: Mapping, kinds: Mapping) -> str:
+    """How the median |m| of each kind of predictions moves, and the share of right ones."""
+    medians = {
+        f"median |m| of {name}": (of_runs(of_kind), FACTOR)
+        for name, chosen in kinds.items()
+        if (of_kind := {
+            key: float(np.median(np.abs(run["margin|test"].astype(float))[chosen(run)]))
+            for key, run in arrays.items()
+            if chosen(run).any()
+        })
+    }  # fmt: skip
+    right = of_runs({key: float(run["correct|test"].mean()) for key, run in arrays.items()})
+    return moves(medians | {"the share of right predictions": (right, SHARE)})
+
+
+def _right(run: Mapping) -> np.ndarray:
+    return run["correct|test"]
+
+
+def _wrong(run: Mapping) -> np.ndarray:
+    return ~run["correct|test"]
 
 
 def _histograms(axes, runs: Mapping, strengths: list[float], *, bins: int) -> None:
@@ -166,11 +210,11 @@ def margin_quantiles(arrays: Mapping):
     shared = np.logical_and.reduce(
         [run["correct|test"] for group in runs.values() for run in group]
     )
-    kinds = {
-        "Right": lambda run: run["correct|test"],
-        "Wrong": lambda run: ~run["correct|test"],
-        f"All nets right (n = {shared.sum()})": lambda run: shared,
-    }
+
+    def common(_: Mapping) -> np.ndarray:
+        return shared
+
+    kinds = {"Right": _right, "Wrong": _wrong, f"All nets right (n = {shared.sum()})": common}
     figure, axes = panels(3, height=3.0)
     for ax, (title, chosen) in zip(axes, kinds.items(), strict=True):
         for strength, group in runs.items():
@@ -192,6 +236,14 @@ def margin_quantiles(arrays: Mapping):
         figure,
         "Quantiles of |m|, right and wrong predictions apart; medians over all test images by AR "
         f"strength: {medians}.",
+        _medians_move(
+            arrays,
+            {
+                "right predictions": _right,
+                "wrong ones": _wrong,
+                "images that all get right": common,
+            },
+        ),
     )
 
 
@@ -221,7 +273,26 @@ def reliability(arrays: Mapping, *, bins: int = 15):
         figure,
         f"Reliability by AR strength, {bins} bins of equal mass, seeds pooled. "
         f"{'; '.join(phrases)}.",
+        _deserved(arrays),
     )
+
+
+def _deserved(arrays: Mapping) -> str:
+    """How confidence less accuracy moves, and on which side of 0 it stands at both ends."""
+    over = of_runs(
+        {
+            key: float(run["max_softmax|test"].astype(float).mean() - run["correct|test"].mean())
+            for key, run in arrays.items()
+        }
+    )
+    sentence = moves({"mean confidence less accuracy": (over, DIFFERENCE)})
+    sides = {1: "surer than right", -1: "less sure than right", 0: "not clearly either"}
+    ends = [
+        f"at {strength:g} {sides[t_interval(part.tolist()).sign]}"
+        for strength, part in over.groupby("strength")
+        if len(part) > 1 and strength in (0.0, over.index.get_level_values("strength").max())
+    ]
+    return f"{sentence} The networks are, on average, {', '.join(ends)}." if ends else sentence
 
 
 @picture
@@ -336,7 +407,18 @@ def two_margins(arrays: Mapping):
         figure,
         f"On {n} images that every network gets right, means over seeds by AR strength: "
         f"{'; '.join(phrases)}.",
+        f"{moves_of_shared(medians)} All on the same {n} images.",
     )
+
+
+def moves_of_shared(medians: pd.DataFrame) -> str:
+    """How the medians that `shared_margins` returns move, as factors."""
+    names = {
+        "output": "the lead of the right logit",
+        "instance": "the distance to the boundary (255·ε)",
+        "slope": "the logits lost per step of 1/255 between them",
+    }
+    return moves({told: (medians[name], FACTOR) for name, told in names.items()})
 
 
 @picture
@@ -368,4 +450,24 @@ def margin_against_distance(arrays: Mapping):
         figure,
         "Output margin against instance margin, in logits per 255·ε by AR strength: "
         f"{', '.join(slopes)}.",
+        _scattered(arrays),
     )
+
+
+def _scattered(arrays: Mapping) -> str:
+    """How the slope moves, and whether the images with the larger lead are the farther ones."""
+    slopes, ranks = {}, {}
+    for key, run in arrays.items():
+        v = 255 * run[_DISTANCE].astype(float) if _DISTANCE in run else np.zeros(0)
+        right = v > 0
+        if right.sum() > 2:
+            m = run["margin|test"].astype(float)[: len(v)][right]
+            slopes[key], ranks[key] = (
+                np.median(m / v[right]),
+                stats.spearmanr(m, v[right]).statistic,
+            )
+    told = {
+        "the median slope over each network's right images": (of_runs(slopes), FACTOR),
+        "the rank correlation of the two margins over images": (of_runs(ranks), DIFFERENCE),
+    }
+    return moves(told)

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from arlib.claims import Statistic
+from arlib.claims import SHARE, Statistic, moves
 from arlib.errors import one_of
 from arlib.figures.shared import row_of_panels
 from arlib.figures.style import (
@@ -33,8 +33,11 @@ _ERROR, _CE = "error (share of images)", "cross-entropy (nats)"
 def errors(records: pd.DataFrame, *, checkpoint: str = "last"):
     """Natural error on train and test images, and the gap between them, against AR strength."""
     at = {"checkpoint": checkpoint}
-    train, test = (Statistic("", "error", split=split, **at) for split in ("train", "test"))
-    gap = Statistic("", "error", minus="train", **at)
+    train, test = (
+        Statistic(f"{split} error", "error", split=split, percent=True, **at)
+        for split in ("train", "test")
+    )
+    gap = Statistic("test − train error", "error", minus="train", percent=True, **at)
     return row_of_panels(
         records,
         [
@@ -50,8 +53,11 @@ def cross_entropy(records: pd.DataFrame):
     """Cross-entropy on train and test images,
     and its gap before and after one temperature per network.
     """
-    gap, scaled = (Statistic("", name, minus="train") for name in ("ce", "ce_scaled"))
-    train, test = (Statistic("", "ce", split=split) for split in ("train", "test"))
+    gap = Statistic("their gap", "ce", minus="train")
+    scaled = Statistic("the gap at one temperature per network", "ce_scaled", minus="train")
+    train, test = (
+        Statistic(f"{split} cross-entropy", "ce", split=split) for split in ("train", "test")
+    )
     shown = [("Train", _CE, train), ("Test", _CE, test), ("Test − train", _CE, gap)]
     return row_of_panels(records, [*shown, ("Test − train, one temperature", _CE, scaled)])
 
@@ -98,6 +104,20 @@ def gap_curves(histories: pd.DataFrame, *, strength: float | None = None):
         figure,
         "Training and validation error by epoch; validation − training error after the last "
         f"epoch: {summary}.",
+        _ended(histories) if strength is None else "",
+    )
+
+
+def _ended(histories: pd.DataFrame) -> str:
+    """How errors and gap of finished trainings move with AR strength."""
+    ends = histories.sort_values("epoch").groupby(["seed", "strength"]).last()
+    train, held = (ends[name] for name in _KINDS["natural"])
+    return moves(
+        {
+            "training error after the last epoch": (train, SHARE),
+            "validation error": (held, SHARE),
+            "the gap between them": (held - train, SHARE),
+        }
     )
 
 

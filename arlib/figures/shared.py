@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from arlib.claims import Statistic
+from arlib.claims import Statistic, kind_of, moves
 from arlib.claims.values import clean, values
 from arlib.errors import NotMeasured
 from arlib.figures.style import (
@@ -27,18 +27,20 @@ def values_of(table: pd.DataFrame, statistic: Statistic) -> pd.Series:
 
 
 def row_of_panels(records: pd.DataFrame, shown: list[tuple]):
-    """A panel for each (title, axis label, statistic[, factor]),
-    and the sentence that says what they show.
+    """A panel for each (title, axis label, statistic[, factor]), what is drawn in words, and what
+    it shows: how each statistic, by its label, moves with AR strength.
     """
     table = clean(records)
     figure, axes = panels(len(shown))
-    phrases = []
+    phrases, told = [], {}
     for ax, (title, label, statistic, *factor) in zip(axes, shown, strict=True):
         numbers = values_of(table, statistic) * (factor or [1])[0]
         against_strength(ax, numbers, label=label)
         ax.set_title(title)
         phrases.append(f"{title} ({words(numbers.groupby('strength').mean())})")
-    return figure, "Means over seeds by AR strength: " + "; ".join(phrases) + "."
+        # of layers as claims about layers compare them: layer by layer, then the median
+        told[statistic.label] = values(table, statistic) * (factor or [1])[0], kind_of(statistic)
+    return figure, "Means over seeds by AR strength: " + "; ".join(phrases) + ".", moves(told)
 
 
 def collect(study) -> dict[tuple[float, int], dict[str, np.ndarray]]:

@@ -8,7 +8,7 @@ import torch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from arlib.claims import Statistic
+from arlib.claims import FACTOR, Statistic, directions, moves
 from arlib.claims.declared import CONVOLUTIONS
 from arlib.claims.values import clean
 from arlib.claims.words import OPERATORS
@@ -58,16 +58,16 @@ def operators(records: pd.DataFrame):
     recorded = set(table.loc[table["statistic"] == "sv_std", "setting"])
     styles = dict(zip(OPERATORS, ("-", "--", (0, (5, 1, 1, 1, 1, 1)), ":", "-."), strict=True))
     figure, axes = panels(2, sharey=True, height=3.4)
+    told = {}
     for ax, (name, title) in zip(
         axes, {"sv_std": "std", "sv_std_over_mean": "std / mean"}.items(), strict=True
     ):
         for operator in (o for o in OPERATORS if o in recorded):
-            wide = np.log(
-                by_depth(
-                    table, Statistic("", name, split="", setting=operator, layers=CONVOLUTIONS)
-                )
+            spread = by_depth(
+                table, Statistic("", name, split="", setting=operator, layers=CONVOLUTIONS)
             )
-            ratio = np.exp(_to_zero(wide).groupby("strength").mean())
+            told.setdefault(title, {})[OPERATORS[operator]] = spread, FACTOR
+            ratio = np.exp(_to_zero(np.log(spread)).groupby("strength").mean())
             places = np.arange(len(ratio))
             ax.plot(
                 places,
@@ -82,10 +82,12 @@ def operators(records: pd.DataFrame):
         ax.set(title=f"{title} of singular values", xlabel=STRENGTH)
         ax.set_ylabel("ratio to AR strength 0\n(median over layers)" if ax is axes[0] else "")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    ways = "; ".join(f"{title} {directions(by_operator)}" for title, by_operator in told.items())
     return (
         figure,
         f"Relative change with AR strength under {len(recorded & set(OPERATORS))} operators; last "
         f"drawn: {words(ratio)}.",
+        f"To the largest strength, median over layers, by the 95 % interval over seeds: {ways}.",
     )
 
 
@@ -139,7 +141,29 @@ def spectra(
         )
     legend(figure, chosen)
     summary = f"Sorted {OPERATORS.get(operator, operator)} singular values of {', '.join(layers)}"
-    return figure, f"{summary}, AR strengths {', '.join(f'{s:g}' for s in chosen)}."
+    alt = f"{summary}, AR strengths {', '.join(f'{s:g}' for s in chosen)}."
+    shown = {key: run for key, run in arrays.items() if _strength(key) in chosen}
+    return figure, alt, _ends_of_spectra(shown, head, layers) if len(chosen) > 1 else ""
+
+
+def _strength(key: tuple[float, int] | float) -> float:
+    return key[0] if isinstance(key, tuple) else key
+
+
+def _ends_of_spectra(arrays: Mapping, head: str, layers: Sequence[str]) -> str:
+    """How the largest and the middle singular value of these layers move, median over them."""
+    index = pd.MultiIndex.from_tuples(
+        [key[::-1] if isinstance(key, tuple) else (0, key) for key in arrays],
+        names=["seed", "strength"],
+    )
+    told = {}
+    for name, share in (("the largest singular value", 1.0), ("the middle one", 0.5)):
+        rows = [
+            [float(np.quantile(run[head + layer].astype(float), share)) for layer in layers]
+            for run in arrays.values()
+        ]
+        told[name] = pd.DataFrame(rows, index=index, columns=list(layers)), FACTOR
+    return f"Median over these {len(layers)} layers. {moves(told)}"
 
 
 @picture

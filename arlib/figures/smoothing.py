@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from arlib.claims import Statistic
+from arlib.claims import FACTOR, SHARE, Statistic, moves
 from arlib.claims.declared import BLOCKS
 from arlib.claims.values import clean
 from arlib.figures.layers import by_depth, relative
@@ -33,7 +33,7 @@ def _per_block(
     strength: draw only this one and 0, in the frame of all; first: number of the first block shown.
     """
     figure, axes = panels(len(shown), height=3.2)
-    phrases = []
+    phrases, told = [], {}
     for ax, (title, label, wide) in zip(axes, shown, strict=True):
         chosen = [s for s in strengths_of(wide) if strength is None or s in (0, strength)]
         for s in chosen:
@@ -47,8 +47,11 @@ def _per_block(
         phrases.append(
             f"{title} ({words(wide.median(axis=1).groupby('strength').mean().loc[chosen])})"
         )
+        drawn = wide[wide.index.get_level_values("strength").isin(chosen)]
+        told[f"{label} ({title.lower()})" if title.lower() != label else label] = drawn, FACTOR
     legend(figure, chosen)
-    return figure, "Medians over blocks by AR strength: " + "; ".join(phrases) + "."
+    finding = f"Median over blocks. {moves(told)}" if len(chosen) > 1 else ""
+    return figure, "Medians over blocks by AR strength: " + "; ".join(phrases) + ".", finding
 
 
 def _changes(records: pd.DataFrame, radius: float) -> dict[str, pd.DataFrame]:
@@ -90,7 +93,8 @@ def change_per_block(records: pd.DataFrame, *, radius: float = 4):
     """Feature change of every residual block relative to AR strength 0;
     the grey band as in `spread_per_layer`.
     """
-    return relative(_changes(records, radius), "feature change", "residual block")
+    changes = _changes(records, radius)
+    return relative(changes, "feature change", "residual block", head="feature change, ")
 
 
 @picture
@@ -162,7 +166,20 @@ def flip_rates(records: pd.DataFrame):
         figure,
         "Flip rates against radius; under PGD at the middle radius by AR strength: "
         f"{words(largest)}.",
+        _flipped(rows),
     )
+
+
+def _flipped(rows: pd.DataFrame) -> str:
+    """How the flip rates of each kind of change move, at the largest radius that all kinds have."""
+    kinds = {"pgd": "PGD", "uniform": "uniform noise", "sign": "random signs"}
+    common = set.intersection(*(set(rows.loc[rows["kind"] == k, "radius"]) for k in kinds))
+    told = {}
+    for kind, name in kinds.items() if common else ():
+        part = rows[(rows["kind"] == kind) & (rows["radius"] == max(common))]
+        rates = part.set_index(["seed", "strength"])["value"]
+        told[f"flip rate under {name} of radius {max(common):g}/255"] = rates, SHARE
+    return moves(told)
 
 
 @picture

@@ -2,6 +2,7 @@
 a white card, alt text.
 """
 
+import base64
 import functools
 import io
 import math
@@ -16,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
+from arlib.claims.words import FINDING
 from arlib.errors import InputError, NotMeasured
 
 STRENGTH = "AR strength (255·ε)"
@@ -49,10 +51,12 @@ _RC = {
 
 class Picture(Figure):
     """A matplotlib figure outside pyplot (nothing to close), with alt text;
-    notebooks show it as PNG.
+    notebooks show it as PNG, and below it the sentence that says what it shows.
     """
 
     alt: str = ""
+    finding: str = ""
+    """One computed sentence, part of `alt`; "" where a figure explains instead of measuring."""
 
     def draw(self, renderer) -> None:
         with rc_context(_RC):  # ticks are made when they are drawn
@@ -65,20 +69,40 @@ class Picture(Figure):
         Image.open(full).convert("RGB").quantize(128).save(small, format="png", optimize=True)
         return small.getvalue()
 
+    def _ipython_display_(self) -> None:
+        from IPython.display import Markdown, display
+
+        shown = {
+            "image/png": base64.b64encode(self._repr_png_()).decode(),
+            "text/plain": repr(self),
+        }
+        display(shown, metadata={"image/png": {"alt": self.alt}}, raw=True)
+        if self.finding:
+            display(Markdown(FINDING + self.finding))
+
 
 def picture(function: Callable) -> Callable:
-    """Draw in the book's style; the function returns (figure, alt text),
+    """Draw in the book's style; the function returns (figure, alt text[, finding]),
     the caller gets the figure.
     """
 
     @functools.wraps(function)
     def drawn(*args, **kwargs) -> Picture:
         with rc_context(_RC):
-            figure, alt = function(*args, **kwargs)
-        figure.alt = alt
+            figure, alt, *finding = function(*args, **kwargs)
+        figure.finding = " ".join(finding)
+        figure.alt = f"{alt} {figure.finding}".strip()
         return figure
 
     return drawn
+
+
+def live(figure: Picture) -> Picture:
+    """A figure of what was computed just now: its numbers differ between machines, so that no
+    sentence can be stored below it.
+    """
+    figure.finding = ""
+    return figure
 
 
 def alt(figure: Figure) -> str:

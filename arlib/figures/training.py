@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from arlib.claims import Statistic
+from arlib.claims import SHARE, Statistic, moves
 from arlib.figures.shared import row_of_panels
 from arlib.figures.style import (
     by_strength,
@@ -46,7 +46,27 @@ def training_curves(histories: pd.DataFrame):
     summary = (
         f"Training curves; validation error after the last epoch by AR strength: {words(last)}."
     )
-    return figure, summary + " The attack is at the trained strength; at 0 it is none."
+    alt = summary + " The attack is at the trained strength; at 0 it is none."
+    return figure, alt, _ended(histories)
+
+
+def _ended(histories: pd.DataFrame) -> str:
+    """How finished trainings differ, and what the last epochs did under their own attack."""
+    runs = histories.sort_values("epoch").groupby(["seed", "strength"])
+    last = runs.last()
+    natural = {"train": "training error after the last epoch", "val": "validation error"}
+    sentence = moves({name: (last[f"{kind}_error"], SHARE) for kind, name in natural.items()})
+    attacked = last["val_robust_error"]
+    above = 100 * (attacked - runs["val_robust_error"].min())
+    largest = max(last.index.get_level_values("strength"))
+    if not largest:
+        return sentence
+    attacked, above = (part.xs(largest, level="strength") for part in (attacked, above))
+    return (
+        f"{sentence} Under their own attack the networks of strength {largest:g} end at "
+        f"{100 * attacked.mean():.1f} % validation error, {above.mean():.1f} points above their "
+        f"best epoch ({above.min():.1f} to {above.max():.1f} over seeds)."
+    )
 
 
 @picture
@@ -54,10 +74,12 @@ def robust_errors(records: pd.DataFrame, *, setting: str = "pgd-10@8"):
     """Error under attack on train and test images and the robust gap,
     at one radius for every network.
     """
+    of = {"name": "robust_error", "setting": setting, "percent": True}
     train, test = (
-        Statistic("", "robust_error", split=split, setting=setting) for split in ("train", "test")
+        Statistic(f"{split} error under {setting}", split=split, **of)
+        for split in ("train", "test")
     )
-    gap = Statistic("", "robust_error", minus="train", setting=setting)
+    gap = Statistic("the robust gap", minus="train", **of)
     label = f"error under {setting}"
     return row_of_panels(
         records,

@@ -82,7 +82,34 @@ def matched_fit(points: pd.DataFrame, claim: str | None = None):
         f"standard nets {less} as lines, adversarially trained nets as points, at their train "
         "cross-entropy"
     )
-    return figure, f"{', '.join(shown)}: {summary}."
+    where = "; ".join(f"{name} {_beside(points[points['claim'] == name])}" for name in shown)
+    finding = (
+        f"Nets of AR strength {max(strengths):g} beside standard nets of their seed that fit as "
+        f"little: {where}."
+    )
+    return figure, f"{', '.join(shown)}: {summary}.", finding
+
+
+def _beside(part: pd.DataFrame) -> str:
+    """How many nets of the largest strength lie above or below their own seed's standard nets of
+    equal fit, or beyond all of these.
+    """
+    trained = part[part["kind"] == "AT"]
+    if trained.empty:
+        return "not measured"
+    largest = trained["strength"].max()
+    counts = dict.fromkeys(("above", "below", "at a fit that no standard net has"), 0)
+    for net in trained[trained["strength"] == largest].itertuples():
+        path = part[(part["kind"] == "standard") & (part["seed"] == net.seed)]
+        path = path.sort_values("train_ce")
+        fits = path["train_ce"].to_numpy(dtype=float)
+        if not len(fits) or not fits[0] <= net.train_ce <= fits[-1]:
+            counts["at a fit that no standard net has"] += 1
+        else:
+            there = float(np.interp(net.train_ce, fits, path["value"].to_numpy(dtype=float)))
+            counts["above" if net.value > there else "below"] += 1
+    told = [f"{count} {place}" for place, count in counts.items() if count]
+    return ", ".join(told)
 
 
 def _wrapped(claim: str, part: pd.DataFrame) -> str:
@@ -135,4 +162,14 @@ def verdict_strip(by_study: pd.DataFrame | Mapping[str, pd.DataFrame]):
         f"{name}: " + ", ".join(f"{claim} {verdict}" for claim, verdict in of_study.items())
         for name, of_study in zip(names, verdicts.values(), strict=True)
     ]
-    return figure, "Verdicts. " + "; ".join(phrases) + "."
+    return figure, "Verdicts. " + "; ".join(phrases) + ".", counted(verdicts)
+
+
+def counted(verdicts: Mapping[str, pd.Series]) -> str:
+    """How many claims have each verdict, study by study; parts of claims are not counted."""
+    parts = [part for of_claim in PARTS.values() for part in of_claim]
+    told = []
+    for name, of_study in verdicts.items():
+        counts = of_study[~of_study.index.isin(parts)].value_counts(sort=False)
+        told.append(f"{name}: {', '.join(f'{n} {verdict}' for verdict, n in counts.items())}")
+    return f"{'; '.join(told)}."

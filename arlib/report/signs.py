@@ -161,7 +161,23 @@ def table(frame: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
         }
         lines[pair, data] = line
     wide = pd.DataFrame(list(lines.values()), index=[pair for pair, _ in lines])
+    wide.attrs["finding"] = counted(frame, quantities)
     return wide.rename_axis("networks")
+
+
+def counted(frame: pd.DataFrame, quantities: Sequence[str]) -> str:
+    """How many clear signs of other people's pairs go the paper's way or against it, where it
+    expects a way.
+    """
+    expected = {quantity: SHOWN[quantity].expected for quantity in quantities}
+    others_ = frame[~frame["book"].astype(bool) & frame["quantity"].isin(expected)]
+    way = others_["sign"] * others_["quantity"].map(expected) * others_["sure"].astype(bool)
+    named = others_[way < 0]["quantity"].value_counts()
+    which = ", ".join(f"{SHOWN[quantity].label} {count}" for quantity, count in named.items())
+    return (
+        f"Other people's networks: {(way > 0).sum()} clear signs go the paper's way, "
+        f"{(way < 0).sum()} against it{f' ({which})' if which else ''}."
+    )
 
 
 def sentence(frame: pd.DataFrame) -> str:

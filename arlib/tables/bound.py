@@ -10,6 +10,8 @@ from arlib import claims
 from arlib.bounds import check_radius
 from arlib.claims.words import p_text
 
+_FROM = "q smaller from v (255·ε)"
+
 
 def crossings(arrays: Mapping) -> pd.DataFrame:
     """Where each strength's q(v) falls below that of strength 0, as text;
@@ -21,11 +23,16 @@ def crossings(arrays: Mapping) -> pd.DataFrame:
         rows[f"{row.strength:g}"] = {
             "wrong at strength 0": f"{100 * row.wrong_at_zero:.1f} %",
             "wrong at this strength": f"{100 * row.wrong:.1f} %",
-            "q smaller from v (255·ε)": "0" if row.radius == 0 else place,
+            _FROM: "0" if row.radius == 0 else place,
             "images": f"{row.n:,}",
             "seeds": str(row.seeds),
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("AR strength")
+    out = pd.DataFrame.from_dict(rows, orient="index").rename_axis("AR strength")
+    places = "; ".join(f"{s}: {row[_FROM]}" for s, row in out.iterrows())
+    out.attrs["finding"] = (
+        f"The radius (255·ε) from which q is smaller than at AR strength 0, by strength: {places}."
+    )
+    return out
 
 
 def gap_correlations(study) -> pd.DataFrame:
@@ -42,7 +49,15 @@ def gap_correlations(study) -> pd.DataFrame:
         }
         for row in correlations.itertuples()
     }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("gap")
+    out = pd.DataFrame.from_dict(rows, orient="index").rename_axis("gap")
+    signs = {row.statistic: np.sign(row.rho) for row in correlations.itertuples()}
+    apart = "opposite ways" if len(set(signs.values())) > 1 else "the same way"
+    told = "; ".join(
+        f"{name} {row['rank correlation with q']} ({row['p']})" for name, row in out.iterrows()
+    )
+    several = f", {apart}" if len(out) > 1 else ""
+    out.attrs["finding"] = f"Rank correlation of q with the gap{several}: {told}."
+    return out
 
 
 def lowest_bounds(
@@ -61,7 +76,14 @@ def lowest_bounds(
     ]
     wide = bounds.assign(cell=cells, c=[f"C = {c:g}" for c in bounds["c"]])
     wide = wide.pivot(index="k", columns="c", values="cell")[[f"C = {c:g}" for c in cs]]
-    return wide.rename(index=lambda k: f"{k:g}").rename_axis(columns=None)
+    wide = wide.rename(index=lambda k: f"{k:g}").rename_axis(columns=None)
+    named = sorted({row.strength for row in bounds.itertuples() if row.says})
+    preferred = f"; the others prefer AR strength {', '.join(f'{s:g}' for s in named)}"
+    wide.attrs["finding"] = (
+        f"{cells.count('vacuous')} of {len(cells)} guesses of C and k leave every bound vacuous"
+        f"{preferred if named else ''}."
+    )
+    return wide
 
 
 def images_needed(v: float, ks: list[float], *, c: float, classes: int) -> pd.DataFrame:
@@ -76,7 +98,12 @@ def images_needed(v: float, ks: list[float], *, c: float, classes: int) -> pd.Da
         for k in ks
     }
     rows = {f"{k:g}": {"images": f"about 10{_raised(power)}"} for k, power in powers.items()}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("k")
+    out = pd.DataFrame.from_dict(rows, orient="index").rename_axis("k")
+    out.attrs["finding"] = (
+        f"From {out['images'].iloc[0]} images at k = {out.index[0]} to {out['images'].iloc[-1]} at "
+        f"k = {out.index[-1]}."
+    )
+    return out
 
 
 def _raised(power: float) -> str:
@@ -102,4 +129,7 @@ def proved(networks: Mapping[float, claims.Proved]) -> pd.DataFrame:
             "found / certified": f"{network.factor:.1e}",
             "images": str(len(network.upper)),
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("AR strength")
+    out = pd.DataFrame.from_dict(rows, orient="index").rename_axis("AR strength")
+    told = "; ".join(f"{s}: {row['found / certified']}" for s, row in out.iterrows())
+    out.attrs["finding"] = f"Found over certified distance, median over images: {told}."
+    return out

@@ -13,6 +13,8 @@ from arlib.claims.values import clean, values
 from arlib.claims.words import OPERATORS, effect_text, p_text
 from arlib.errors import NotMeasured, one_of
 
+_ALONE = "verdict of this statistic alone"
+
 
 def layer_rule(study, claim: str) -> pd.DataFrame:
     """The conditions of "most layers" one by one,
@@ -33,7 +35,13 @@ def layer_rule(study, claim: str) -> pd.DataFrame:
             raise NotMeasured(f"{claim} is not measured on {study.name}: {evidence.problem}")
         expected = declared.expected * (declared.twin_follows if columns else 1)
         columns[statistic.label] = _conditions(evidence, statistic, expected, config.protocol)
-    return pd.DataFrame(columns).fillna(NOT_MEASURED)
+    out = pd.DataFrame(columns).fillna(NOT_MEASURED)
+    told = "; ".join(
+        f"{name}, {rows['stands out'].partition(':')[0]}, {rows[_ALONE]}"
+        for name, rows in out.items()
+    )
+    out.attrs["finding"] = f"Whether it stands out, and the verdict of each alone: {told}."
+    return out
 
 
 def _conditions(
@@ -64,9 +72,7 @@ def _conditions(
         conditions["stands out"] = (
             "yes" if stands else "cannot: the floor is 100 %" if evidence.floor == 1 else "no"
         )
-    return conditions | {
-        "verdict of this statistic alone": claims.judge(evidence, expected, protocol)
-    }
+    return conditions | {_ALONE: claims.judge(evidence, expected, protocol)}
 
 
 def operators(records: pd.DataFrame, *, strength: float) -> pd.DataFrame:
@@ -104,7 +110,14 @@ def operators(records: pd.DataFrame, *, strength: float) -> pd.DataFrame:
         rows[name] = row | {"std / circular": f"{ratio.median():.2f}"}
     if not rows:
         raise NotMeasured("no spectra are recorded; run the study first.")
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("operator")
+    out = pd.DataFrame.from_dict(rows, orient="index").rename_axis("operator")
+    counts = {title: out[f"{title} goes"].value_counts() for title in ("std", "std/mean")}
+    told = "; ".join(
+        f"{title} {', '.join(f'{way} for {count}' for way, count in ways.items())}"
+        for title, ways in counts.items()
+    )
+    out.attrs["finding"] = f"Of {len(out)} operators, by the way that all seeds go: {told}."
+    return out
 
 
 def scale_and_shape(records: pd.DataFrame) -> pd.DataFrame:
@@ -128,9 +141,10 @@ def scale_and_shape(records: pd.DataFrame) -> pd.DataFrame:
         rows[f"{strength:g}"] = {name: text for name, text in row.items() if text}
     if not any(rows.values()):
         raise NotMeasured("spectra are not recorded for two seeds of AR strength 0 and of another.")
-    return (
-        pd.DataFrame.from_dict(rows, orient="index").fillna(NOT_MEASURED).rename_axis("AR strength")
-    )
+    out = pd.DataFrame.from_dict(rows, orient="index").fillna(NOT_MEASURED)
+    told = claims.moves({name: (wide, claims.FACTOR) for name, wide in columns.items()})
+    out.attrs["finding"] = f"Median over layers. {told}"
+    return out.rename_axis("AR strength")
 
 
 def unevenness(study) -> pd.DataFrame:
@@ -166,7 +180,14 @@ def unevenness(study) -> pd.DataFrame:
             f"feature changes and Jacobians at AR strengths 0 and {config.effect:g} are not "
             "recorded."
         )
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("unevenness")
+    out = pd.DataFrame.from_dict(rows, orient="index").rename_axis("unevenness")
+    ends = (0.0, config.effect)
+    told = {
+        name: (measures[name][measures[name].index.isin(ends, level="strength")], claims.FACTOR)
+        for name in rows
+    }
+    out.attrs["finding"] = f"Median over blocks. {claims.moves(told)}"
+    return out
 
 
 def _factor(logs: pd.DataFrame, strength: float) -> str:

@@ -60,7 +60,13 @@ def under_attack(records: pd.DataFrame, *, checkpoint: str = "last") -> pd.DataF
     wide = table.pivot(index=["strength", "seed"], columns="head", values="text")[
         list(dict.fromkeys(head))
     ]
-    return wide.fillna(NOT_MEASURED).rename_axis(columns=None).rename(index=lambda key: f"{key:g}")
+    wide = wide.fillna(NOT_MEASURED).rename_axis(columns=None).rename(index=lambda key: f"{key:g}")
+    by_attack = {
+        f"accuracy, {name}": (part.set_index(["seed", "strength"])["accuracy"], claims.SHARE)
+        for name, part in table.groupby(head.rename("head"), sort=False)
+    }
+    wide.attrs["finding"] = claims.moves(by_attack)
+    return wide
 
 
 def cross_checks(records: pd.DataFrame) -> pd.DataFrame:
@@ -99,6 +105,14 @@ def cross_checks(records: pd.DataFrame) -> pd.DataFrame:
     wide.attrs["added"] = (
         100 * float((errors[together] - errors["apgd-ce+t"]).max()) if same_images else float("nan")
     )
+    taken = (
+        f"at most {wide.attrs['added']:.1f} points of accuracy are lost"
+        if same_images
+        else "how much is lost is not known, since not all attacks saw the same images"
+    )
+    wide.attrs["finding"] = (
+        f"Where the other attacks are added to the strong one, {taken} ({len(wide)} networks)."
+    )
     return wide
 
 
@@ -122,7 +136,22 @@ def robust_gap(records: pd.DataFrame) -> pd.DataFrame:
             for setting in common:
                 row |= _gap(records, strength, checkpoint, "robust_error", setting, setting)
             rows[f"{strength:g}", checkpoint] = row
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["strength", "weights"])
+    out = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["strength", "weights"])
+    table = clean(records)
+    kinds = {"natural gap": ("error", "")}
+    kinds |= {f"gap under {setting}": ("robust_error", setting) for setting in common}
+    gaps = {
+        f"{name}, {checkpoint} weights": claims.Statistic(
+            "", statistic, minus="train", setting=setting, checkpoint=checkpoint
+        )
+        for name, (statistic, setting) in kinds.items()
+        for checkpoint in ("last", "best")
+    }
+    told = {name: values(table, statistic) for name, statistic in gaps.items()}
+    out.attrs["finding"] = claims.moves(
+        {name: (wide, claims.SHARE) for name, wide in told.items() if len(wide)}
+    )
+    return out
 
 
 def cost(histories: pd.DataFrame) -> pd.DataFrame:
@@ -139,7 +168,10 @@ def cost(histories: pd.DataFrame) -> pd.DataFrame:
             "minutes a run": _range(runs["seconds"] / 60, "{:.1f}"),
             "images/s (median epoch)": f"{part['images_per_second'].median():,.0f}",
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("strength")
+    out = pd.DataFrame.from_dict(rows, orient="index").rename_axis("strength")
+    took = grid.groupby(["seed", "strength"])["seconds"].sum() / 60
+    out.attrs["finding"] = claims.moves({"the time of one training, in minutes,": (took, "factor")})
+    return out
 
 
 def training_time(study, rates: pd.DataFrame) -> pd.DataFrame:
@@ -164,7 +196,14 @@ def training_time(study, rates: pd.DataFrame) -> pd.DataFrame:
         "images/s": [f"{rate:,.4g}" for rate in rates["images/s"]],
         f"{len(adversarial)} trainings": text,
     }
-    return pd.DataFrame(named, index=pd.Index(rates["loop"], name="loop"))
+    out = pd.DataFrame(named, index=pd.Index(rates["loop"], name="loop"))
+    if len(out):
+        fastest, slowest = int(hours.argmin()), int(hours.argmax())
+        out.attrs["finding"] = (
+            f"The fastest loop ({rates['loop'].iloc[fastest]}) would take {text[fastest]}, the "
+            f"slowest ({rates['loop'].iloc[slowest]}) {text[slowest]}."
+        )
+    return out
 
 
 def by_seed(records: pd.DataFrame, claim: str, *, twin: bool = False) -> pd.DataFrame:
@@ -192,6 +231,7 @@ def by_seed(records: pd.DataFrame, claim: str, *, twin: bool = False) -> pd.Data
     wide = wide.rename(columns=lambda s: f"{s:g}").rename_axis(columns=None)
     wide.index = pd.Index([f"seed {seed}" for seed in wide.index], name="AR strength")
     wide.attrs["statistic"] = statistic.label
+    wide.attrs["finding"] = claims.moves({statistic.label: (numbers, claims.kind_of(statistic))})
     return wide
 
 
@@ -211,6 +251,12 @@ def sensitivity(study, claim: str) -> pd.DataFrame:
     }
     out = pd.DataFrame(out | {"trend": table["trend_p"].map(p_text)})
     out.index = pd.Index(names, name="statistic")
+    signs = [claims.Interval(*ends).sign for ends in table[["effect", "low", "high"]].to_numpy()]
+    ways = {"rise": 1, "fall": -1, "do not clearly move": 0}
+    counts = [f"{signs.count(sign)} {way}" for way, sign in ways.items() if sign in signs]
+    out.attrs["finding"] = (
+        f"Of {len(out)} statistics {', '.join(counts)}, by their 95 % intervals over seeds."
+    )
     return out
 
 
@@ -241,7 +287,14 @@ def matched(study, claim: str) -> pd.DataFrame:
             "seeds that reach it": str(row.seeds),
             "reading": row.reading,
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("AR strength")
+    out = pd.DataFrame.from_dict(rows, orient="index").rename_axis("AR strength")
+    strength, last = out.index[-1], out.iloc[-1]
+    out.attrs["finding"] = (
+        f"{claim} at AR strength {strength}: {last['effect']} beside the finished standard "
+        f"network, {last['at equal fit [95 % interval]']} beside the one that fits as little: "
+        f"{last['reading']}."
+    )
+    return out
 
 
 def _left(study, claim: str) -> pd.DataFrame:
@@ -265,7 +318,11 @@ def _left(study, claim: str) -> pd.DataFrame:
         }
         for row in table.to_dict("records")
     }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("AR strength")
+    out = pd.DataFrame.from_dict(rows, orient="index").rename_axis("AR strength")
+    largest = table[table["strength"] == table["strength"].max()]
+    read = "; ".join(f"{row.claim} {row.reading}" for row in largest.itertuples())
+    out.attrs["finding"] = f"At AR strength {table['strength'].max():g}: {read}."
+    return out
 
 
 def gaps(records: pd.DataFrame) -> pd.DataFrame:
@@ -278,9 +335,10 @@ def gaps(records: pd.DataFrame) -> pd.DataFrame:
         "temperature T": (claims.Statistic("", "temperature", split="val"), 1, "{:.2f}"),
         "CE gap at T": (claims.Statistic("", "ce_scaled", minus="train"), 1, "{:.3f}"),
     }
-    table, out = clean(records), {}
+    table, out, told = clean(records), {}, {}
     for name, (statistic, factor, form) in columns.items():
         numbers = factor * values(table, statistic)
+        told[name] = numbers, claims.DIFFERENCE
         if numbers.empty:
             raise NotMeasured(f"no {statistic.name} is recorded; run the study first.")
         out[name] = (
@@ -288,12 +346,10 @@ def gaps(records: pd.DataFrame) -> pd.DataFrame:
             .groupby("strength")
             .apply(lambda part, form=form: _range(part, form).replace("-", "−"))
         )
-    return (
-        pd.DataFrame(out)
-        .fillna(NOT_MEASURED)
-        .rename(index="{:g}".format)
-        .rename_axis("AR strength")
-    )
+    frame = pd.DataFrame(out).fillna(NOT_MEASURED)
+    frame = frame.rename(index="{:g}".format).rename_axis("AR strength")
+    frame.attrs["finding"] = claims.moves(told)
+    return frame
 
 
 def instance_margins(records: pd.DataFrame) -> pd.DataFrame:
@@ -310,7 +366,13 @@ def instance_margins(records: pd.DataFrame) -> pd.DataFrame:
             "median (255·ε)": _range(median, "{:.2f}"),
             "accepted": f"{int(accepted.sum())} of {len(accepted)} seeds",
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("AR strength")
+    out = pd.DataFrame.from_dict(rows, orient="index").rename_axis("AR strength")
+    checked = last[last["statistic"] == "instance_margin_accepted"]["value"]
+    out.attrs["finding"] = (
+        f"The margins of {int(checked.sum())} of {len(checked)} networks passed the check against "
+        "a stronger attack."
+    )
+    return out
 
 
 def margin_factors(medians: pd.DataFrame) -> pd.DataFrame:
@@ -334,11 +396,11 @@ def margin_factors(medians: pd.DataFrame) -> pd.DataFrame:
     if not rows:
         raise NotMeasured("margins are not measured at two seeds of AR strength 0 and of another.")
     titles = {"output": "output margin m", "instance": "instance margin v", "slope": "slope m/v"}
-    return (
-        pd.DataFrame.from_dict(rows, orient="index")
-        .rename(columns=titles)
-        .rename_axis("AR strength")
-    )
+    out = pd.DataFrame.from_dict(rows, orient="index").rename(columns=titles)
+    out = out.rename_axis("AR strength")
+    told = {titles[name]: (medians[name], claims.FACTOR) for name in medians.columns}
+    out.attrs["finding"] = claims.moves(told)
+    return out
 
 
 def _rows(
