@@ -23,6 +23,9 @@ HTML = ROOT / "_build" / "html"
 PAGES = [*toc(), "index", "search", "genindex", "py-modindex"]
 # Findings inside markup of the theme that the book cannot reach:
 # (rule, part of the selector), and their cause.
+LAPTOP = "article pre, article table, article .cell_output, article mjx-container"
+PHONE = "article mjx-container[display]"
+FINDING = "Finding: "
 ALLOWED: dict[tuple[str, str], str] = {}
 
 
@@ -100,6 +103,28 @@ def test_page_fits_a_phone(browser, name):
     with Visit(browser, name) as visit:
         visit.page.set_viewport_size({"width": 390, "height": 844})
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize("name", toc())
+@pytest.mark.parametrize(("width", "what"), [(1366, LAPTOP), (400, PHONE)])
+def test_nothing_scrolls_sideways_inside_a_page(browser, name, width, what):
+    with Visit(browser, name) as visit:
+        visit.page.set_viewport_size({"width": width, "height": 768})
+        visit.page.evaluate("document.querySelectorAll('article details').forEach(d => d.open = 1)")
+        assert visit.page.evaluate(SIDEWAYS, what) == []
+
+
+def test_what_is_said_below_a_figure_is_in_its_alt_text(built):
+    told = 0
+    for name in CHAPTERS:
+        for output in parsed(built / "book" / f"{name}.html").select("div.cell_output"):
+            sentences = [p.get_text() for p in output.find_all("p")]
+            findings = [text for text in sentences if text.startswith(FINDING)]
+            images = output.select("img:not(.ar-slider img)")
+            if findings and len(images) == 1:
+                assert images[0]["alt"].endswith(findings[0].removeprefix(FINDING)), name
+                told += 1
+    assert told > 20
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -320,6 +345,10 @@ FAULTY = """<!doctype html><html lang="en"><title>x</title><body><article id="he
 BROKEN_IMAGES = """[...document.images].filter(i => !i.closest('mjx-container'))
   .filter(i => !i.complete || !i.naturalWidth || !(i.alt || '').trim())
   .map(i => i.outerHTML.slice(0, 120))"""
+
+SIDEWAYS = """what => [...document.querySelectorAll(what)]
+  .filter(e => e.scrollWidth > e.clientWidth + 1)
+  .map(e => `${e.tagName} ${e.scrollWidth}>${e.clientWidth} ${e.textContent.slice(0, 90)}`)"""
 
 # Formulas that MathJax left or marked as wrong,
 # and markup that should have been replaced by the build.

@@ -89,6 +89,12 @@ PROVED = {
     )
     for strength in STRENGTHS
 }  # fmt: skip
+SHARES = pd.DataFrame(
+    [("C2", "Regularization", 8.0, 0.4, 0.1, 0.7, 0.5, 0.2, 0.8, "partly"),
+     ("C4", "Margins", 8.0, 0.9, -np.inf, np.inf, np.nan, np.nan, np.nan, "cannot be told")],
+    columns=["claim", "title", "strength", "ce_left", "ce_low", "ce_high", "error_left",
+             "error_low", "error_high", "reading"],
+)  # fmt: skip
 BOUND = {"samples": 7000, "classes": 10}
 ALL = {
     "two_points": lambda: figures.two_points(
@@ -123,6 +129,13 @@ ALL = {
     "matched_fit, one": lambda: figures.matched_fit(POINTS, "C4"),
     "attack_ladder": lambda: figures.attack_ladder(LADDER),
     "compared": lambda: figures.compared(COMPARISON),
+    "residuals": lambda: figures.residuals(claims.decide(RECORDS), claims.matched_fit(RECORDS)),
+    "residuals, shares": lambda: figures.residuals(claims.decide(RECORDS), SHARES),
+    "accuracies": lambda: figures.accuracies(RECORDS),
+    "spectra_ratios": lambda: figures.spectra_ratios(
+        ARRAYS, start={"blocks.0.conv1": np.linspace(0.1, 2, 201)}
+    ),
+    "pictures": lambda: figures.pictures(boundary.read()),
     "verdict_strip": lambda: figures.verdict_strip(claims.decide(RECORDS)),
     "feature_change": lambda: figures.feature_change(RECORDS),
     "jacobian": lambda: figures.jacobian(RECORDS),
@@ -543,3 +556,72 @@ def test_chips_say_every_claims_verdict_and_nothing_in_them_is_markup():
     assert "<script" not in chips._repr_html_() and "&lt;script&gt;" in chips._repr_html_()
     second = figures.Chips(claims.decide(synthetic.records(), {"protocol": 2}))
     assert len(second.verdicts) == 10  # C5a and the like are parts
+
+
+# What explains, or draws what a chapter computes live, has nothing recorded to state.
+EXPLAINS = {
+    "two_points", "covering", "bound_terms", "gap_by_scale", "linear_margins", "ascent_paths",
+    "image_grid", "attack_ladder", "symbol", "readings", "estimates", "change_by_radius",
+    "ratio_by_band", "compared", "walks",
+}  # fmt: skip
+FRAMES = {"gap_curves, one", "margin_distribution"}  # of sliders; their figure beside has it
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n.split(",")[0] not in EXPLAINS])
+def test_a_figure_of_records_says_what_it_shows_and_so_does_its_alt_text(name):
+    figure = ALL[name]()
+    if name in FRAMES:
+        assert figure.finding == ""
+        return
+    assert figure.finding.endswith(".") and "nan" not in figure.finding
+    assert figure.alt.endswith(figure.finding) and figure.alt != figure.finding
+
+
+def test_a_live_figure_says_nothing_that_could_differ_elsewhere():
+    figure = figures.live(figures.errors(RECORDS))
+    assert figure.finding == "" and "From AR strength 0 to 8" in figure.alt
+
+
+def test_a_notebook_shows_the_finding_below_the_figure_and_the_alt_text_with_it(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda *a, **k: shown.append((a, k)))
+    figure = figures.errors(RECORDS)
+    figure._ipython_display_()
+    (image, about), (sentence, _) = shown
+    assert about["metadata"]["image/png"]["alt"] == figure.alt and "image/png" in image[0]
+    assert sentence[0].data == f"*Finding:* {figure.finding}"
+    shown.clear()
+    figures.live(figure)._ipython_display_()
+    assert len(shown) == 1
+
+
+def test_a_finding_has_the_numbers_of_the_verdict():
+    row = claims.decide(RECORDS).set_index("claim").loc["C1"]
+    change = f"{100 * row['effect']:+.1f} points [{100 * row['low']:+.1f}"
+    assert change in figures.errors(RECORDS).finding
+
+
+def test_one_seed_and_one_strength_are_told_as_that():
+    one = RECORDS[RECORDS["seed"] == 0]
+    assert "one seed: train error goes from" in figures.errors(one).finding
+    alone = figures.errors(RECORDS[RECORDS["strength"] == 8.0]).finding
+    assert alone.startswith("No seed is recorded both")
+
+
+def test_panels_of_one_unit_have_one_scale():
+    for figure in (figures.errors(RECORDS), figures.cross_entropy(RECORDS)):
+        train, test = figure.axes[:2]
+        assert train.get_ylim() == test.get_ylim()
+    random, adversarial = figures.feature_change(RECORDS).axes[:2]
+    assert random.get_ylim() == adversarial.get_ylim()
+
+
+def test_ratios_of_spectra_are_to_the_same_seed():
+    figure = figures.spectra_ratios(ARRAYS, layers=["stem"])
+    lines = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 191]
+    key = "quantiles|circular|stem"
+    below = ARRAYS[0.0, 1][key][::-1][:191]
+    ratio = ARRAYS[4.0, 1][key][::-1][:191] / np.where(below > 0, below, np.nan)
+    assert any(np.allclose(line.get_ydata(), ratio, equal_nan=True) for line in lines)
+    with pytest.raises(NotMeasured, match="no seed"):
+        figures.spectra_ratios({(8.0, 0): ARRAYS[8.0, 0]})

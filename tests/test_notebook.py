@@ -287,11 +287,13 @@ def test_table_is_whole_and_says_when_it_is_empty():
 
 def test_expect_prints_the_range_and_never_the_value(capsys):
     notebook.expect("gap", 3.14, -2, 8, unit=" points")
-    assert capsys.readouterr().out == "gap: between −2 and 8 points\n"
+    assert capsys.readouterr().out == "gap: ≈ 3.14 points\n"
+    notebook.expect("gap", -0.0251, -2, 8, unit=" - %")
+    assert capsys.readouterr().out == "gap: ≈ −0.0251 - %\n"
     with pytest.raises(AssertionError, match=r"gap: 3\.14; expected 4 to 8"):
         notebook.expect("gap", 3.14, 4, 8)
     notebook.expect("gap", 3.14159, 4, 8, as_written=False)
-    assert "gap: 3.14 (with other parameters" in capsys.readouterr().out
+    assert "gap: ≈ 3.14 (with other parameters" in capsys.readouterr().out
 
 
 def test_stamp_is_one_line_that_nbval_sanitises(capsys):

@@ -4,13 +4,14 @@
 
 from arlib.boundary.bench import LEVELS, Answer, Bench, Item
 from arlib.boundary.page import judge_panel, walk_panel
-from arlib.boundary.walk import measure, measured_again, read
+from arlib.boundary.walk import gradients, measure, measured_again, read
 
 __all__ = [
     "LEVELS",
     "Answer",
     "Bench",
     "Item",
+    "gradients",
     "judge_panel",
     "measure",
     "measured_again",

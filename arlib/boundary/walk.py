@@ -138,6 +138,23 @@ def measured_again(study: Shelf, content: dict) -> Iterator[tuple[dict, dict]]:
             yield walk, again | {"crossing": _number(crossing)}
 
 
+def gradients(study: Shelf, content: dict) -> dict[float, list[np.ndarray]]:
+    """The gradient of the logit lead at each image, of the first and the last network:
+    {strength: [(h, w, c) per image]}.
+
+    Needs the published weights, as `measured_again` does.
+    """
+    x = np.stack([_array(one["pixels"], content["shape"], np.uint8) for one in content["images"]])
+    y = torch.tensor([one["label"] for one in content["images"]])
+    out = {}
+    for network in (content["networks"][0], content["networks"][-1]):
+        images = (torch.from_numpy(x).float() / content["levels"]).requires_grad_(True)
+        lead = margins.output(study.model(network["run"])(images), y)
+        (slopes,) = torch.autograd.grad(lead.sum(), images)
+        out[network["strength"]] = list(slopes.permute(0, 2, 3, 1).numpy())
+    return out
+
+
 def distances(reach: float, stops: int = STOPS) -> Tensor:
     """The distances of the stops, as AR strengths: squares, so that the first are close."""
     return reach * torch.linspace(0, 1, stops, dtype=torch.float64).square()

@@ -17,7 +17,7 @@ from arlib.figures.bound import (
     q_curves,
     two_points,
 )
-from arlib.figures.boundary import walked, walks
+from arlib.figures.boundary import pictures, walked, walks
 from arlib.figures.chips import Chips
 from arlib.figures.compared import compared
 from arlib.figures.intro import distances, forest, four_effects, three_distances
@@ -40,6 +40,7 @@ from arlib.figures.singular_values import (
     operators,
     readings,
     spectra,
+    spectra_ratios,
     spread_per_layer,
     symbol,
 )
@@ -53,13 +54,14 @@ from arlib.figures.smoothing import (
     ratio_by_band,
 )
 from arlib.figures.style import Picture, alt, colour, live, marker
-from arlib.figures.training import robust_errors, training_curves
-from arlib.figures.verdicts import matched_fit, verdict_strip
+from arlib.figures.training import accuracies, robust_errors, training_curves
+from arlib.figures.verdicts import matched_fit, residuals, verdict_strip
 
 __all__ = [
     "Chips",
     "ImageRow",
     "Picture",
+    "accuracies",
     "alt",
     "ascent_paths",
     "attack_ladder",
@@ -96,6 +98,7 @@ __all__ = [
     "marker",
     "matched_fit",
     "operators",
+    "pictures",
     "proved_by_layer",
     "proved_distances",
     "q_by_strength",
@@ -103,9 +106,11 @@ __all__ = [
     "ratio_by_band",
     "readings",
     "reliability",
+    "residuals",
     "robust_errors",
     "shared_margins",
     "spectra",
+    "spectra_ratios",
     "speeds",
     "spread_per_layer",
     "survival",

@@ -77,7 +77,7 @@ def image_grid(rows: Sequence[ImageRow], *, columns: Sequence[str] = (), about: 
 def _show(ax, image: Tensor, scale: float | None) -> None:
     pixels = image.detach().cpu().float().permute(1, 2, 0).numpy()  # (h, w, c)
     if scale is not None:
-        pixels = _two_colours(pixels.mean(axis=2) / max(scale, 1e-12))
+        pixels = two_colours(pixels.mean(axis=2) / max(scale, 1e-12))
     elif pixels.shape[2] == 1:
         pixels = pixels.repeat(3, axis=2)
     ax.imshow(pixels.clip(0, 1), interpolation="nearest")
@@ -88,7 +88,7 @@ def _show(ax, image: Tensor, scale: float | None) -> None:
         side.set_visible(False)
 
 
-def _two_colours(values: np.ndarray) -> np.ndarray:
+def two_colours(values: np.ndarray) -> np.ndarray:
     """(h, w) in [−1, 1] -> (h, w, 3): blue below 0, white at 0, orange above."""
     ends = np.where(values[..., None] < 0, to_rgb("#0F5FAF"), to_rgb("#DB7A1C"))
     return 1 - np.abs(values[..., None]).clip(0, 1) * (1 - ends)

@@ -1,11 +1,12 @@
 """The walks of the page "Walk the boundary", all at once: for print, and where no script runs."""
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from arlib.figures.style import NEUTRAL, colour, legend, marker, panels, picture
+from arlib.figures.attacks import two_colours
+from arlib.figures.style import NEUTRAL, Picture, colour, legend, marker, panels, picture
 
 
 @picture
@@ -26,7 +27,7 @@ def walks(content: dict):
         ax.axhline(0, color=NEUTRAL, linewidth=0.8)
         ax.set(ylim=(-0.6 * top, 1.15 * top), title=content["classes"][image["label"]])
         ax.set_xlabel("distance (255·ε)")
-        _inset(ax, image["pixels"], content)
+        _inset(ax, _pixels(image, content))
         if place % 4 == 0:
             ax.set_ylabel("logit lead")
     legend(figure, strengths)
@@ -34,6 +35,81 @@ def walks(content: dict):
         f"The logit lead of the true class against the distance from {len(images)} test images, "
         f"each network along its own attack direction, with its boundary marked. {walked(content)}"
     )
+
+
+@picture
+def pictures(content: dict, gradients: Mapping[float, Sequence[np.ndarray]] | None = None):
+    """The images of the walks as pictures: as they are, and for each network the change that takes
+    an image over the boundary, and the image after it with the network's answer.
+
+    content: the record of the walk; gradients: {strength: (h, w, c) of the logit lead at each
+    image}, drawn above the changes, of the networks that are in it. Changes and gradients are drawn
+    at their own largest value: their sizes stand below. Only the first and the last network.
+    """
+    images, names = content["images"], content["classes"]
+    networks = [(0, content["networks"][0]), (-1, content["networks"][-1])]
+    kinds = 2 + bool(gradients)
+    figure = Picture(figsize=(7.6, 0.3 + 0.98 * (1 + kinds * len(networks))))
+    axes = figure.subplots(1 + kinds * len(networks), len(images), squeeze=False)
+    for column, image in enumerate(images):
+        _tile(axes[0][column], _pixels(image, content))
+        axes[0][column].set_title(names[image["label"]], fontsize=9)
+        for place, (walk_at, network) in enumerate(networks):
+            rows = axes[1 + kinds * place :, column]
+            walk = image["walks"][walk_at]
+            change = _signed(walk["direction"], content)
+            if gradients:
+                gradient = gradients[network["strength"]][column]
+                _tile(rows[0], two_colours(gradient.sum(2) / np.abs(gradient.sum(2)).max()))
+            _tile(rows[kinds - 2], two_colours(change.mean(2) / np.abs(change.mean(2)).max()))
+            after = _pixels(image, content) + _just_past(walk) / 255 * change
+            _tile(rows[kinds - 1], after.clip(0, 1))
+            answer = names[_answer_past(walk, image, content)]
+            rows[kinds - 1].set_xlabel(f"{answer}\n{walk['crossing']:.2g}/255", fontsize=9)
+    labels = ["image"]
+    for _, network in networks:
+        at = f"at {network['strength']:g}"
+        labels += [f"gradient\n{at}"] * bool(gradients) + [f"change\n{at}", f"after it\n{at}"]
+    for row, label in zip(axes, labels, strict=True):
+        row[0].set_ylabel(label, fontsize=9)
+    first, last = (network["strength"] for _, network in networks)
+    alt = (
+        f"{len(images)} test images, and how networks trained at AR strengths {first:g} and "
+        f"{last:g} are led to another answer."
+    )
+    return figure, alt, walked(content)
+
+
+def _pixels(image: dict, content: dict) -> np.ndarray:
+    """(h, w, c) in [0, 1]."""
+    channels, height, width = content["shape"]
+    raw = np.frombuffer(base64.b64decode(image["pixels"]), np.uint8)
+    return raw.reshape(height, width, channels) / content["levels"]
+
+
+def _signed(direction: str, content: dict) -> np.ndarray:
+    """A stored direction, (h, w, c) in [−1, 1]."""
+    channels, height, width = content["shape"]
+    raw = np.frombuffer(base64.b64decode(direction), np.int8)
+    return raw.reshape(height, width, channels) / 127
+
+
+def _just_past(walk: dict) -> float:
+    return 1.02 * walk["crossing"]
+
+
+def _answer_past(walk: dict, image: dict, content: dict) -> int:
+    """The answer at the first stop beyond the boundary."""
+    away = image["reach"] * np.linspace(0, 1, content["stops"]) ** 2
+    return walk["answer"][int(np.searchsorted(away, walk["crossing"]))]
+
+
+def _tile(ax, pixels: np.ndarray) -> None:
+    ax.imshow(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    for side in ax.spines.values():
+        side.set_visible(False)
 
 
 def walked(content: dict) -> str:
@@ -56,9 +132,7 @@ def _ratio(content: dict, of: Callable[[dict], float]) -> float:
     return float(np.median([of(i["walks"][-1]) / of(i["walks"][0]) for i in content["images"]]))
 
 
-def _inset(ax, pixels: str, content: dict) -> None:
-    channels, height, width = content["shape"]
-    image = np.frombuffer(base64.b64decode(pixels), np.uint8).reshape(height, width, channels)
+def _inset(ax, pixels: np.ndarray) -> None:
     inset = ax.inset_axes([0.7, 0.62, 0.36, 0.42])
-    inset.imshow(np.broadcast_to(image / content["levels"], (height, width, 3)))
+    inset.imshow(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
     inset.set_axis_off()

@@ -58,8 +58,9 @@ def cross_entropy(records: pd.DataFrame):
     train, test = (
         Statistic(f"{split} cross-entropy", "ce", split=split) for split in ("train", "test")
     )
-    shown = [("Train", _CE, train), ("Test", _CE, test), ("Test − train", _CE, gap)]
-    return row_of_panels(records, [*shown, ("Test − train, one temperature", _CE, scaled)])
+    apart = "difference in nats"
+    shown = [("Train", _CE, train), ("Test", _CE, test), ("Test − train", apart, gap)]
+    return row_of_panels(records, [*shown, ("Test − train, one temperature", apart, scaled)])
 
 
 @picture

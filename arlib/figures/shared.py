@@ -13,6 +13,7 @@ from arlib.claims.values import clean, values
 from arlib.errors import NotMeasured
 from arlib.figures.style import (
     against_strength,
+    one_scale,
     panels,
     strengths_of,
     words,
@@ -40,6 +41,7 @@ def row_of_panels(records: pd.DataFrame, shown: list[tuple]):
         phrases.append(f"{title} ({words(numbers.groupby('strength').mean())})")
         # of layers as claims about layers compare them: layer by layer, then the median
         told[statistic.label] = values(table, statistic) * (factor or [1])[0], kind_of(statistic)
+    one_scale(axes)
     return figure, "Means over seeds by AR strength: " + "; ".join(phrases) + ".", moves(told)
 
 

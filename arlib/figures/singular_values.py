@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -16,11 +17,13 @@ from arlib.errors import InputError, NotMeasured, one_of
 from arlib.figures.layers import by_depth, depth, paired, relative
 from arlib.figures.shared import of_strengths
 from arlib.figures.style import (
+    GREY,
     NEUTRAL,
     STRENGTH,
     by_strength,
     colour,
     legend,
+    log_axis,
     panels,
     picture,
     words,
@@ -114,25 +117,19 @@ def spectra(
     arrays: {(strength, seed) or strength: arrays of the run}; layers: by default six through the
     depth of the network; strength: draw only this one and 0, as one frame of a slider.
     """
-    head, runs = f"quantiles|{operator}|", of_strengths(arrays)
-    names = depth(
-        [key.removeprefix(head) for key in next(iter(runs.values()))[0] if key.startswith(head)]
-    )
-    if not names:
-        raise NotMeasured(f"no spectra of operator {operator!r} are recorded in these arrays.")
+    runs = of_strengths(arrays)
+    head, names = _recorded(arrays, operator)
     for name in layers or ():
         one_of("layer", name, names)
-    counted = [name for name in names if ".conv" in name] or names
-    layers = layers or [
-        counted[i] for i in np.unique(np.linspace(0, len(counted) - 1, 6).round().astype(int))
-    ]
-    figure, axes = panels(len(layers), columns=3, height=2.5)
+    layers = layers or _through(names)
+    figure, axes = panels(len(layers), columns=3, height=2.5, sharey=True)
+    top = max(float(run[head + name].max()) for name in layers for group in runs.values()
+              for run in group)  # fmt: skip
     chosen = [s for s in runs if strength is None or s in (0, strength)]
     for ax, name in zip(axes, layers, strict=True):
         for s in chosen:
             rows = np.stack([run[head + name][::-1].astype(float) for run in runs[s]])
             by_strength(ax, np.linspace(0, 1, rows.shape[1]), {s: rows}, every=40)
-        top = max(float(run[head + name].max()) for s in runs for run in runs[s])
         ax.set(
             title=name,
             xlabel="share of singular values",
@@ -144,6 +141,68 @@ def spectra(
     alt = f"{summary}, AR strengths {', '.join(f'{s:g}' for s in chosen)}."
     shown = {key: run for key, run in arrays.items() if _strength(key) in chosen}
     return figure, alt, _ends_of_spectra(shown, head, layers) if len(chosen) > 1 else ""
+
+
+@picture
+def spectra_ratios(
+    arrays: Mapping,
+    *,
+    layers: Sequence[str] | None = None,
+    operator: str = "circular",
+    start: Mapping[str, np.ndarray] | None = None,
+):
+    """Sorted singular values of layers over those of the network of the same seed at AR strength 0.
+
+    arrays: {(strength, seed): arrays of the run}; start: {layer: 201 quantiles, rising} of the
+    untrained network, drawn dashed over the mean of strength 0. Curves that would coincide part
+    here: 1 is no difference, a level line a change of scale alone. The smallest twentieth of the
+    values is left out, where both may be next to nothing. Raises `NotMeasured` without a seed at
+    strength 0 and another.
+    """
+    head, names = _recorded(arrays, operator)
+    layers = layers or _through(names)
+    plain = {seed: run for (s, seed), run in arrays.items() if s == 0}
+    others = {(s, seed): run for (s, seed), run in arrays.items() if s > 0 and seed in plain}
+    if not others:
+        raise NotMeasured("no seed is recorded both at AR strength 0 and at another.")
+    strengths = sorted({s for s, _ in others})
+    figure, axes = panels(len(layers), columns=3, height=2.5, sharey=True)
+    part = slice(None, 191)
+    for ax, name in zip(axes, layers, strict=True):
+        below = {seed: run[head + name][::-1].astype(float)[part] for seed, run in plain.items()}
+        below = {seed: np.where(values > 0, values, np.nan) for seed, values in below.items()}
+        shares = np.linspace(0, 1, 201)[part]
+        for s in strengths:
+            rows = [run[head + name][::-1].astype(float)[part] / below[seed]
+                    for (at, seed), run in others.items() if at == s]  # fmt: skip
+            by_strength(ax, shares, {s: np.stack(rows)}, every=40)
+        if name in (start or {}):
+            first = np.asarray(start[name], dtype=float)[::-1][part]
+            ax.plot(shares, first / np.mean([*below.values()], axis=0), "--", color=GREY)
+        ax.axhline(1, color=NEUTRAL, linewidth=0.8)
+        ax.set(title=name, xlabel="share of singular values")
+        ax.set_ylabel("ratio to AR strength 0" if ax is axes[0] else "")
+    for ax in axes:
+        log_axis(ax)
+    dashed = Line2D([], [], color=GREY, linestyle="--", label="before training")
+    legend(figure, strengths, extra=[dashed] if start else [])
+    alt = f"Ratio of sorted {OPERATORS.get(operator, operator)} singular values to AR strength 0."
+    return figure, alt, _ends_of_spectra(arrays, head, layers)
+
+
+def _recorded(arrays: Mapping, operator: str) -> tuple[str, list[str]]:
+    """Where the quantiles of this operator stand in arrays, and of which layers, by depth."""
+    head, first = f"quantiles|{operator}|", next(iter(arrays.values()), {})
+    names = depth([key.removeprefix(head) for key in first if key.startswith(head)])
+    if not names:
+        raise NotMeasured(f"no spectra of operator {operator!r} are recorded in these arrays.")
+    return head, names
+
+
+def _through(names: Sequence[str]) -> list[str]:
+    """Six layers through the depth of the network: convolutions of blocks, if there are any."""
+    inside = [name for name in names if ".conv" in name] or list(names)
+    return [inside[i] for i in np.unique(np.linspace(0, len(inside) - 1, 6).round().astype(int))]
 
 
 def _strength(key: tuple[float, int] | float) -> float:

@@ -18,6 +18,7 @@ from arlib.figures.style import (
     legend,
     log_axis,
     marker,
+    one_scale,
     panels,
     picture,
     strengths_of,
@@ -41,7 +42,6 @@ def _per_block(
                 ax, first + np.arange(wide.shape[1]), {s: wide.xs(s, level="strength").to_numpy()}
             )
         ax.set_ylim(0.9 * wide.min(axis=None), 1.1 * wide.max(axis=None))
-        log_axis(ax)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set(title=title, xlabel="residual block", ylabel=label)
         phrases.append(
@@ -49,6 +49,9 @@ def _per_block(
         )
         drawn = wide[wide.index.get_level_values("strength").isin(chosen)]
         told[f"{label} ({title.lower()})" if title.lower() != label else label] = drawn, FACTOR
+    one_scale(axes)
+    for ax in axes:
+        log_axis(ax)
     legend(figure, chosen)
     finding = f"Median over blocks. {moves(told)}" if len(chosen) > 1 else ""
     return figure, "Medians over blocks by AR strength: " + "; ".join(phrases) + ".", finding

@@ -185,6 +185,17 @@ def by_strength(ax, x, curves: dict[float, np.ndarray], *, every: int = 1) -> No
         ax.plot(x, rows.mean(axis=0), label=f"{strength:g}", **style)
 
 
+def one_scale(axes: Iterable) -> None:
+    """Panels whose vertical axes have the same label get the same ends, so that they compare."""
+    groups = {}
+    for ax in axes:
+        groups.setdefault(ax.get_ylabel(), []).append(ax)
+    for group in groups.values():
+        ends = np.array([ax.get_ylim() for ax in group])
+        for ax in group:
+            ax.set_ylim(ends.min(), ends.max())
+
+
 def log_axis(ax) -> None:
     """A logarithmic y axis with plain numbers (call it last: the ticks depend on what is drawn)."""
     ax.set_yscale("log")

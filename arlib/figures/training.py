@@ -3,8 +3,10 @@
 import pandas as pd
 
 from arlib.claims import SHARE, Statistic, moves
-from arlib.figures.shared import row_of_panels
+from arlib.claims.values import clean
+from arlib.figures.shared import row_of_panels, values_of
 from arlib.figures.style import (
+    against_strength,
     by_strength,
     legend,
     panels,
@@ -67,6 +69,33 @@ def _ended(histories: pd.DataFrame) -> str:
         f"{100 * attacked.mean():.1f} % validation error, {above.mean():.1f} points above their "
         f"best epoch ({above.min():.1f} to {above.max():.1f} over seeds)."
     )
+
+
+@picture
+def accuracies(records: pd.DataFrame):
+    """Accuracy on natural test images and under each recorded attack at the common radius, against
+    AR strength: a panel per attack.
+    """
+    table = clean(records)
+    rows = table[(table["statistic"] == "robust_error") & (table["split"] == "test")]
+    settings = [s for s in rows["setting"].unique() if s.partition("@")[0] in _SHOWN
+                and not s.endswith("@trained")]  # fmt: skip
+    statistics = [Statistic("natural accuracy", "error")]
+    statistics += [
+        Statistic(f"accuracy under {setting}", "robust_error", setting=setting)
+        for setting in sorted(settings, key=lambda name: _SHOWN.index(name.partition("@")[0]))
+    ]
+    figure, axes = panels(len(statistics), sharey=True)
+    told = {}
+    for ax, statistic in zip(axes, statistics, strict=True):
+        numbers = 1 - values_of(table, statistic)
+        against_strength(ax, numbers, label="share of test images" if ax is axes[0] else "")
+        ax.set(title=statistic.setting or "natural", ylim=(0, 1))
+        told[statistic.label] = numbers, SHARE
+    return figure, f"{len(statistics)} panels of accuracy against AR strength.", moves(told)
+
+
+_SHOWN = ("pgd-10", "apgd-ce+t")  # attacks that every network meets
 
 
 @picture

@@ -6,8 +6,10 @@ from textwrap import fill
 import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullLocator
 
-from arlib.claims import PARTS, claims_of
+from arlib.claims import NOT_MEASURED, PARTS, claims_of
+from arlib.errors import NotMeasured
 from arlib.figures.style import (
     GREY,
     NEUTRAL,
@@ -110,6 +112,93 @@ def _beside(part: pd.DataFrame) -> str:
             counts["above" if net.value > there else "below"] += 1
     told = [f"{count} {place}" for place, count in counts.items() if count]
     return ", ".join(told)
+
+
+@picture
+def residuals(verdicts: pd.DataFrame, matched: pd.DataFrame):
+    """What is left of each effect beside a standard network that fits as little, with intervals.
+
+    verdicts: of `claims.verdicts`; matched: of `claims.matched_fit` for a study of protocol 1, of
+    `claims.shares_left` for one of protocol 2. Of the first, the effect (grey) and what is left of
+    it (coloured) in their own units; of the second the share left (1 is all) at equal train
+    cross-entropy and at equal train error. Raises `NotMeasured` where nothing is compared.
+    """
+    at = verdicts.set_index("claim")["strength"].max()
+    rows = matched[matched["strength"] == at]
+    if "ce_left" in rows:
+        return _shares(rows[rows[["ce_left", "error_left"]].notna().any(axis=1)], at)
+    effects = verdicts[verdicts["primary_verdict"] != NOT_MEASURED].set_index("claim")
+    rows = rows[rows["difference"].notna() & rows["claim"].isin(effects.index)].set_index("claim")
+    if rows.empty:
+        raise NotMeasured("no effect is compared at equal fit; the study measured no control.")
+    factor = pd.Series({claim: claims_of(2)[claim].primary.log for claim in rows.index})
+    groups = [(kind, rows[factor == log]) for kind, log in (("difference", False), ("factor", True))
+              if (factor == log).any()]  # fmt: skip
+    most = max(len(part) for _, part in groups)
+    figure, axes = panels(len(groups), columns=2, height=1.1 + 0.5 * most)
+    for ax, (kind, part) in zip(axes, groups, strict=True):
+        for place, (claim, row) in enumerate(part.iterrows()):
+            whole = effects.loc[claim, ["low", "effect", "high"]]
+            left = row[["low", "difference", "high"]]
+            for shift, ends, paint in ((-0.14, whole, GREY), (0.14, left, _LEFT)):
+                _bar(ax, place + shift, ends.to_numpy(dtype=float), paint, kind == "factor")
+        _claims_axis(ax, [f"{claim} {row['title']}" for claim, row in part.iterrows()], kind)
+    handles = [Line2D([], [], color=paint, marker="o", label=name)
+               for name, paint in (("effect", GREY), ("left at equal fit", _LEFT))]  # fmt: skip
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
+    told = _by_reading(rows.reset_index())
+    alt = f"Effects from AR strength 0 to {at:g}, and what is left of them at equal fit."
+    return figure, alt, f"At AR strength {at:g}: {told}."
+
+
+_LEFT = "#0F5FAF"
+
+
+def _shares(rows: pd.DataFrame, at: float):
+    if rows.empty:
+        raise NotMeasured("no effect is compared at equal fit; the study's controls are missing.")
+    figure, (ax,) = panels(1, height=1.1 + 0.5 * len(rows))
+    axes_of_fit = {"ce": ("at equal train cross-entropy", _LEFT),
+                   "error": ("at equal train error", "#DB7A1C")}  # fmt: skip
+    for place, (_, row) in enumerate(rows.iterrows()):
+        for shift, (axis, (_, paint)) in zip((-0.14, 0.14), axes_of_fit.items(), strict=True):
+            ends = [float(row[f"{axis}_{end}"]) for end in ("low", "left", "high")]
+            if np.isfinite(ends[1]):
+                _bar(ax, place + shift, ends, paint, False)
+    ax.axvline(1, color=GREY, linewidth=0.8, linestyle=":")
+    _claims_axis(ax, [f"{row.claim} {row.title}" for row in rows.itertuples()], "share left")
+    ax.set_xlim(-1, 2)  # an interval without ends fills the panel
+    handles = [Line2D([], [], color=paint, marker="o", label=name)
+               for name, paint in axes_of_fit.values()]  # fmt: skip
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
+    told = _by_reading(rows)
+    alt = f"The share of each effect at AR strength {at:g} that is left beside shorter trainings."
+    return figure, alt, f"At AR strength {at:g}: {told}."
+
+
+def _by_reading(rows: pd.DataFrame) -> str:
+    """ "explained by less fitting: C2; more than less fitting: C3, C4": claims by reading."""
+    groups = rows.groupby("reading", sort=False)["claim"]
+    return "; ".join(f"{reading}: {', '.join(names)}" for reading, names in groups)
+
+
+def _bar(ax, place: float, ends, paint: str, log: bool) -> None:
+    """A point with its interval; without ends only the point."""
+    low, middle, high = np.exp(ends) if log else ends
+    if np.isfinite([low, high]).all():
+        ax.plot([low, high], [place, place], color=paint, linewidth=2.2, solid_capstyle="butt")
+    ax.plot(middle, place, "o", color=paint, markersize=5)
+
+
+def _claims_axis(ax, names: list[str], kind: str) -> None:
+    ax.set_yticks(range(len(names)), [fill(name, 22) for name in names])
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.axvline(1 if kind == "factor" else 0, color=NEUTRAL, linewidth=0.8)
+    if kind == "factor":
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.xaxis.set_minor_locator(NullLocator())
+    ax.set(xlabel=f"{kind} (log scale)" if kind == "factor" else kind, ylabel="claim")
 
 
 def _wrapped(claim: str, part: pd.DataFrame) -> str:

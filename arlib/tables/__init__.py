@@ -24,12 +24,13 @@ from arlib.tables.runs import (
     interval,
     margin_factors,
     matched,
+    readings,
     robust_gap,
     sensitivity,
     training_time,
     under_attack,
 )
-from arlib.tables.text import markdown
+from arlib.tables.text import markdown, with_finding
 
 __all__ = [
     "accuracies",
@@ -50,10 +51,12 @@ __all__ = [
     "matched",
     "operators",
     "proved",
+    "readings",
     "robust_gap",
     "scale_and_shape",
     "sensitivity",
     "training_time",
     "under_attack",
     "unevenness",
+    "with_finding",
 ]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from arlib import files, places
+from arlib.claims.words import FINDING
 from arlib.errors import InputError, NotMeasured, RecordError, one_of
 from arlib.tables.text import markdown_of_numbers
 from arlib.training import Recipe
@@ -119,6 +120,21 @@ def equivalences(device: str) -> pd.DataFrame:
             | {"otherwise": "; ".join(map(_otherwise, others.to_dict("records"))) or "none"}
         )
     return pd.DataFrame(rows)
+
+
+def equivalence(device: str) -> str:
+    """The same as Markdown, with how many quantities are equivalent over all; a sentence where
+    nothing was compared.
+    """
+    compared = equivalences(device)
+    if compared.empty:
+        return f"*Equivalence on {_WORDS.get(device, device)}: not measured.*"
+    pairs = [text.split(" of ") for text in compared["equivalent"]]
+    shown, tried = (sum(int(pair[place]) for pair in pairs) for place in (0, 1))
+    finding = (
+        f"{FINDING}{shown} of {tried} quantities of {len(compared)} comparisons are equivalent."
+    )
+    return f"{markdown_of_numbers(compared)}\n\n{finding}"
 
 
 def _otherwise(row: dict) -> str:

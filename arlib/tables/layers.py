@@ -35,7 +35,7 @@ def layer_rule(study, claim: str) -> pd.DataFrame:
             raise NotMeasured(f"{claim} is not measured on {study.name}: {evidence.problem}")
         expected = declared.expected * (declared.twin_follows if columns else 1)
         columns[statistic.label] = _conditions(evidence, statistic, expected, config.protocol)
-    out = pd.DataFrame(columns).fillna(NOT_MEASURED)
+    out = pd.DataFrame(columns).fillna(NOT_MEASURED).rename_axis("condition")
     told = "; ".join(
         f"{name}, {rows['stands out'].partition(':')[0]}, {rows[_ALONE]}"
         for name, rows in out.items()

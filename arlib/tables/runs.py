@@ -2,6 +2,8 @@
 record tables in, a DataFrame of words and rounded numbers out.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 import pandas as pd
 
@@ -235,13 +237,14 @@ def by_seed(records: pd.DataFrame, claim: str, *, twin: bool = False) -> pd.Data
     return wide
 
 
-def sensitivity(study, claim: str) -> pd.DataFrame:
+def sensitivity(study, claim: str, only: Collection[str] = ()) -> pd.DataFrame:
     """Every declared statistic of a claim with its effect on a study, as text:
-    the deciding ones come first.
+    the deciding ones come first; or `only` those of these names.
 
     Empty where fewer than three seeds can be compared.
     """
     table = claims.sensitivity(study.records(), claim, claims.config_of(study))
+    table = table[table["statistic"].isin(only)] if only else table
     twice = table["statistic"].duplicated(keep=False) & (table["setting"] != "")
     names = table["statistic"].where(~twice, table["statistic"] + ", " + table["setting"])
     out = {
@@ -295,6 +298,25 @@ def matched(study, claim: str) -> pd.DataFrame:
         f"{last['reading']}."
     )
     return out
+
+
+def readings(matched_fit: pd.DataFrame) -> pd.DataFrame:
+    """What the control says of every claim at every AR strength: a row per claim, as text.
+
+    matched_fit: what `claims.matched_fit` or `claims.shares_left` returns.
+    """
+    if matched_fit.empty:
+        raise NotMeasured("no network of equal fit is measured; the study has no control.")
+    names = matched_fit["claim"] + " " + matched_fit["title"]
+    wide = matched_fit.assign(claim=names, at=[f"at {s:g}" for s in matched_fit["strength"]])
+    wide = wide.pivot(index="claim", columns="at", values="reading").fillna(NOT_MEASURED)
+    order = [f"at {s:g}" for s in sorted(matched_fit["strength"].unique())]
+    wide = wide[order].rename_axis(columns=None)
+    counts = wide[order[-1]].value_counts(sort=False)
+    told = ", ".join(f"{count} {reading}" for reading, count in counts.items())
+    strength = matched_fit["strength"].max()
+    wide.attrs["finding"] = f"Of {len(wide)} claims at AR strength {strength:g}: {told}."
+    return wide
 
 
 def _left(study, claim: str) -> pd.DataFrame:

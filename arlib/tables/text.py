@@ -5,6 +5,8 @@ import re
 
 import pandas as pd
 
+from arlib.claims.words import FINDING
+
 
 def plain(text: str) -> str:
     """A text of a study file, say, for Markdown: in one line, and without what a page would run.
@@ -24,6 +26,12 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join(
         "| " + " | ".join(plain(cell).replace("|", r"\|") for cell in line) + " |" for line in lines
     )
+
+
+def with_finding(frame: pd.DataFrame) -> str:
+    """The same, and below it what the table shows: `attrs["finding"]`, if it has one."""
+    finding = frame.attrs.get("finding", "")
+    return markdown(frame) + (f"\n\n{FINDING}{plain(finding)}" if finding else "")
 
 
 def markdown_of_numbers(frame: pd.DataFrame) -> str:

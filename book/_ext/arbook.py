@@ -11,8 +11,10 @@ import textwrap
 import tomllib
 from pathlib import Path
 
+from docutils import nodes
 from sphinx.errors import SphinxError
 
+FINDING = "Finding: "  # as `arlib.claims.words` begins such a sentence
 PLAIN, BRANCH = "plain", "notebooks"  # the folder of plain notebooks, and the branch that has it
 CODE = ("arlib", "records", "studies", "requirements.txt", "pyproject.toml")
 
@@ -116,6 +118,18 @@ def plain_buttons(app, pagename, templatename, context, doctree) -> None:
             button["url"] = f"{where}/blob/{BRANCH}/{notebook}"
 
 
+def tell_findings(app, doctree) -> None:
+    """What is said below a figure of records belongs to its alt text, too."""
+    for cell in doctree.findall(nodes.container):
+        images = list(cell.findall(nodes.image)) if "cell_output" in cell["classes"] else []
+        texts = (
+            [paragraph.astext() for paragraph in cell.findall(nodes.paragraph)] if images else []
+        )
+        findings = [text.removeprefix(FINDING) for text in texts if text.startswith(FINDING)]
+        if len(images) == 1 and findings:
+            images[0]["alt"] = " ".join([images[0].get("alt", ""), *findings]).strip()
+
+
 def write_plain(app, exception) -> None:
     """Write the plain notebooks that the buttons open."""
     if exception or app.builder.format != "html":
@@ -174,6 +188,7 @@ def setup(app):
     app.connect("builder-inited", drop_thebe, priority=100)
     app.connect("html-page-context", clean_page, priority=900)
     app.connect("html-page-context", plain_buttons, priority=900)
+    app.connect("doctree-read", tell_findings)
     app.connect("build-finished", write_plain)
     app.connect("autodoc-process-docstring", readable_docstring)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
