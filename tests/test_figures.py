@@ -353,7 +353,9 @@ def test_distances_are_factors_to_strength_0_of_the_same_seed():
     assert factors.loc[(1, 8.0)].tolist() == pytest.approx([1 / 2, 2, 1 / 4])
     assert (factors.xs(0.0, level="strength") == 1).all().all()
     # over the seeds the geometric mean, which is told
-    assert "distance to the boundary × 2.8" in figures.three_distances(runs).alt
+    drawn = figures.three_distances(runs)
+    assert "the distance to the boundary (255·ε) does not clearly move" in drawn.alt
+    assert "(× 2.83 [" in drawn.finding and drawn.finding.endswith("on the same 2 images.")
     for some in ([(0.0, 0), (8.0, 1)], [(8.0, 0)], [(0.0, 0)]):
         with pytest.raises(NotMeasured, match="strength 0"):
             figures.distances({key: runs[key] for key in some})

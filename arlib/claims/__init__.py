@@ -21,7 +21,17 @@ from arlib.claims.decide import NOT_MEASURED, decide, judge, verdict
 from arlib.claims.declared import CLAIMS, Claim, Config, Statistic
 from arlib.claims.evidence import Evidence, gather, noise_floor
 from arlib.claims.matched import EXPLAINED, matched_fit
-from arlib.claims.moves import DIFFERENCE, FACTOR, SHARE, directions, kind_of, move, moves, of_runs
+from arlib.claims.moves import (
+    DIFFERENCE,
+    FACTOR,
+    SHARE,
+    Move,
+    directions,
+    kind_of,
+    move,
+    moves,
+    of_runs,
+)
 from arlib.claims.report import (
     after_the_fact,
     combine,
@@ -49,6 +59,7 @@ __all__ = [
     "Config",
     "Evidence",
     "Interval",
+    "Move",
     "Proved",
     "Ratio",
     "Statistic",

@@ -187,7 +187,26 @@ def spectra_ratios(
     dashed = Line2D([], [], color=GREY, linestyle="--", label="before training")
     legend(figure, strengths, extra=[dashed] if start else [])
     alt = f"Ratio of sorted {OPERATORS.get(operator, operator)} singular values to AR strength 0."
-    return figure, alt, _ends_of_spectra(arrays, head, layers)
+    told = _ends_of_spectra(arrays, head, layers)
+    if not start:
+        return figure, alt, told
+    return figure, alt, f"{told} {_before_training(plain, start, head, layers)}"
+
+
+def _before_training(
+    plain: Mapping[int, Mapping], start: Mapping, head: str, layers: Sequence[str]
+) -> str:
+    """How the middle singular value of the untrained network compares, median over layers."""
+    ratios = [
+        np.median(start[layer])
+        / np.mean([np.median(run[head + layer].astype(float)) for run in plain.values()])
+        for layer in layers
+        if layer in start
+    ]
+    return (
+        f"Before training the middle one was × {np.median(ratios):.3g} of what it is at AR "
+        "strength 0."
+    )
 
 
 def _recorded(arrays: Mapping, operator: str) -> tuple[str, list[str]]:

@@ -2,6 +2,7 @@
 a sound execution cache, clean pages, plain notebooks beside them, readable API docstrings.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -9,8 +10,10 @@ import shutil
 import sys
 import textwrap
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
+import myst_nb.sphinx_
 from docutils import nodes
 from sphinx.errors import SphinxError
 
@@ -130,6 +133,24 @@ def tell_findings(app, doctree) -> None:
             images[0]["alt"] = " ".join([images[0].get("alt", ""), *findings]).strip()
 
 
+def one_figure(wrap: Callable) -> Callable:
+    """Of a cell's outputs only the first becomes the figure that its metadata names: what is said
+    below the image is a paragraph.
+    """
+
+    @contextlib.contextmanager
+    def context(renderer, options, line):
+        lines = renderer.sphinx_env.temp_data.setdefault("lines of figures", set())
+        if not isinstance(options, dict) or line in lines:
+            yield
+            return
+        lines.add(line)
+        with wrap(renderer, options, line):
+            yield
+
+    return context
+
+
 def write_plain(app, exception) -> None:
     """Write the plain notebooks that the buttons open."""
     if exception or app.builder.format != "html":
@@ -184,6 +205,7 @@ def _inline(text: str) -> str:
 
 
 def setup(app):
+    myst_nb.sphinx_.create_figure_context = one_figure(myst_nb.sphinx_.create_figure_context)
     app.connect("config-inited", configure, priority=300)
     app.connect("builder-inited", drop_thebe, priority=100)
     app.connect("html-page-context", clean_page, priority=900)
