@@ -278,6 +278,9 @@ def test_table_is_whole_and_says_when_it_is_empty():
         == "| row | words |\n| --- | --- |\n| a | " + "x" * 80 + " |"
     )
     assert notebook.table(lambda: frame.iloc[:0]).data == "*Not measured in this study.*"
+    told = frame.copy()
+    told.attrs["finding"] = "All are <b>."
+    assert notebook.table(lambda: told).data.endswith("|\n\n*Finding:* All are &lt;b>.")
 
     def lacks():
         raise NotMeasured("no margins.")

@@ -218,3 +218,50 @@ def test_nothing_recorded_is_said():
     assert tables.sensitivity(synthetic.study(nothing), "C1").empty
     with pytest.raises(InputError, match="run the study first"):
         tables.cost(synthetic.histories().iloc[:0])
+
+
+ALONG = synthetic.records(epochs=(1, 2, 4))
+STUDY = synthetic.study(ALONG)
+OF_RECORDS = {
+    "under_attack": lambda: tables.under_attack(RECORDS),
+    "robust_gap": lambda: tables.robust_gap(RECORDS),
+    "by_seed": lambda: tables.by_seed(RECORDS, "C1"),
+    "gaps": lambda: tables.gaps(RECORDS),
+    "instance_margins": lambda: tables.instance_margins(RECORDS),
+    "sensitivity": lambda: tables.sensitivity(STUDY, "C1"),
+    "matched": lambda: tables.matched(STUDY, "C4"),
+    "readings": lambda: tables.readings(claims.matched_fit(ALONG)),
+    "layer_rule": lambda: tables.layer_rule(STUDY, "C5"),
+    "operators": lambda: tables.operators(RECORDS, strength=8.0),
+    "scale_and_shape": lambda: tables.scale_and_shape(RECORDS),
+    "unevenness": lambda: tables.unevenness(STUDY),
+    "verdicts": lambda: claims.table(claims.decide(RECORDS).assign(toy=False)),
+}
+
+
+@pytest.mark.parametrize("name", OF_RECORDS)
+def test_a_table_of_records_says_in_a_sentence_what_it_shows(name):
+    table = OF_RECORDS[name]()
+    finding = table.attrs["finding"]
+    assert finding.endswith(".") and "nan" not in finding
+    assert tables.with_finding(table).endswith(f"\n\n*Finding:* {finding}")
+
+
+def test_the_sentence_of_a_statistic_has_the_verdicts_numbers():
+    row = claims.decide(RECORDS).set_index("claim").loc["C1"]
+    change = (
+        f"{100 * row['effect']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+    )
+    assert change in tables.by_seed(RECORDS, "C1").attrs["finding"]
+
+
+def test_a_part_of_the_statistics_counts_only_itself():
+    whole, part = tables.sensitivity(STUDY, "C2"), tables.sensitivity(STUDY, "C2", ["test error"])
+    assert len(part) == 1 < len(whole) and part.attrs["finding"].startswith("Of 1 statistics")
+
+
+def test_readings_have_a_row_per_claim_and_a_column_per_strength():
+    table = tables.readings(claims.matched_fit(ALONG))
+    assert list(table.columns) == ["at 4", "at 8"] and len(table) == 6
+    with pytest.raises(NotMeasured, match="no control"):
+        tables.readings(claims.matched_fit(RECORDS))

@@ -255,10 +255,10 @@ def sensitivity(study, claim: str, only: Collection[str] = ()) -> pd.DataFrame:
     out = pd.DataFrame(out | {"trend": table["trend_p"].map(p_text)})
     out.index = pd.Index(names, name="statistic")
     signs = [claims.Interval(*ends).sign for ends in table[["effect", "low", "high"]].to_numpy()]
-    ways = {"rise": 1, "fall": -1, "do not clearly move": 0}
+    ways = {"up": 1, "down": -1, "not clear": 0}
     counts = [f"{signs.count(sign)} {way}" for way, sign in ways.items() if sign in signs]
     out.attrs["finding"] = (
-        f"Of {len(out)} statistics {', '.join(counts)}, by their 95 % intervals over seeds."
+        f"Of {len(out)} statistics, by their 95 % intervals over seeds: {', '.join(counts)}."
     )
     return out
 
