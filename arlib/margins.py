@@ -101,9 +101,13 @@ def instance(
     options = {"norm": norm, "halvings": halvings, "steps": steps, "cap": cap, "clip": clip}
     options |= {"generator": generator, "batch_size": batch_size, "progress": progress}
     x, y = engine.streamed(model, x, y)
-    # the images that were found are dropped part by part
-    parts_found = _in_batches(model, x, y, logits=logits, **options)
-    return torch.cat([distances for distances, _ in parts_found])
+    # laid out at once, and the images dropped: small results would pin freed memory between them
+    values, done = None, 0
+    for distances, _ in _in_batches(model, x, y, logits=logits, **options):
+        values = distances.new_empty(len(x)) if values is None else values
+        values[done : done + len(distances)] = distances
+        done += len(distances)
+    return values
 
 
 @answered

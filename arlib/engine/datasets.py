@@ -1,6 +1,7 @@
 """Images that lie in a data set, read when they are needed: more than memory holds at one time."""
 
 import hashlib
+import math
 from collections.abc import Iterator
 
 import torch
@@ -42,7 +43,7 @@ class Streamed:
         self._read_once()
 
     def _read_once(self) -> None:
-        sha, labels, low, high = hashlib.sha256(), [], [], []
+        sha, labels, low, high = hashlib.sha256(), [], math.inf, -math.inf
         for start in range(0, len(self), PART):
             images, own = self._pairs(range(start, min(start + PART, len(self))))
             if not start:
@@ -55,13 +56,15 @@ class Streamed:
                     f"{tuple(self.shape[1:])}; they must be alike."
                 )
             sha.update(images.contiguous().reshape(-1).view(torch.uint8).numpy())
-            labels.append(torch.as_tensor(own).to(torch.int64))
-            low.append(images.amin())
-            high.append(images.amax())
+            labels += torch.as_tensor(own).tolist()
+            ends = torch.stack(torch.aminmax(images)).tolist()
+            # a NaN stays: it is neither below nor above
+            low = low if math.isnan(low) else min(ends[0], low)
+            high = high if math.isnan(high) else max(ends[1], high)
         self.digest = sha.hexdigest()[:16]
         """That of the tensor of all images."""
-        self.labels = torch.cat(labels).to(self.device)
-        self.range = float(torch.stack(low).min()), float(torch.stack(high).max())
+        self.labels = torch.tensor([int(label) for label in labels], device=self.device)
+        self.range = low, high
         """Lowest and highest pixel; NaN where one is none."""
 
     def _pairs(self, numbers) -> tuple[Tensor, Tensor]:

@@ -169,18 +169,22 @@ def _random_distances(
     """Distances (n, layers) under ± radius, and the normalisers, which the same passes give."""
     f = inner.prepare(model, layers)
     check(f, x, radius)
-    moments, rows = _Moments(len(layers)), []
+    # laid out before: small results between large passes would keep the allocator from reusing them
+    moments, done = _Moments(len(layers)), 0
+    distances = torch.empty(len(x), len(layers), dtype=torch.float64)
     for part in x.split(_fitting(f, x, batch_size, 2)):
         clean, moved = f(part), f(signs(part, radius, generator))
         inner.check_rows(layers, clean, len(part))
         moments.add(clean)
-        rows.append(
-            torch.stack([parts.norms(b - a, "l2") for a, b in zip(clean, moved, strict=True)], 1)
+        pairs = zip(clean, moved, strict=True)
+        distances[done : done + len(part)] = torch.stack(
+            [parts.norms(b - a, "l2") for a, b in pairs], 1
         )
+        done += len(part)
         bar.update(len(part))
     # one image: theirs is needed
     own = dict(zip(layers, moments.normalisers(), strict=True)) if len(x) > 1 else {}
-    return torch.cat(rows).double().cpu(), own
+    return distances, own
 
 
 def _largest_distances(
@@ -189,7 +193,7 @@ def _largest_distances(
     """Largest distance (n,) that PGD on the distance itself meets."""
     f = inner.prepare(model, [layer])
     check(f, x, radius)
-    distances = []
+    distances, done = torch.empty(len(x), dtype=torch.float64), 0
 
     def forward(z: Tensor) -> Tensor:
         return f(z)[0]
@@ -207,9 +211,10 @@ def _largest_distances(
             z, best = ball.ascend(z, gradient, radius / 4), torch.maximum(best, squares)
         with torch.no_grad():
             best = torch.maximum(best, _squared_distance(forward(z), clean))
-        distances.append(best.sqrt())
+        distances[done : done + len(part)] = best.sqrt()
+        done += len(part)
         bar.update(len(part))
-    return torch.cat(distances).double().cpu()
+    return distances
 
 
 def _squared_distance(h: Tensor, clean: Tensor) -> Tensor:
