@@ -19,6 +19,7 @@ from arlib.tables.text import plain
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- written by `python -m tools.findings` -->\n", "<!-- end of what is written -->\n"
 FIGURE = Path("book") / "_static" / "three-distances.png"
+ROUND = str.maketrans("[]", "()")  # in the text of a link square brackets would end it
 COLUMNS = {
     "Verdict": "verdict",
     "By protocol 2, after the fact": "by protocol 2, after the fact",
@@ -66,7 +67,7 @@ def written(name: str) -> tuple[str, figures.Picture | None]:
     )
     strengths = f"AR strength 0 against {study.claims['effect']:g}"
     lines = [
-        f"![{figures.alt(figure)}]({FIGURE.as_posix()})" if figure else "",
+        f"![{figures.alt(figure).translate(ROUND)}]({FIGURE.as_posix()})" if figure else "",
         "\n".join(f"{place}. {sentence}" for place, sentence in enumerate(paragraphs, start=1)),
         f"{plain(study.title)} (study `{name}`, {runs} networks), {strengths}: {counts}. "
         f"{' '.join(plain(study.purpose).split())}",
