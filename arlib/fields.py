@@ -15,6 +15,7 @@ import dataclasses
 import inspect
 import itertools
 import math
+import re
 import textwrap
 import types
 import typing
@@ -78,13 +79,28 @@ class Choice:
         one_of(name, value, self.allowed)
 
 
+@dataclass(frozen=True)
+class Written:
+    """A text that is empty or written in one way. pattern: what all of it must match.
+
+    note: what such a text is, with an example.
+    """
+
+    pattern: str
+    note: str
+
+    def check(self, name: str, value: str) -> None:
+        if value and not re.fullmatch(self.pattern, value):
+            raise InputError(f"{name} is {shown(value)}; allowed: {self.note}.", field=name)
+
+
 POSITIVE = Range(0, above=True)
 COUNT = Range(1)
 FROM_0 = Range(0)
 SEED = Range(0, 2**31, below=True)
 
 
-def check(name: str, value: object, kind: object, *rules: Range | Choice) -> object:
+def check(name: str, value: object, kind: object, *rules: Range | Choice | Written) -> object:
     """`value` as its kind, within its rules;
     one message with name, value and what is allowed otherwise.
 

@@ -18,6 +18,7 @@ from arlib.training import awp, objectives
 from arlib.training.averaging import Average
 
 EPS = 0.1
+STANDARD = "digits-resnet8-ar0-s0-627bced0"
 # Every way of crafting and every loss, by the fields that choose it.
 KINDS = {
     "adversarial": {},
@@ -25,6 +26,7 @@ KINDS = {
     "mixed": {"objective": "mixed", "mix": 0.25},
     "n-fgsm": {"attack": "n-fgsm"},
     "mixed n-fgsm": {"objective": "mixed", "attack": "n-fgsm"},
+    "hat": {"objective": "hat", "beta": 2.5, "gamma": 2.0, "helper": STANDARD},
 }
 each_kind = pytest.mark.parametrize("fields", KINDS.values(), ids=KINDS.keys())
 
@@ -35,6 +37,11 @@ def recipe(**fields) -> training.Recipe:
 
 def seeded(seed=0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def teacher(x):
+    """What labels hat's helper images here: a network of no weights."""
+    return x.flatten(1)[:, :3]
 
 
 def images(n=6, shape=(1, 2, 2), low=0.3, high=0.7):
@@ -131,7 +138,7 @@ def test_the_step_of_each_attack():
         ({"attack": "fgsm"}, "attack is 'fgsm'; allowed: pgd, n-fgsm"),
         (
             {"beta": 1},
-            "beta is 1, but has no effect with objective 'adversarial'.*set objective to 'trades'",
+            "beta is 1, but has no effect with objective 'adversarial'.*to 'trades' or 'hat'",
         ),
         (
             {"objective": "trades", "mix": 0.3},
@@ -147,6 +154,21 @@ def test_the_step_of_each_attack():
         ({"objective": "mixed", "mix": 1.5}, "mix is 1.5; allowed: 0 to 1"),
         ({"attack": "n-fgsm", "noise": -1}, "noise is -1"),
         ({"awp": 5}, "awp is 5; allowed"),
+        ({"gamma": 1}, "gamma is 1, but has no effect with objective 'adversarial'"),
+        ({"helper": STANDARD}, "helper is digits-.*, but has no effect .* to 'hat'"),
+        ({"objective": "hat"}, "helper is '', but hat takes the labels .* same data set, digits"),
+        (
+            {"objective": "hat", "helper": "cifar10-resnet20-ar0-s0-55529422"},
+            "standard network of the same data set, digits",
+        ),
+        (
+            {"objective": "hat", "helper": STANDARD.replace("ar0", "ar8")},
+            "helper is 'digits-resnet8-ar8-.*'; allowed: the id of a run of AR strength 0",
+        ),
+        (
+            {"objective": "hat", "helper": STANDARD, "attack": "n-fgsm"},
+            "attack is 'n-fgsm', but hat crafts by PGD",
+        ),
         ({"eps_warmup": 61}, "eps_warmup is 61; allowed: 0 to the 60 epochs"),
         ({"ema": 1}, "ema is 1; allowed: at least 0 and below 1"),
         ({"ema": "yes"}, "ema is 'yes'; it must be a number"),
@@ -170,6 +192,7 @@ def test_bad_options_are_named(fields, message):
             "eps_warmup": 2.0,
         },
         {"ema": 0.99},
+        {"objective": "hat", "beta": 2.5, "gamma": 1.0, "helper": STANDARD},
     ],
 )
 def test_the_command_takes_every_option(fields, monkeypatch, tmp_path):
@@ -329,7 +352,8 @@ def test_images_do_not_depend_on_their_batch(fields):
     ]
     assert torch.allclose(torch.cat(parts), whole[order], atol=1e-12, rtol=0)
     value = [
-        objectives.loss(prepared, x[i], whole[i], y[i], r)[0] for i in (torch.arange(12), order)
+        objectives.loss(prepared, x[i], whole[i], y[i], r, teacher)[0]
+        for i in (torch.arange(12), order)
     ]
     assert torch.allclose(*value, atol=0, rtol=1e-12)
 
@@ -357,7 +381,8 @@ def test_a_recipe_without_attack_trains_on_the_images_themselves(fields):
 
 def worst(model, crafted, y, x, r):
     """The network at its worst weights for one batch, on one process."""
-    return awp.perturbed(model, [(x, crafted, y)], r, engine.Machine(torch.device("cpu")))
+    machine = engine.Machine(torch.device("cpu"))
+    return awp.perturbed(model, [(x, crafted, y)], r, machine, helper=teacher)
 
 
 @each_kind
@@ -375,7 +400,7 @@ def test_a_step_never_waits_for_the_device(fields):
     with NoHostRead():
         crafted = objectives.examples(prepared, x, y, r, eps, seeded())
         with worst(model, crafted, y, x, r):
-            objectives.loss(model, x, crafted, y, r)[0].backward()
+            objectives.loss(model, x, crafted, y, r, teacher)[0].backward()
         average.update(model)
     with pytest.raises(AssertionError, match="waits"), NoHostRead():
         x.sum().item()
@@ -408,6 +433,37 @@ def test_trades_gradient_by_hand():
         assert torch.equal(logits, model(crafted))
 
 
+def test_hat_by_hand():
+    """TRADES' gradient, and cross-entropy twice as far away, at labels that are not the images'."""
+    model, standard = linear(), linear(size=4)
+    x, crafted, y = pair(model)
+    with torch.no_grad():
+        standard[1].weight.neg_()
+    fields = {"objective": "hat", "beta": 2.5, "helper": STANDARD}
+    r = recipe(**fields, gamma=0.75)
+    value, logits = objectives.loss(model, x, crafted, y, r, standard)
+    trades, _ = objectives.loss(model, x, crafted, y, recipe(objective="trades", beta=2.5))
+    with torch.no_grad():
+        labels = standard(crafted).argmax(1)
+        far = 2 * crafted - x
+        q = model(far).softmax(1)
+        by_far = 0.75 * (q - F.one_hot(labels, 3)) / len(x)
+        helped = -0.75 * q[torch.arange(len(x)), labels].log().mean()
+    assert (labels != y).any()
+    assert torch.allclose(
+        objectives.helper_images(x + 0.5, crafted + 0.5), far + 0.5
+    )  # not clipped
+    assert torch.allclose(value, trades + helped, atol=1e-14)
+    weight, bias = gradients(model, value)
+    more = gradients(model, trades)
+    assert torch.allclose(weight, more[0] + by_far.T @ far.flatten(1), atol=1e-14)
+    assert torch.allclose(bias, more[1] + by_far.sum(0), atol=1e-14)
+    assert torch.equal(logits, model(crafted))
+    assert all(parameter.grad is None for parameter in standard.parameters())
+    none, _ = objectives.loss(model, x, crafted, y, recipe(**fields, gamma=0), standard)
+    assert torch.equal(none, trades)
+
+
 @pytest.mark.parametrize(
     ("fields", "natural", "adversarial"),
     [
@@ -437,7 +493,8 @@ def test_the_loss_is_taken_in_single_precision_of_half_precision_logits():
         x, crafted, y = (
             part.to(torch.bfloat16) if part.is_floating_point() else part for part in pair(model)
         )
-        assert objectives.loss(model, x, crafted, y, recipe(**fields))[0].dtype == torch.float32
+        value, _ = objectives.loss(model, x, crafted, y, recipe(**fields), teacher)
+        assert value.dtype == torch.float32
 
 
 # Adversarial weight perturbation
@@ -454,10 +511,11 @@ def awp_case(fields=None):
 @each_kind
 def test_awp_moves_each_layer_by_gamma_uphill_and_puts_the_bits_back(fields):
     model, crafted, y, x, r = awp_case(fields)
-    before, value = state_bits(model), objectives.loss(copy.deepcopy(model), x, crafted, y, r)[0]
+    before = state_bits(model)
+    value = objectives.loss(copy.deepcopy(model), x, crafted, y, r, teacher)[0]
     with worst(model, crafted, y, x, r):
         inside = state_bits(model)
-        worse = objectives.loss(copy.deepcopy(model), x, crafted, y, r)[0]
+        worse = objectives.loss(copy.deepcopy(model), x, crafted, y, r, teacher)[0]
     assert same(before, state_bits(model))
     assert worse > value
     for name, weight in before.items():
@@ -626,7 +684,9 @@ def trained(**fields) -> training.Run:
     r = recipe(
         model="resnet8", width=4, batch_size=64, epochs=4, monitor_images=64, eps=16 / 255, **fields
     )
-    return training.train(r, device="cpu", progress=False)
+    # the published record has the weights
+    standard = Path(__file__).parent.parent / "records" / "digits" / r.helper if r.helper else None
+    return training.train(r, device="cpu", progress=False, helper=standard)
 
 
 @pytest.mark.slow

@@ -81,8 +81,10 @@ def train_one(
     step_size = None if step is None else step / 255
     recipe = training.Recipe(dataset=dataset, eps=strength / 255, step_size=step_size, **fields)
     _refuse_idle(recipe)
-    folder = folder or places.places(made_if_new(store)).store / "single" / recipe.id
+    singles = places.places(made_if_new(store)).store / "single"
+    folder = folder or singles / recipe.id
     options = {
+        "helper": singles / recipe.helper if recipe.helper else None,
         "device": device,
         "time_budget": seconds(time_budget),
         "progress": bars(),

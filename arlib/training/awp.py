@@ -34,6 +34,7 @@ def perturbed(
     *,
     world: World | None = None,
     weight: float | Tensor = 1.0,
+    helper: nn.Module | None = None,
 ) -> Iterator[None]:
     """Inside the block the weights are the worst ones near; forward and backward belong there.
 
@@ -42,6 +43,7 @@ def perturbed(
 
     batches: one batch in parts (x, crafted, y), x and crafted (n, c, h, w), y (n,).
     world, weight: the processes that work on the batch, and how much of it these images stand for.
+    helper: hat's standard network.
     """
     if not recipe.awp:
         yield
@@ -49,7 +51,7 @@ def perturbed(
     total, images = None, sum(len(y) for _, _, y in batches)
     for x, crafted, y in batches:
         with machine.autocast():
-            gradients = ascent(model, crafted, y, x, recipe)
+            gradients = ascent(model, crafted, y, x, recipe, helper)
         part = [gradient * (weight * len(y) / images) for gradient in gradients]
         total = part if total is None else [a + b for a, b in zip(total, part, strict=True)]
     (world or World()).average(total)
@@ -58,7 +60,12 @@ def perturbed(
 
 
 def ascent(
-    model: nn.Module, crafted: Tensor, y: Tensor, x: Tensor, recipe: Recipe
+    model: nn.Module,
+    crafted: Tensor,
+    y: Tensor,
+    x: Tensor,
+    recipe: Recipe,
+    helper: nn.Module | None = None,
 ) -> tuple[Tensor, ...]:
     """The objective's gradient to each of `layers(model)`, in the mode the network is in.
 
@@ -67,7 +74,8 @@ def ascent(
     buffers = [buffer.detach().clone() for buffer in model.buffers()]
     try:
         with torch.enable_grad():
-            return torch.autograd.grad(loss(model, x, crafted, y, recipe)[0], layers(model))
+            value, _ = loss(model, x, crafted, y, recipe, helper)
+            return torch.autograd.grad(value, layers(model))
     finally:
         _put(model.buffers(), buffers)
 

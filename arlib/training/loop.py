@@ -26,6 +26,7 @@ from arlib.sources import source
 from arlib.training import distributed, store
 from arlib.training.averaging import Average
 from arlib.training.distributed import World
+from arlib.training.helper import Helper, standard_network
 from arlib.training.objectives import catastrophic, cross_entropy, examples, radius
 from arlib.training.recipe import Recipe, learning_rate
 from arlib.training.step import Step
@@ -70,6 +71,7 @@ def train(
     precision: str = "float32",
     strict: bool = False,
     micro_batches: int = 1,
+    helper: str | Path | None = None,
 ) -> Run:
     """Train one network; under `torchrun` on all its processes together.
 
@@ -81,16 +83,18 @@ def train(
     takes the fastest.
     micro_batches: parts in which a batch is worked on, to save memory; batch norm sees each by
     itself.
+    helper: folder of the finished run that the recipe of objective hat names.
 
-    Raises `InputError` for a folder of another recipe or precision, `RecordError` for a damaged
-    checkpoint, `TrainingStopped` when the loss is no longer finite, memory does not suffice or a
-    process is lost.
+    Raises `InputError` for a folder of another recipe or precision and for a helper that is missing
+    or another run; `RecordError` for a damaged checkpoint; `TrainingStopped` when the loss is no
+    longer finite, memory does not suffice or a process is lost.
     """
     where = engine.device(distributed.own_device(device))
     if precision == "auto":
         precision = _precision_here(engine.settle(where, mode), recipe, folder, data_root)
     machine = engine.settle(where, mode, precision, micro_batches, strict=strict)
     options = {"data_root": data_root, "keep_epochs": keep_epochs, "progress": progress}
+    options["helper"] = helper
     return train_on(machine, recipe, folder=folder, time_budget=time_budget, **options)
 
 
@@ -103,12 +107,14 @@ def train_on(
     keep_epochs: Iterable[int] = (),
     progress: bool = True,
     time_budget: float | None = None,
+    helper: str | Path | None = None,
 ) -> Run:
     """`train` on a settled machine."""
+    labels = standard_network(recipe, helper, machine)
     joined = distributed.joined(machine.device)
     with joined as world, distributed.explained(world, recipe.id), engine.fastest_kernels():
         folder = None if folder is None else Path(folder)
-        state = _State(recipe, machine, world, folder, data_root, frozenset(keep_epochs))
+        state = _State(recipe, machine, world, folder, data_root, frozenset(keep_epochs), labels)
         state.resume()
         _run(state, progress and world.first, time_budget)
         return state.result()
@@ -180,14 +186,16 @@ class _State:
         folder: Path | None,
         data_root: str | Path | None,
         keep_epochs: frozenset[int],
+        helper: Helper | None = None,
     ):
         self.recipe, self.machine, self.world = recipe, machine, world
-        self.folder, self.keep_epochs = folder, keep_epochs
+        self.folder, self.keep_epochs, self.helper = folder, keep_epochs, helper
         self.device = machine.device
         self.data = data.load(recipe.dataset, data_root, device=self.device)
         self.train = trained_split(recipe, self.data)
         self.model = initial_model(recipe).to(self.device, memory_format=machine.layout)
-        self.step = Step(recipe, self.model, machine, world)
+        labels = None if helper is None else helper.model
+        self.step = Step(recipe, self.model, machine, world, labels)
         self.average = Average(self.model, recipe.ema) if recipe.ema else None
         # what is evaluated and kept
         self.judged = self.model if self.average is None else self.average.module
@@ -353,6 +361,12 @@ class _State:
                 f"training stays one precision: give precision {checkpoint.precision!r}, or "
                 "another folder to begin anew."
             )
+        if self.helper is not None and checkpoint.helper != self.helper.sha256:
+            raise InputError(
+                f"{self.recipe.id}: its {checkpoint.epoch} epochs so far had their labels from "
+                f"other weights of {self.recipe.helper} (SHA-256 {checkpoint.helper[:16]}…, given "
+                f"are {self.helper.sha256[:16]}…). Give those, or another folder to begin anew."
+            )
         self.epoch, self.history, self.collapsed = (
             checkpoint.epoch,
             checkpoint.history,
@@ -390,6 +404,7 @@ class _State:
             momentum,
             average,
             self.machine.precision,
+            "" if self.helper is None else self.helper.sha256,
         )
         store.write_checkpoint(self.folder, self.recipe, checkpoint)
 
@@ -402,6 +417,7 @@ class _State:
         provenance |= (
             {"micro_batches": self.machine.micro_batches} if self.machine.micro_batches > 1 else {}
         )
+        provenance |= {} if self.helper is None else {"helper_sha256": self.helper.sha256}
         provenance |= {"collapsed": self.collapsed} if self.collapsed else {}
         run = Run(
             self.recipe,

@@ -5,6 +5,9 @@
   ball, as a Kullback–Leibler divergence (Zhang et al. 2019, equation 5).
 - mixed: a weighted mean of natural and adversarial cross-entropy (Goodfellow et al. 2015,
   section 6).
+- hat: TRADES' two terms, plus γ times the cross-entropy on helper images, which lie twice as far
+  away as the adversarial ones and have the label that a standard network gives the latter (Rade &
+  Moosavi-Dezfooli 2022, algorithm 1).
 
 An attack step is PGD's, or N-FGSM's single one (de Jorge et al. 2022, section 4). All of them see
 the network in eval mode, so crafting neither uses nor moves the batch statistics (TRADES' own code
@@ -21,10 +24,11 @@ from torch import Tensor, nn
 
 from arlib import attacks, engine
 from arlib.attacks.steps import Forward, LinfBall, draw, forward_of, input_gradient, nhwc
-from arlib.training.recipe import Recipe
+from arlib.training.recipe import DIVERGENT, Recipe
 
 # standard deviation of TRADES' start, in pixel units: at x itself the gradient is 0
 TRADES_NOISE = 0.001
+HELPER_REACH = 2.0  # helper images, in units of the adversarial change; the authors' code has it
 OVERFITTING_GAP = 0.2
 
 
@@ -57,12 +61,12 @@ def draws(
     """Where the attack starts, (n, c, h, w), or None for a recipe without attack.
 
     PGD: uniform in the ball. N-FGSM: uniform in the cube of half-width noise · eps. Both are
-    clipped to the pixel range. TRADES: normal around x with standard deviation 0.001, clipped only
-    by the first step.
+    clipped to the pixel range. TRADES and HAT: normal around x with standard deviation 0.001,
+    clipped only by the first step.
     """
     if recipe.eps == 0:
         return None
-    if recipe.objective == "trades":
+    if recipe.objective in DIVERGENT:
         return x + TRADES_NOISE * draw(torch.randn, x, x.shape[1:], generator)
     wide = recipe.noise * eps if recipe.attack == "n-fgsm" else eps
     return attacks.random_start(x, eps=wide, generator=generator)
@@ -86,7 +90,7 @@ def craft(
         return x
     prepared.copy_weights()
     step = recipe.attack_step * (eps / recipe.eps)
-    if recipe.objective == "trades":
+    if recipe.objective in DIVERGENT:
         return _most_divergent(prepared, x, start, eps, recipe.steps, step)
     if recipe.attack == "n-fgsm":  # a ball of radius 1 is the whole pixel range
         return attacks.perturb(prepared, x, y, start=start, eps=1.0, steps=1, step_size=step)
@@ -94,13 +98,21 @@ def craft(
 
 
 def loss(
-    model: nn.Module, x: Tensor, crafted: Tensor, y: Tensor, recipe: Recipe
+    model: nn.Module,
+    x: Tensor,
+    crafted: Tensor,
+    y: Tensor,
+    recipe: Recipe,
+    helper: nn.Module | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The mean loss to minimise, and the logits (n, classes) of the crafted images.
 
-    The network runs in the mode it is in; trades and mixed pass the natural images through it first
-    and the crafted ones after, each with batch statistics of their own. TRADES' gradient flows
-    through both answers, as in its code; the natural one is computed once (there: twice).
+    The network runs in the mode it is in; trades, mixed and hat pass the natural images through it
+    first, then the crafted ones, then hat's helper images, each with batch statistics of their own.
+    TRADES' gradient flows through both answers, as in its code; the natural one is computed once
+    (there: twice).
+
+    helper: hat's standard network, in eval mode; nothing flows back through it.
     """
     if recipe.objective == "adversarial" or recipe.eps == 0:
         return cross_entropy(model, crafted, y)
@@ -110,7 +122,21 @@ def loss(
             _at_least_fp32(answers), y
         ), answers
     moved = divergence(_at_least_fp32(answers), _at_least_fp32(natural[1]).log_softmax(1)).mean()
-    return natural[0] + recipe.beta * moved, answers
+    value = natural[0] + recipe.beta * moved
+    if recipe.objective == "hat":
+        value = value + recipe.gamma * _helper_loss(model, x, crafted, helper)
+    return value, answers
+
+
+def helper_images(x: Tensor, crafted: Tensor) -> Tensor:
+    """x + 2 (crafted − x), like x; not clipped to the pixel range, as in the authors' code."""
+    return x + HELPER_REACH * (crafted - x)
+
+
+def _helper_loss(model: nn.Module, x: Tensor, crafted: Tensor, helper: nn.Module) -> Tensor:
+    with torch.no_grad():
+        labels = helper(crafted).argmax(1)  # (n,), often not those of the images
+    return cross_entropy(model, helper_images(x, crafted), labels)[0]
 
 
 def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

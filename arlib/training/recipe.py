@@ -8,20 +8,28 @@ from typing import Annotated
 
 from arlib import sources
 from arlib.errors import InputError, one_of
-from arlib.fields import COUNT, FROM_0, POSITIVE, SEED, Choice, Range, check_all
+from arlib.fields import COUNT, FROM_0, POSITIVE, SEED, Choice, Range, Written, check_all
 from arlib.training.extent import refuse_absurd
 
 SCHEDULES = ("one-cycle", "piecewise")
 AUGMENTATIONS = ("none", "crop-flip")
-OBJECTIVES = ("adversarial", "trades", "mixed")
+OBJECTIVES = ("adversarial", "trades", "mixed", "hat")
+# whose attack moves the answer away from that to the natural image, instead of raising the loss
+DIVERGENT = ("trades", "hat")
 ATTACKS = ("pgd", "n-fgsm")
-# A field that only one choice reads: set with another choice it would do nothing, and is refused.
+# A field that only some choices read: set with another it would do nothing, and is refused.
 _ONLY_FOR = {
-    "beta": ("objective", "trades"),
-    "mix": ("objective", "mixed"),
-    "noise": ("attack", "n-fgsm"),
-    "steps": ("attack", "pgd"),
+    "beta": ("objective", DIVERGENT),
+    "mix": ("objective", ("mixed",)),
+    "gamma": ("objective", ("hat",)),
+    "helper": ("objective", ("hat",)),
+    "noise": ("attack", ("n-fgsm",)),
+    "steps": ("attack", ("pgd",)),
 }
+_STANDARD_RUN = Written(
+    r"[a-z0-9]+-resnet\d+-ar0-s\d+-[0-9a-f]{8}",
+    "the id of a run of AR strength 0, such as digits-resnet8-ar0-s0-627bced0",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +74,18 @@ class Recipe:
     seed: Annotated[int, SEED] = 0
     """Initialisation, data order, augmentation and random starts; never the split."""
     objective: Annotated[str, Choice(OBJECTIVES)] = "adversarial"
-    """adversarial (Madry et al. 2018), trades (Zhang et al. 2019), or mixed:
-    natural and adversarial loss.
+    """adversarial (Madry et al. 2018), trades (Zhang et al. 2019), hat (Rade & Moosavi-Dezfooli
+    2022), or mixed: natural and adversarial loss.
     """
     beta: Annotated[float, FROM_0] = 6.0
-    """TRADES: weight of the divergence between the answers to natural and adversarial images."""
+    """trades, hat: weight of the divergence between the answers to natural and adversarial images.
+    """
     mix: Annotated[float, Range(0, 1)] = 0.5
     """mixed: share of the natural loss, 0 to 1."""
+    gamma: Annotated[float, FROM_0] = 0.5
+    """hat: weight of the loss on helper images, twice as far away as the adversarial ones."""
+    helper: Annotated[str, _STANDARD_RUN] = ""
+    """hat: run id of the standard network of the same data set that labels the helper images."""
     attack: Annotated[str, Choice(ATTACKS)] = "pgd"
     """pgd, or n-fgsm: one step from noise that may leave the ball (de Jorge et al. 2022)."""
     noise: Annotated[float, FROM_0] = 2.0
@@ -95,24 +108,36 @@ class Recipe:
                 field="eps_warmup",
             )
         self._refuse_idle()
+        self._refuse_strange_helper()
         refuse_absurd(self)
 
     def _refuse_idle(self) -> None:
         """`InputError` for a field that has no effect with the others."""
-        if self.objective == "trades" and self.attack != "pgd":
+        if self.objective in DIVERGENT and self.attack != "pgd":
             raise InputError(
-                f"attack is {self.attack!r}, but trades crafts by PGD on its own loss. Leave "
-                "attack out.",
+                f"attack is {self.attack!r}, but {self.objective} crafts by PGD on its own loss. "
+                "Leave attack out.",
                 field="attack",
             )
-        for name, (choice, wanted) in _ONLY_FOR.items():
+        for name, (choice, readers) in _ONLY_FOR.items():
             value, chosen = getattr(self, name), getattr(self, choice)
-            if chosen != wanted and value != type(self).__dataclass_fields__[name].default:
+            if chosen not in readers and value != type(self).__dataclass_fields__[name].default:
+                given = value if isinstance(value, str) else f"{value:g}"
                 raise InputError(
-                    f"{name} is {value:g}, but has no effect with {choice} {chosen!r}. Leave it "
-                    f"out, or set {choice} to {wanted!r}.",
+                    f"{name} is {given}, but has no effect with {choice} {chosen!r}. Leave it "
+                    f"out, or set {choice} to {' or '.join(map(repr, readers))}.",
                     field=name,
                 )
+
+    def _refuse_strange_helper(self) -> None:
+        """`InputError` for hat without a labelling network, or with one of another data set."""
+        if self.objective == "hat" and not self.helper.startswith(f"{self.dataset}-"):
+            raise InputError(
+                f"helper is {self.helper!r}, but hat takes the labels of its helper images from a "
+                f"standard network of the same data set, {self.dataset}. Give the id of such a "
+                "run.",
+                field="helper",
+            )
 
     @property
     def strength(self) -> float:

@@ -26,12 +26,19 @@ class Step:
     calling it is one step, which never waits for a GPU.
 
     prepared: the network as attacks see it; `refresh()` it before using it outside of a step.
+    helper: the standard network that labels hat's helper images, in eval mode.
     """
 
     def __init__(
-        self, recipe: Recipe, model: nn.Module, machine: Machine, world: World | None = None
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        machine: Machine,
+        world: World | None = None,
+        helper: nn.Module | None = None,
     ):
         self.recipe, self.model, self.machine = recipe, model, machine
+        self.helper = helper
         self.world = world or World()
         self.device = next(model.parameters()).device
         self.prepared = engine.prepare(model, machine.eager_mode, machine.attack_dtype)
@@ -143,7 +150,7 @@ class Step:
         self, x: Tensor, crafted: Tensor, y: Tensor, weight: float | Tensor
     ) -> tuple[Tensor, Tensor]:
         with self.machine.autocast():
-            value, logits = objectives.loss(self.network, x, crafted, y, self.recipe)
+            value, logits = objectives.loss(self.network, x, crafted, y, self.recipe, self.helper)
         (value * weight).backward()
         return value.detach() * len(y), (logits.argmax(1) != y).sum()
 
@@ -152,7 +159,13 @@ class Step:
     ) -> AbstractContextManager:
         """Around the backward passes: adversarially perturbed weights, if the recipe has them."""
         return awp.perturbed(
-            self.model, batches, self.recipe, self.machine, world=self.world, weight=weight
+            self.model,
+            batches,
+            self.recipe,
+            self.machine,
+            world=self.world,
+            weight=weight,
+            helper=self.helper,
         )
 
     def _stop_for_memory(self, x: Tensor, y: Tensor) -> NoReturn:

@@ -36,6 +36,8 @@ class Checkpoint:
     average: dict[str, torch.Tensor]
     precision: str = ""
     """What it was trained in so far; empty in checkpoints of before this was kept."""
+    helper: str = ""
+    """SHA-256 of the weights that label hat's helper images."""
 
 
 def write_checkpoint(folder: Path, recipe: Recipe, checkpoint: Checkpoint) -> None:
@@ -55,7 +57,7 @@ def write_checkpoint(folder: Path, recipe: Recipe, checkpoint: Checkpoint) -> No
         "collapsed": checkpoint.collapsed,
         "recipe": recipe.to_dict(),
     }
-    described["precision"] = checkpoint.precision
+    described |= {"precision": checkpoint.precision, "helper": checkpoint.helper}
     files.write_tensors(folder / CHECKPOINT, tensors, {"arlib": json.dumps(described)})
 
 
@@ -82,6 +84,7 @@ def read_checkpoint(folder: Path, recipe: Recipe) -> Checkpoint | None:
         described["collapsed"],
         **groups,
         precision=described.get("precision", ""),
+        helper=described.get("helper", ""),
     )
 
 
