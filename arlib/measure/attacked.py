@@ -95,6 +95,41 @@ def _pgd_error(job: Job, x: Tensor, y: Tensor, eps: float) -> float:
     return wrong / len(y)
 
 
+@reads("robust_radius", "knob_images")
+def knob_error(job: Job) -> Outcome:
+    """Error under PGD-20 on validation images, by which the knob of a front is chosen."""
+    outcome, settings = Outcome(), job.settings
+    x, y = job.images("val", settings.knob_images)
+    options = {"seed": settings.seed, "batch_size": settings.batch_size, "attacks": ("pgd-20",)}
+    radius = settings.radius(settings.robust_radius)
+    robust = attacks.evaluate(job.prepared, x, y, eps=radius, **options).robust
+    setting = settings.name("pgd-20", settings.robust_radius)
+    outcome.add("robust_error", 1 - robust.mean(), len(x), split="val", setting=setting)
+    return outcome
+
+
+@reads("instance_images")
+@torch.no_grad()
+def slopes(job: Job) -> Outcome:
+    """Of test images that are right: the distance v to the nearest wrong answer, by the
+    minimum-norm attack, and the slope m/v between image and boundary, in logits per 1/255.
+    """
+    outcome, settings, size = Outcome(), job.settings, job.settings.batch_size
+    x, y = job.images("test", settings.instance_images)
+    margin, distance = [], []
+    for images, labels in zip(x.split(size), y.split(size), strict=True):
+        nearest = attacks.minimum_norm(job.prepared, images, labels)
+        distance.append(attacks.distance(job.prepared, images, nearest, labels).clamp_max(1.0))
+        margin.append(margins.output(job.prepared(images), labels))
+    m, v = torch.cat(margin).double(), torch.cat(distance).double()
+    right = (m > 0) & (v > 0)
+    m, v = m[right], v[right]
+    for statistic, values in (("distance_right", v), ("slope_right", m / (255 * v))):
+        median = float(values.median()) if len(values) else float("nan")
+        outcome.add(statistic, median, len(values), split="test")
+    return outcome
+
+
 @reads("robust_radius")
 def strong_error(job: Job, images: int) -> Outcome:
     """Error under APGD-CE and targeted APGD, the worst of both for each image."""

@@ -69,6 +69,7 @@ def measure(
     progress: bool = True,
     part_folder: str | Path | None = None,
     control: bool = False,
+    front: bool = False,
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """Measure the checkpoints of a finished training.
 
@@ -82,7 +83,7 @@ def measure(
         part_folder: where finished parts are kept; a measurement interrupted there goes on. A part
             of other weights, settings or recipe is measured again; a damaged one too, and the log
             names it.
-        control: only the last checkpoint, and only what it is compared in.
+        control, front: only the last checkpoint, and only what such a run is compared in.
 
     Returns: rows (checkpoint, split, statistic, layer, setting, n, value), with
     `rows.attrs["seconds"]` (checkpoint/part → seconds) and `rows.attrs["warnings"]` (list of
@@ -103,13 +104,15 @@ def measure(
             f"{len(dataset.classes)} classes, and each needs an image: give 0 or at least "
             f"{len(dataset.classes)}."
         )
-    names = ["last"] if control else _checkpoints(run_folder, recipe)
+    slim = control or front
+    names = ["last"] if slim else _checkpoints(run_folder, recipe)
     checkpoints = {which: files.sha256(_weights(run_folder, which)) for which in names}
-    if recipe.eps == 0 and not control:  # the networks of a seed all start from this one
+    if recipe.eps == 0 and not slim:  # the networks of a seed all start from this one
         # not a file's hash: it is drawn anew, and another version of torch may draw otherwise
         checkpoints[INITIAL] = f"initialisation by torch {torch.__version__}"
     trained = training.trained_split(recipe, dataset)
-    total = sum(len(plan(which, recipe, settings, control)) for which in checkpoints)
+    plans = {which: plan(which, recipe, settings, control, front) for which in checkpoints}
+    total = sum(map(len, plans.values()))
     done: dict[str, Outcome] = {}
     with tqdm(total=total, disable=not progress, desc=recipe.id) as bar:
         for which, weights in checkpoints.items():
@@ -119,7 +122,7 @@ def measure(
             job = Job(
                 _model(run_folder, which, recipe, dataset), dataset, trained, recipe, settings
             )
-            for part in plan(which, recipe, settings, control):
+            for part in plans[which]:
                 bar.set_postfix_str(f"{which} {part.name}")
                 # not the strong attack: the best weights have images of their own number for it
                 known = done.get(f"last/{part.name}") if same and part.name != "strong" else None
@@ -134,7 +137,11 @@ def measure(
 
 
 def plan(
-    which: str, recipe: training.Recipe, settings: Settings, control: bool = False
+    which: str,
+    recipe: training.Recipe,
+    settings: Settings,
+    control: bool = False,
+    front: bool = False,
 ) -> list[Part]:
     """The parts of a checkpoint in order: later ones may use arrays of earlier ones."""
     outputs = Part("outputs", quantities.outputs)
@@ -149,6 +156,10 @@ def plan(
     if which == "best":
         images = settings.strong_images_best
         return [outputs, robust, *([_strong(images)] if images else [])]
+    if front:
+        images = settings.strong(recipe.seed)
+        knob, slopes = Part("knob", attacked.knob_error), Part("slopes", attacked.slopes)
+        return [outputs, knob, _strong(images), slopes]
     if control:
         spectra = Part("spectra", quantities.spectra_to_compare)
         flips = Part("flips", attacked.deciding_flips, {"radius": settings.flip_main})

@@ -76,6 +76,8 @@ class Settings:
     """
     along_images: Annotated[int | None, Range(2)] = 2000
     """Test images for random feature changes along the training of ε = 0."""
+    knob_images: Annotated[int, FROM_0] = 0
+    """Validation images for PGD-20, by which the knob of a front is chosen; 0: none."""
     bn_images: Annotated[int, COUNT] = 2000
     """Training images on which batch-norm statistics are re-estimated for one
     of the folded spectra.

@@ -10,8 +10,9 @@ from pathlib import Path
 from arlib.errors import InputError, shown
 from arlib.fields import SEED, Range
 from arlib.measure import Settings
+from arlib.studies import fronts
 from arlib.studies.document import Document, words_of
-from arlib.training import Recipe
+from arlib.training import Recipe, passes
 
 KEYS = (
     "title",
@@ -22,6 +23,7 @@ KEYS = (
     "recipe",
     "grid",
     "controls",
+    "fronts",
     "extra",
     "keep_epochs",
     "weights",
@@ -52,15 +54,22 @@ class Entry:
     """One run of a study. variant is empty for the runs of the grid, a short slug for extra ones.
 
     A control is a standard training of the same seed, to the end of a shorter schedule; it is
-    measured only in what it is compared in.
+    measured only in what it is compared in, and so are all runs of a study of fronts.
+    front: the point of a front that the run is one of.
     """
 
     recipe: Recipe
     variant: str = ""
+    front: fronts.Point | None = None
 
     @property
     def control(self) -> bool:
         return self.variant.startswith(CONTROL)
+
+    @property
+    def slim(self) -> bool:
+        """Whether its record has no arrays, and only the numbers it is compared in."""
+        return self.control or self.front is not None
 
     @property
     def run(self) -> str:
@@ -99,7 +108,8 @@ def parse(path: str | Path) -> StudyFile:
     Raises `InputError` naming file, line, key, value and what is allowed: a name that no folder
     should have, unknown or missing keys, wrong types, strengths outside 0 ≤ strength < 255, seeds
     that are no whole numbers, a run listed twice, more than 10,000 runs, an unknown protocol or
-    keys of another one, controls that are not shorter or whose seed the grid lacks.
+    keys of another one, controls that are not shorter or whose seed the grid lacks, fronts of fewer
+    than three points, a helper that is no standard run of the study.
     """
     if not is_name(name := Path(path).stem):
         raise InputError(
@@ -136,10 +146,11 @@ def _protocol(document: Document) -> int:
                 ("protocol",),
                 f"is {shown(protocol)}; it must be one of them, {allowed}, for the whole study",
             )
-    if protocol == 1 and "controls" in document.content:
-        raise document.error(
-            ("controls",), "are of protocol 2, and this study is of protocol 1; do not mix them"
-        )
+    for key in ("controls", "fronts"):
+        if protocol == 1 and key in document.content:
+            raise document.error(
+                (key,), "are of protocol 2, and this study is of protocol 1; do not mix them"
+            )
     return protocol
 
 
@@ -154,8 +165,9 @@ def _entries(document: Document) -> tuple[Entry, ...]:
     strengths = document.numbers(("grid", "strength"), float, STRENGTH)
     seeds = document.numbers(("grid", "seed"), int, SEED)
     shorter, controlled = _controls(document, whole.epochs, strengths, seeds)
+    others = fronts.planned(document, STRENGTH)
     extra = document.typed(("extra",), list) if "extra" in document.content else []
-    runs = len(seeds) * len(strengths) + len(shorter) * len(controlled) + len(extra)
+    runs = len(seeds) * (len(strengths) + len(others)) + len(shorter) * len(controlled) + len(extra)
     if runs > RUNS:
         raise document.error(("grid",), f"has {runs:,} runs; allowed: {RUNS:,}, with all else")
     listed: list[tuple[Entry, tuple]] = []
@@ -163,12 +175,14 @@ def _entries(document: Document) -> tuple[Entry, ...]:
     for seed in seeds:
         for strength in strengths:
             recipe = _recipe(document, ("grid",), shared, strength=strength, seed=seed)
-            listed.append((Entry(recipe), ("grid",)))
+            own = fronts.Point(fronts.GRID, strength) if others else None
+            listed.append((Entry(recipe, front=own), ("grid",)))
         for epochs in shorter if seed in with_controls else ():
             recipe = _recipe(
                 document, ("controls",), shared | {"epochs": epochs}, strength=0, seed=seed
             )
             listed.append((Entry(recipe, f"{CONTROL}{epochs}"), ("controls",)))
+        listed += [(_front(document, one, shared, seed), one.place) for one in others]
     listed += [(_extra(document, ("extra", i), shared), ("extra", i)) for i in range(len(extra))]
     seen: dict[str, tuple] = {}
     for entry, place in listed:
@@ -177,7 +191,36 @@ def _entries(document: Document) -> tuple[Entry, ...]:
                 place, f"lists the run {entry.run} twice, here and as {words_of(seen[entry.run])}"
             )
         seen[entry.run] = place
+    _refuse_strange_helpers(document, listed)
     return tuple(entry for entry, _ in listed)
+
+
+def _front(document: Document, one: fronts.Planned, shared: dict, seed: int) -> Entry:
+    """The run of one point of a front and one seed."""
+    own = {key: value for key, value in shared.items() if key not in one.without} | one.fields
+    if {"step", "step_ratio"} & set(one.fields):
+        replaced = {"step", "step_ratio"} - set(one.fields)
+        own = {key: value for key, value in own.items() if key not in replaced}
+    if own.get("objective") == "hat":  # the standard network of the same seed
+        own["helper"] = _recipe(document, ("grid",), shared, strength=0, seed=seed).id
+    recipe = _recipe(document, one.place[:2], own, strength=one.strength, seed=seed)
+    if one.point.budget == fronts.PASSES:
+        like = _recipe(document, ("grid",), shared, strength=one.strength, seed=seed)
+        own["epochs"] = passes.equal_epochs(recipe, like)
+        recipe = _recipe(document, one.place[:2], own, strength=one.strength, seed=seed)
+    return Entry(recipe, one.point.variant, one.point)
+
+
+def _refuse_strange_helpers(document: Document, listed: list[tuple[Entry, tuple]]) -> None:
+    """A run's helper must be a standard run of the same study: its weights are looked for there."""
+    standard = {entry.run for entry, _ in listed if not entry.recipe.eps}
+    for entry, place in listed:
+        if entry.recipe.helper and entry.recipe.helper not in standard:
+            raise document.error(
+                place,
+                f"has the helper {entry.recipe.helper}, no run of strength 0 of this study; it has "
+                f"{', '.join(sorted(standard)[:5]) or 'none'}",
+            )
 
 
 def _controls(
@@ -212,7 +255,9 @@ def _weights(document: Document, entries: tuple[Entry, ...]) -> frozenset[str]:
     first = document.get(("grid", "seed"))[0]
     if "weights" not in document.content:
         return frozenset(
-            entry.run for entry in entries if entry.recipe.seed == 0 and not entry.control
+            entry.run
+            for entry in entries
+            if entry.recipe.seed == 0 and not entry.control and not (entry.front and entry.variant)
         )
     document.mapping(("weights",), ("strength", "seed"), ("strength",))
     strengths = document.numbers(("weights", "strength"), float, STRENGTH)
@@ -244,11 +289,12 @@ def _extra(document: Document, place: tuple, shared: dict) -> Entry:
         raise document.error(
             (*place, "variant"), f"is {shown(variant)}; allowed: small letters, digits and dashes"
         )
-    if variant.startswith(CONTROL):
-        raise document.error(
-            (*place, "variant"),
-            f"is {shown(variant)}; names with {CONTROL!r} are for those of `controls:`",
-        )
+    for prefix, key in ((CONTROL, "controls"), (fronts.FRONT, "fronts")):
+        if variant.startswith(prefix):
+            raise document.error(
+                (*place, "variant"),
+                f"is {shown(variant)}; names with {prefix!r} are for those of `{key}:`",
+            )
     changed = {key: value for key, value in values.items() if key in RECIPE_KEYS}
     if {"step", "step_ratio"} & set(changed):  # one way of giving the step replaces the other
         shared = {key: value for key, value in shared.items() if key not in ("step", "step_ratio")}
@@ -284,6 +330,11 @@ def _keep_epochs(document: Document, epochs: int) -> tuple[int, ...]:
 def _settings(document: Document) -> Settings:
     names = [field.name for field in dataclasses.fields(Settings)]
     values = document.mapping(("measure",), names) if "measure" in document.content else {}
+    if "fronts" in document.content and not values.get("knob_images"):
+        raise document.error(
+            ("measure",) if "measure" in document.content else (),
+            "lacks knob_images, on which the knobs of the fronts are chosen; give at least 1",
+        )
     try:
         return Settings.from_dict(values)
     except InputError as error:

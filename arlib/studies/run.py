@@ -48,7 +48,7 @@ def compute(
     """Train and measure one run in its folder, from wherever it stopped;
     False if the time was up before the end.
     """
-    keep = () if entry.recipe.eps or entry.control else study.keep_epochs
+    keep = () if entry.recipe.eps or entry.slim else study.keep_epochs
     run = training.train_on(
         machine,
         entry.recipe,
@@ -56,6 +56,7 @@ def compute(
         keep_epochs=keep,
         progress=progress,
         time_budget=time_left,
+        helper=study.helper_of(entry),
     )
     if not run.finished:
         return False
@@ -68,6 +69,7 @@ def compute(
         progress=progress,
         part_folder=folder / "parts",
         control=entry.control,
+        front=entry.front is not None,
     )
     seconds = by_part(rows.attrs.get("seconds", {}))
     measured = {
@@ -84,7 +86,7 @@ def compute(
         settings=study.settings.to_dict(),
         history=run.history,
         rows=rows,
-        arrays={} if entry.control else arrays,
+        arrays={} if entry.slim else arrays,
     )
     return True
 
@@ -202,6 +204,8 @@ def _first_free(queue: Queue, how: Work) -> bool | None:
     for entry in queue.free():
         if not queue.speeds.time_for(entry, how.deadline):
             continue
+        if entry.recipe.helper and queue.study.helper_of(entry) is None:
+            continue  # its labels come from a run that is not finished
         try:
             done = _try(queue.study, entry, how)
         except TrainingStopped as error:
@@ -298,6 +302,19 @@ def refuse_odd_folders(study: Shelf, missing: list[Entry]) -> None:
             raise InputError(
                 f"{path} is a link, and this run is to be measured anew in its place. Put a copy "
                 "of the folder there, or remove the link."
+            )
+
+
+def refuse_lacking_helpers(study: Shelf, missing: list[Entry]) -> None:
+    """`InputError` for runs whose labels are of a run that is recorded without its weights."""
+    coming = {entry.run for entry in missing}
+    for entry in missing:
+        helper = entry.recipe.helper
+        if helper and helper not in coming and study.helper_of(entry) is None:
+            raise InputError(
+                f"{study.name}: {entry.run} takes labels from {helper}, which is recorded without "
+                f"its weights. Compute all anew in a store of your own: `arlib study run "
+                f"{study.name} --afresh --store FOLDER`."
             )
 
 

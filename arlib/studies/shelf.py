@@ -135,6 +135,14 @@ class Shelf:
                 return folder
         return None
 
+    def helper_of(self, entry: Entry) -> Path | None:
+        """The folder of the finished run that labels for this one, with its weights; None where it
+        is missing or there is none.
+        """
+        places = (self.folder, *(folder / self.name for folder in self.places.records))
+        runs = (place / entry.recipe.helper for place in places if entry.recipe.helper)
+        return next((run for run in runs if _has_weights(run)), None)
+
     def read(self, folder: Path) -> Record:
         """The record in a folder, read and checked once as long as the file does not change."""
         path = folder / "record.json"
@@ -324,6 +332,10 @@ def _own(table: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     return table.copy(deep=int(pd.__version__.partition(".")[0]) < 3)
+
+
+def _has_weights(folder: Path) -> bool:
+    return records.is_finished(folder) and records.weights_file(folder) is not None
 
 
 def _count(columns: dict[str, list]) -> int:

@@ -88,7 +88,13 @@ class Study(Shelf):
         """
         from arlib import engine
         from arlib.studies import launch
-        from arlib.studies.run import Work, how_to_go_on, refuse_odd_folders, work
+        from arlib.studies.run import (
+            Work,
+            how_to_go_on,
+            refuse_lacking_helpers,
+            refuse_odd_folders,
+            work,
+        )
 
         begun = time.monotonic()
         if jobs < 1 or (time_budget is not None and not time_budget > 0):
@@ -98,6 +104,7 @@ class Study(Shelf):
             precision = self._precision(engine.settle(where, mode), afresh=afresh)
         machine = engine.settle(where, mode, precision, strict=strict)
         refuse_odd_folders(self, self.missing(afresh=afresh))
+        refuse_lacking_helpers(self, self.missing(afresh=afresh))
         if not mix:
             self._refuse_mixture(machine, afresh=afresh)
         if time_budget is not None:
