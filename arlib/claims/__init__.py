@@ -20,6 +20,7 @@ from arlib.claims.controls import shares_left
 from arlib.claims.decide import NOT_MEASURED, decide, judge, verdict
 from arlib.claims.declared import CLAIMS, Claim, Config, Statistic
 from arlib.claims.evidence import Evidence, gather, noise_floor
+from arlib.claims.gentler import above_the_front, front_points, heights, visible
 from arlib.claims.matched import EXPLAINED, matched_fit
 from arlib.claims.moves import (
     DIFFERENCE,
@@ -64,6 +65,7 @@ __all__ = [
     "Ratio",
     "Statistic",
     "Trend",
+    "above_the_front",
     "after_the_fact",
     "chains",
     "claims_of",
@@ -74,8 +76,10 @@ __all__ = [
     "decide",
     "directions",
     "fieller",
+    "front_points",
     "gap_correlations",
     "gather",
+    "heights",
     "holm",
     "judge",
     "kind_of",
@@ -96,4 +100,5 @@ __all__ = [
     "trajectories",
     "verdict",
     "verdicts",
+    "visible",
 ]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from arlib.claims import controls, matched
+from arlib.claims import controls, gentler, matched
 from arlib.claims.decide import NO_GAP, NOT_MEASURED, SCALE_ONLY, decide
 from arlib.claims.declared import Claim, Config
 from arlib.claims.second import PARTS, claims_of
@@ -31,10 +31,16 @@ def verdicts(study) -> pd.DataFrame:
     `decide` with its settings.
 
     A study of protocol 1 has in after_the_fact what protocol 2 says of each claim, where its
-    records suffice; its verdicts stay its own.
+    records suffice; its verdicts stay its own. A study of fronts decides C9, and nothing else.
     """
     records, config = study.records(), config_of(study)
-    frame = decide(records, config)
+    if any(entry.front is not None for entry in study.entries):
+        frame = decide(records[:0], config).set_index("claim", drop=False)
+        for name, value in gentler.claim_row(study).items():
+            frame.loc["C9", name] = value
+        frame = frame.reset_index(drop=True)
+    else:
+        frame = decide(records, config)
     if config.protocol == 1:
         later = decide(records, replace(config, protocol=2)).set_index("claim")["verdict"]
         frame["after_the_fact"] = frame["claim"].map(later)
