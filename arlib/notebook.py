@@ -107,22 +107,29 @@ def study(name: str, store: str = ""):
     return studies.load(name, store=store or None)
 
 
-def records_or_explain(study, *, run_missing: bool = False, device: str = "auto"):
+def records_or_explain(
+    study, *, run_missing: bool = False, device: str = "auto", stop: bool = True
+):
     """The record table of a study; says how much of it there is, and runs what is missing only when
     asked.
 
     study: as `notebook.study` returns it. Raises `ChapterStopped` if nothing is recorded and
-    `run_missing` is False: the message says what running the study costs and how to do it.
+    `run_missing` is False: the message says what running the study costs and how to do it. Without
+    `stop` the message is printed, and the chapter goes on with what needs no records.
     """
     if run_missing and study.missing():
         study.run(device=device)
     records, planned, missing = study.records(), len(study.entries), len(study.missing())
     if records.empty:
-        raise ChapterStopped(
+        nothing = (
             f"Nothing of the study {study.name} is recorded yet. Its {planned} runs cost: "
-            f"{study.cost.strip()} Run them with `arlib study run {study.name}`, or with "
-            "run_missing = True here; or choose another study."
+            f"{study.cost.strip().rstrip('.')}. Run them with `arlib study run {study.name}`, or "
+            "with run_missing = True here; or choose another study."
         )
+        if stop:
+            raise ChapterStopped(nothing)
+        print(nothing)
+        return records
     print(f"Study {study.name}: {planned - missing} of {planned} runs recorded.")
     return records
 

@@ -207,7 +207,9 @@ def test_nothing_is_decided_with_two_seeds_or_with_runs_missing():
     assert found["trades"].verdict == gentler.GENTLER
     assert c9(part)["verdict"] == "not measured"
     empty = study(made.entries, table[:0])
-    assert c9(empty)["verdict"] == "not measured" and c9(empty)["seeds"] == 0
+    row = c9(empty)
+    assert row["verdict"] == "not measured" and row["seeds"] == 0
+    assert row["note"].endswith("So far: TRADES 0, HAT 0.")
     assert claims.heights(claims.front_points(empty)).empty
     # without one network of a seed's front, that seed has no heights at all
     gone = (table["variant"] == "") & (table["seed"] == 0) & (table["strength"] == 4)

@@ -8,7 +8,7 @@ own points, from point to point. Beyond the last points there is no front, and n
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -52,6 +52,8 @@ class Outcome:
     holm_p: float = math.nan
     """Adjusted for the number of methods that have a height."""
     why: str = ""
+    whole: int = 0
+    """Seeds whose networks, and those of the front, are all recorded."""
 
 
 def front_points(study) -> pd.DataFrame:
@@ -178,13 +180,13 @@ def _outcome(points: pd.DataFrame, method: str, budget: str) -> Outcome:
     if few.get(GRID, 0) < 2 or few.get(method, 0) < 1:
         return Outcome(method, budget, why="its trainings collapsed, or those of the front.")
     if len(seeds) < SEEDS_NEEDED:
-        return Outcome(method, budget, why=_missing(lacking, seeds))
+        return Outcome(method, budget, why=_missing(lacking, seeds), whole=len(seeds))
     alive = alive[alive["seed"].isin(seeds)]
     value = chosen(alive[alive["method"] == method])
     at = heights(alive)
     at = at[at["value"] == value].set_index("seed")["height"]
     values = {int(seed): float(at[seed]) for seed in seeds}
-    about = {"value": value, "heights": values}
+    about = {"value": value, "heights": values, "whole": len(seeds)}
     if any(math.isnan(one) for one in values.values()):
         out = sum(math.isnan(one) for one in values.values())
         why = f"in {out} of {len(seeds)} seeds no network of the front is as accurate or as bad."
@@ -214,9 +216,7 @@ def _decided(one: Outcome, holm_p: float) -> Outcome:
     verdict, sign = UNDECIDED, one.interval.sign
     if sign and holm_p < LEVEL:
         verdict = GENTLER if sign > 0 else HARSHER
-    return Outcome(
-        one.method, one.budget, verdict, one.value, one.heights, one.interval, one.p, holm_p
-    )
+    return replace(one, verdict=verdict, holm_p=holm_p)
 
 
 def visible(outcomes: list[Outcome]) -> tuple[float, int]:
@@ -271,6 +271,12 @@ def gentler(study) -> dict:
         verdict = UNDECIDED
     seeds = max((len(one.heights) for one in outcomes), default=0)
     note = " ".join(_sentence(one) for one in outcomes)
+    if set(verdicts) == {NOT_MEASURED}:
+        whole = ", ".join(f"{NAMES[one.method]} {one.whole}" for one in outcomes)
+        note = (
+            f"Each method needs {SEEDS_NEEDED} seeds whose networks, and those of PGD-AT's front, "
+            f"are all recorded. So far: {whole}."
+        )
     try:
         smallest, of = visible(outcomes)
         note += (

@@ -20,6 +20,7 @@ from arlib.figures.bound import (
 from arlib.figures.boundary import pictures, walked, walks
 from arlib.figures.chips import Chips
 from arlib.figures.compared import compared
+from arlib.figures.gentler import front_heights, fronts, pairs_and_front, slope_plane
 from arlib.figures.intro import distances, forest, four_effects, three_distances
 from arlib.figures.margins import (
     confidence,
@@ -83,6 +84,8 @@ __all__ = [
     "flip_rates",
     "forest",
     "four_effects",
+    "front_heights",
+    "fronts",
     "gap_by_scale",
     "gap_curves",
     "growth",
@@ -98,6 +101,7 @@ __all__ = [
     "marker",
     "matched_fit",
     "operators",
+    "pairs_and_front",
     "pictures",
     "proved_by_layer",
     "proved_distances",
@@ -109,6 +113,7 @@ __all__ = [
     "residuals",
     "robust_errors",
     "shared_margins",
+    "slope_plane",
     "spectra",
     "spectra_ratios",
     "speeds",

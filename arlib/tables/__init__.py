@@ -13,6 +13,7 @@ from arlib.tables.bound import (
     proved,
 )
 from arlib.tables.first import first_page
+from arlib.tables.gentler import fronts, heights
 from arlib.tables.layers import layer_rule, operators, scale_and_shape, unevenness
 from arlib.tables.runs import (
     accuracies,
@@ -39,8 +40,10 @@ __all__ = [
     "cross_checks",
     "crossings",
     "first_page",
+    "fronts",
     "gap_correlations",
     "gaps",
+    "heights",
     "images_needed",
     "instance_margins",
     "interval",
