@@ -241,8 +241,13 @@ def _same(finished: dict, published: dict) -> bool:
     return arrays[0] == arrays[1] and rest[0] == rest[1]
 
 
+def halved(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights as they are published: convolutions float16, the rest as it is."""
+    return {k: t.half() if t.ndim == 4 and t.is_floating_point() else t for k, t in tensors.items()}
+
+
 def _write_weights(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    half = {k: t.half() if t.ndim == 4 and t.is_floating_point() else t for k, t in tensors.items()}
+    half = halved(tensors)
     if sum(t.numel() * t.element_size() for t in half.values()) <= WEIGHTS_LIMIT:
         files.write_tensors(path, half)
 

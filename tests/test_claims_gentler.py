@@ -120,9 +120,9 @@ def test_a_height_is_the_distance_to_the_line_through_the_fronts_own_points():
 
 def test_heights_of_networks_on_the_front_are_zero_and_above_it_what_was_planted():
     made = world({"trades": 0.0, "hat": 0.04}, noise=0)
-    found = claims.heights(claims.front_points(made)).groupby("method")["height"]
-    assert found.max()["trades"] == pytest.approx(0, abs=1e-9)
-    assert [found.min()["hat"], found.max()["hat"]] == pytest.approx([0.04, 0.04])
+    outcome = claims.heights(claims.front_points(made)).groupby("method")["height"]
+    assert outcome.max()["trades"] == pytest.approx(0, abs=1e-9)
+    assert [outcome.min()["hat"], outcome.max()["hat"]] == pytest.approx([0.04, 0.04])
 
 
 # --- the rule
@@ -130,11 +130,12 @@ def test_heights_of_networks_on_the_front_are_zero_and_above_it_what_was_planted
 
 def test_the_rule_finds_a_planted_height_and_a_reversed_one():
     made = world({"trades": 0.05, "hat": -0.05})
-    found = outcomes(made)
-    assert found["trades"].verdict == gentler.GENTLER and found["hat"].verdict == gentler.HARSHER
-    assert found["trades"].interval.mean == pytest.approx(0.05, abs=0.005)
+    outcome = outcomes(made)
+    assert outcome["trades"].verdict == gentler.GENTLER
+    assert outcome["hat"].verdict == gentler.HARSHER
+    assert outcome["trades"].interval.mean == pytest.approx(0.05, abs=0.005)
     # the most robust value of the knob on validation images
-    assert found["trades"].value == 4 and found["hat"].value == 1
+    assert outcome["trades"].value == 4 and outcome["hat"].value == 1
     row = c9(made)
     assert row["verdict"] == row["primary_verdict"] == "supported" and row["seeds"] == 3
     assert "TRADES at 4: gentler, +" in row["note"] and "HAT at 1: less gentle" in row["note"]
@@ -162,20 +163,20 @@ def test_the_rule_finds_little_in_noise():
 
 
 def test_p_values_are_adjusted_for_the_number_of_methods():
-    found = outcomes(world({"trades": 0.05, "hat": 0.0}))
-    for one in found.values():
+    outcome = outcomes(world({"trades": 0.05, "hat": 0.0}))
+    for one in outcome.values():
         values = list(one.heights.values())
         assert one.p == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
-    assert found["trades"].holm_p == pytest.approx(2 * found["trades"].p)
+    assert outcome["trades"].holm_p == pytest.approx(2 * outcome["trades"].p)
     one = outcomes(world({"trades": 0.05}))["trades"]
     assert one.holm_p == one.p
 
 
 def test_what_is_beyond_the_front_is_not_extrapolated():
     made = world({"trades": 0.05, "hat": 0.05}, natural={"hat": (0.39, 0.3)})
-    found = outcomes(made)
-    assert found["hat"].verdict == gentler.BEYOND and math.isnan(found["hat"].p)
-    assert found["trades"].holm_p == found["trades"].p  # one test only
+    outcome = outcomes(made)
+    assert outcome["hat"].verdict == gentler.BEYOND and math.isnan(outcome["hat"].p)
+    assert outcome["trades"].holm_p == outcome["trades"].p  # one test only
     row = c9(made)
     assert row["verdict"] == "supported" and "HAT: beyond the front" in row["note"]
     alone = c9(world({"hat": 0.05}, natural={"hat": (0.39, 0.3)}))
@@ -201,10 +202,10 @@ def test_nothing_is_decided_with_two_seeds_or_with_runs_missing():
     made = world({"trades": 0.05, "hat": 0.05})
     table = made.records()
     gone = (table["variant"] == "front-hat-0.5") & (table["seed"] == 1)
-    found = outcomes(part := study(made.entries, table[~gone]))
-    assert found["hat"].verdict == "not measured" and "2 of the 3 seeds" in found["hat"].why
-    assert "1 network of its front and PGD-AT's is missing" in found["hat"].why
-    assert found["trades"].verdict == gentler.GENTLER
+    outcome = outcomes(part := study(made.entries, table[~gone]))
+    assert outcome["hat"].verdict == "not measured" and "2 of the 3 seeds" in outcome["hat"].why
+    assert "1 network of its front and PGD-AT's is missing" in outcome["hat"].why
+    assert outcome["trades"].verdict == gentler.GENTLER
     assert c9(part)["verdict"] == "not measured"
     empty = study(made.entries, table[:0])
     row = c9(empty)
@@ -255,16 +256,16 @@ def test_a_study_without_fronts_has_none():
 def test_the_visible_height_is_found_four_times_in_five(seeds):
     effect = gentler.visible_in_spreads(seeds)
     draws = np.random.default_rng(0).normal(effect, 1, (40_000, seeds))
-    found = stats.ttest_1samp(draws, 0, axis=1)
-    share = ((found.pvalue < 0.05) & (found.statistic > 0)).mean()
+    outcome = stats.ttest_1samp(draws, 0, axis=1)
+    share = ((outcome.pvalue < 0.05) & (outcome.statistic > 0)).mean()
     assert share == pytest.approx(0.8, abs=0.01)
 
 
 def test_the_visible_height_comes_from_the_spread_of_the_records():
     made = world({"trades": 0.0, "hat": 0.0}, noise=0.01)
-    found = list(outcomes(made).values())
-    size, seeds = claims.visible(found)
-    spread = np.sqrt(np.mean([np.var(list(one.heights.values()), ddof=1) for one in found]))
+    outcome = list(outcomes(made).values())
+    size, seeds = claims.visible(outcome)
+    spread = np.sqrt(np.mean([np.var(list(one.heights.values()), ddof=1) for one in outcome]))
     assert seeds == 3 and size == pytest.approx(spread * gentler.visible_in_spreads(3))
     with pytest.raises(NotMeasured, match="no method has a height"):
         claims.visible([gentler.Outcome("hat", "epochs")])

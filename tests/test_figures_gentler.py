@@ -80,9 +80,9 @@ def test_networks_beyond_the_front_and_collapsed_ones_are_said_to_be_so():
 def test_a_pair_on_the_front_has_no_height_and_beyond_it_none_is_given():
     front = pd.DataFrame({"natural": [0.9, 0.8], "robust": [0.5, 0.7]})
     pairs = {"A": (0.85, 0.6), "B": (0.85, 0.65), "C": (0.95, 0.5)}
-    said = drawn(figures.pairs_and_front(front, pairs))
-    assert "A: height" in said and "0.0" in said and "B: height +5.0" in said
-    assert "C: beyond the front" in said
+    described = drawn(figures.pairs_and_front(front, pairs))
+    assert "A: height" in described and "0.0" in described and "B: height +5.0" in described
+    assert "C: beyond the front" in described
     with pytest.raises(InputError, match="at most 4"):
         figures.pairs_and_front(front, {str(i): (0.8, 0.7) for i in range(5)})
 

@@ -141,12 +141,12 @@ def test_a_study_of_fronts_runs_and_its_records_are_slim(tmp_path):
         rows = study.record(run_id).rows
         assert records.size(folder) <= 30_000 and not study.arrays(run_id)
         assert set(rows["checkpoint"]) == {"last"}
-        found = set(zip(rows["statistic"], rows["split"], rows["setting"], strict=True))
+        measured = set(zip(rows["statistic"], rows["split"], rows["setting"], strict=True))
         assert {
             ("error", "test", ""), ("error", "val", ""), ("robust_error", "val", "pgd-20@32"),
             ("robust_error", "test", "apgd-ce+t@32"), ("distance_right", "test", ""),
             ("slope_right", "test", ""),
-        } <= found  # fmt: skip
+        } <= measured  # fmt: skip
     hat = next(entry for entry in study.entries if entry.recipe.helper)
     assert study.record(hat.run).provenance["helper_sha256"]
     assert len(study.publish(tmp_path / "records")) == len(study.entries)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from arlib import engine, files, training
+from arlib import engine, files, records, training
 from arlib.errors import InputError
 from arlib.training import helper, passes, store
 from arlib.training.step import Step
@@ -38,7 +38,8 @@ def standard(tmp_path_factory):
 def test_hat_trains_with_the_labels_of_the_run_it_names_and_says_of_which_weights(standard):
     run = train(hat(epochs=1), helper=standard)
     assert run.finished
-    assert run.provenance["helper_sha256"] == files.sha256(standard / "last.safetensors")
+    teacher = helper.standard_network(hat(), standard, CPU)
+    assert run.provenance["helper_sha256"] == teacher.sha256
     other = train(hat(epochs=1, gamma=0.0), helper=standard)
     weights = [one.model.state_dict()["stem.weight"] for one in (run, other)]
     assert not torch.equal(*weights)
@@ -55,6 +56,17 @@ def test_the_helper_only_labels(standard):
     assert all(torch.equal(v, before[k]) for k, v in teacher.model.state_dict().items())
     assert not any(p.requires_grad for p in teacher.model.parameters())
     assert helper.standard_network(STANDARD, None, CPU) is None
+
+
+def test_labels_are_the_same_from_a_run_and_from_what_is_published_of_it(standard, tmp_path):
+    halved = records.halved(files.read_tensors(standard / "last.safetensors"))
+    store.write_weights(tmp_path, "last", STANDARD, halved)
+    ours, published = (
+        helper.standard_network(hat(), folder, CPU) for folder in (standard, tmp_path)
+    )
+    assert ours.sha256 == published.sha256
+    weights = [one.model.state_dict()["stem.weight"] for one in (ours, published)]
+    assert torch.equal(*weights)
 
 
 def test_a_helper_that_is_missing_or_another_is_one_message(standard, tmp_path):

@@ -227,11 +227,11 @@ def visible(outcomes: list[Outcome]) -> tuple[float, int]:
 
     Raises `NotMeasured` where no method has a height.
     """
-    found = [list(one.heights.values()) for one in outcomes if not math.isnan(one.p)]
-    if not found:
+    series = [list(one.heights.values()) for one in outcomes if not math.isnan(one.p)]
+    if not series:
         raise NotMeasured("no method has a height over enough seeds.")
-    spread = math.sqrt(float(np.mean([np.var(values, ddof=1) for values in found])))
-    seeds = min(map(len, found))
+    spread = math.sqrt(float(np.mean([np.var(values, ddof=1) for values in series])))
+    seeds = min(map(len, series))
     return spread * visible_in_spreads(seeds), seeds
 
 

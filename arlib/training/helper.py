@@ -4,10 +4,11 @@ It is a finished run, named by its id in the recipe, and read with its checks: n
 with labels of another network than the recipe says.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from arlib import files, records
 from arlib.engine import Machine
@@ -18,7 +19,7 @@ from arlib.training.store import model_from
 
 @dataclass(frozen=True)
 class Helper:
-    """A network in eval mode that only labels, and the hash of the file its weights are from."""
+    """A network in eval mode that only labels, and the hash of its weights."""
 
     model: nn.Module
     sha256: str
@@ -27,7 +28,8 @@ class Helper:
 def standard_network(recipe: Recipe, folder: str | Path | None, machine: Machine) -> Helper | None:
     """The network that `recipe.helper` names, from the folder of its run; None if it names none.
 
-    folder: a finished run, a published record with weights, or what `training.train` left.
+    folder: a finished run, a published record with weights, or what `training.train` left. The
+    weights are rounded as published ones are, so that the labels are the same from either.
 
     Raises `InputError` where the run is missing or is another one, `RecordError` for weights that
     do not have the hash of their record.
@@ -51,6 +53,15 @@ def standard_network(recipe: Recipe, folder: str | Path | None, machine: Machine
             f"{folder} is the run {standard.id}, but {recipe.id} takes its labels from "
             f"{recipe.helper}. Give the folder of that one."
         )
-    model = model_from(standard, files.read_tensors(file), machine.device, file)
+    state = records.halved(files.read_tensors(file))
+    model = model_from(standard, state, machine.device, file)
     model = model.requires_grad_(False).to(memory_format=machine.layout)
-    return Helper(model, files.sha256(file))
+    return Helper(model, _hash(state))
+
+
+def _hash(state: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(f"{name} {state[name].dtype} {tuple(state[name].shape)}".encode())
+        digest.update(state[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
