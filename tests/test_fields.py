@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from arlib import fields, models
 from arlib.errors import InputError
-from arlib.fields import COUNT, POSITIVE, Choice, Range, check
+from arlib.fields import COUNT, POSITIVE, Choice, Range, Written, check
 from arlib.measure import Settings
 from arlib.training import Recipe
 
@@ -116,3 +116,13 @@ def test_repeats_of_a_measurement_have_a_limit():
     for name in ("flip_draws", "instance_steps"):
         with pytest.raises(InputError, match=f"{name} is 10{'0' * 11}; allowed: 1 to 10000"):
             Settings(**{name: 10**12})
+
+
+def test_a_text_of_one_form_is_empty_or_matches_as_a_whole():
+    rule = Written(r"run-\d+", "the id of a run, such as run-3")
+    for text in ("", "run-12"):
+        rule.check("helper", text)
+    for text in ("run-", "a run-1", "run-1\n"):
+        with pytest.raises(InputError, match="allowed: the id of a run, such as run-3") as error:
+            rule.check("helper", text)
+        assert error.value.field == "helper"

@@ -132,8 +132,11 @@ def test_labels_of_a_run_that_is_recorded_without_weights_are_refused_before_wor
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*collapsed and was stopped")
 def test_a_study_of_fronts_runs_and_its_records_are_slim(tmp_path):
-    text = WHOLE.replace("seed: [0, 1]", "seed: [0]").replace("epochs: 3", "epochs: 2")
+    hat = "protocol: 2\nfronts:\n  hat: {strength: 32, beta: 2.5, gamma: [0.25, 0.5, 1]}\n"
+    text = GRID.replace("seed: [0, 1]", "seed: [0]") + hat + MEASURE
+    text = text.replace("epochs: 3", "epochs: 1\n  train_images: 256")
     study = a_study(tmp_path, text)
     table = study.run(device="cpu", progress=False)
     assert set(table["state"]) == {"finished"}
