@@ -189,7 +189,7 @@ def _outcome(points: pd.DataFrame, method: str, budget: str) -> Outcome:
     about = {"value": value, "heights": values, "whole": len(seeds)}
     if any(math.isnan(one) for one in values.values()):
         out = sum(math.isnan(one) for one in values.values())
-        why = f"in {out} of {len(seeds)} seeds no network of the front is as accurate or as bad."
+        why = f"in {out} of {len(seeds)} seeds its natural accuracy is outside the front's."
         return Outcome(method, budget, BEYOND, why=why, **about)
     numbers = list(values.values())
     about |= {"interval": t_interval(numbers), "p": t_test(numbers)}
