@@ -299,6 +299,32 @@ def _sentence(one: Outcome) -> str:
     )
 
 
+def in_words(outcomes: list[Outcome]) -> str:
+    """Which methods came to which verdict, in one sentence."""
+    by_verdict: dict[str, list[str]] = {}
+    for one in outcomes:
+        by_verdict.setdefault(one.verdict, []).append(NAMES[one.method])
+    parts = [f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items()]
+    sentence = "; ".join(parts) or "no method is compared"
+    return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def so_far(points: pd.DataFrame) -> str:
+    """How many networks of the fronts are recorded, and where PGD-AT's own front ends."""
+    known = points[points["robust"].notna()]
+    sentence = f"{len(known)} of {len(points)} networks are recorded"
+    ends = usable(known)[lambda frame: frame["method"] == GRID].groupby("value")
+    means = 100 * ends[["natural", "robust"]].mean()
+    if len(means) > 1:
+        first, last = means.iloc[0], means.iloc[-1]
+        sentence += (
+            f"; PGD-AT's front leads from {first['natural']:.1f} % natural and "
+            f"{first['robust']:.1f} % robust accuracy to {last['natural']:.1f} % and "
+            f"{last['robust']:.1f} %"
+        )
+    return f"{sentence}."
+
+
 def claim_row(study) -> Mapping:
     """What `gentler` changes in the row of C9 of a table of verdicts."""
     outcome = gentler(study)

@@ -10,7 +10,16 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from arlib import claims
-from arlib.claims.gentler import BEYOND, NAMES, NOT_MEASURED, Outcome, chosen, usable
+from arlib.claims.gentler import (
+    BEYOND,
+    NAMES,
+    NOT_MEASURED,
+    Outcome,
+    chosen,
+    in_words,
+    so_far,
+    usable,
+)
 from arlib.errors import InputError
 from arlib.figures.style import GREY, NEUTRAL, panels, picture
 from arlib.studies.fronts import EPOCHS, GRID, KNOBS, PASSES
@@ -86,7 +95,8 @@ def fronts(study):
     validation images choose has a ring. PGD-AT's front is in both panels. Collapsed values are left
     out. Raises `NotMeasured` for a study without fronts.
     """
-    points = usable(claims.front_points(study))
+    planned = claims.front_points(study)
+    points = usable(planned)
     figure, axes = panels(2, height=3.5, sharex=True, sharey=True)
     phrases = []
     for ax, (budget, title) in zip(axes, _BUDGETS.items(), strict=True):
@@ -97,7 +107,8 @@ def fronts(study):
     radius = study.settings.robust_radius * study.settings.radius_scale
     axes[0].set_ylabel(f"robust test accuracy at {radius:g}/255 (%)")
     _legend(figure, points["method"].unique())
-    return figure, f"Fronts of {len(points['method'].unique())} methods: {'; '.join(phrases)}."
+    alt = f"Fronts of {len(points['method'].unique())} methods: {'; '.join(phrases)}."
+    return figure, alt, so_far(planned)
 
 
 @picture
@@ -116,7 +127,20 @@ def slope_plane(study):
         ax.set_xscale("log")
         ax.set_yscale("log")
     _legend(figure, points["method"].unique())
-    return figure, f"Slope against distance to the boundary of {counted} networks, by method."
+    alt = f"Slope against distance to the boundary of {counted} networks, by method."
+    known = points[points["slope"].notna()]
+    finding = "No network with a slope is recorded."
+    if len(known):
+        finding = (
+            f"Of {len(known)} networks the median distance is {_span(known['distance'])} (255·ε) "
+            f"and the median slope {_span(known['slope'])}."
+        )
+    return figure, alt, finding
+
+
+def _span(values: pd.Series) -> str:
+    low, high = f"{values.min():.2g}", f"{values.max():.2g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _lines(ax, points: pd.DataFrame, x: str, y: str, scale: float) -> int:
@@ -178,10 +202,13 @@ def front_heights(outcomes: Mapping[str, list[Outcome]]):
             ax.plot([low, high], [place, place], color=paint, linewidth=2)
             ax.plot(heights, [place] * len(heights), ".", color=paint, alpha=0.6)
             ax.plot(mean, place, shape, color=paint, markersize=8)
-            phrases.append(f"{NAMES[one.method]} {mean:+.1f} [{low:+.1f}, {high:+.1f}]")
+            interval = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]".replace("-", "−")
+            phrases.append(f"{NAMES[one.method]} {interval}")
         ax.set(title=f"At {_BUDGETS[budget]}", xlabel="height above PGD-AT's front (points)")
     if all(math.isnan(one.p) for listed in outcomes.values() for one in listed):
         axes[0].set_xlim(-5, 5)  # nothing is drawn that says how far it should reach
     axes[0].set_yticks(range(len(methods)), [NAMES[method] for method in methods])
     axes[0].set_ylim(len(methods) - 0.5, -0.5)
-    return figure, f"Heights above PGD-AT's front: {'; '.join(phrases)}.".replace("-", "−")
+    alt = f"Heights above PGD-AT's front: {'; '.join(phrases)}."
+    findings = [f"At {_BUDGETS[b]}: {in_words(listed)}" for b, listed in outcomes.items()]
+    return figure, alt, " ".join(findings)

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from arlib import claims
-from arlib.claims.gentler import NAMES, Outcome, usable
+from arlib.claims.gentler import NAMES, Outcome, in_words, so_far, usable
 from arlib.claims.words import p_text
 from arlib.studies.fronts import GRID, KNOBS
 
@@ -27,7 +27,9 @@ def heights(outcomes: list[Outcome]) -> pd.DataFrame:
             "Holm": p_text(one.holm_p) if has else "–",
             "verdict": one.verdict + (f": {one.why.rstrip('.')}" if one.why else ""),
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+    frame.attrs["finding"] = in_words(outcomes)
+    return frame
 
 
 def fronts(study) -> pd.DataFrame:
@@ -58,7 +60,9 @@ def fronts(study) -> pd.DataFrame:
                 "note": f"{collapsed} collapsed" if collapsed else "",
             }
         )
-    return pd.DataFrame(rows).set_index("method")
+    frame = pd.DataFrame(rows).set_index("method")
+    frame.attrs["finding"] = so_far(points)
+    return frame
 
 
 def _percent(values: pd.Series) -> str:
