@@ -60,7 +60,7 @@ def build() -> int:
 
 def execute() -> dict[str, str]:
     """Put the executed chapters where Sphinx looks for them; {name: error} of those that failed."""
-    kept = executed.Executed(ROOT, lambda: fingerprint(ROOT))
+    kept = executed.project()
     names = sorted(path.stem for path in (ROOT / "book").glob("*.ipynb"))
     failed = executed.bring_up_to_date(kept, names, processes.cores())
     cache = get_cache(str(cache_of(ROOT)))

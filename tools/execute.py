@@ -1,6 +1,7 @@
 """Execute chapters in place, so that their stored outputs are what they print now.
 
-python -m tools.execute [CHAPTER …]      all chapters, or those named (`margins`)
+python -m tools.execute [CHAPTER …]      all chapters, or those named (`margins`); side by side, and
+                                         only what may have changed (`executed.py`)
 python -m tools.execute --tidy           only drop metadata that does not belong in the repository
 (exit 1 if any)
 
@@ -13,43 +14,14 @@ import sys
 from pathlib import Path
 
 import nbformat
-from nbclient import NotebookClient
 
-from arlib import files
+from arlib import files, processes
+from tools import executed
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ("tags", "mystnb")
 # of a widget that lived in a kernel which is gone
 VIEW = "application/vnd.jupyter.widget-view+json"
-
-
-def execute(path: Path) -> None:
-    """Run all cells of one chapter and write it back with its outputs."""
-    write(path, tidy(executed(path)))
-
-
-def executed(
-    path: Path, *, start_up: Path | None = None, environment: dict[str, str] | None = None
-) -> nbformat.NotebookNode:
-    """The chapter with the outputs of a run in its own folder.
-
-    start_up: a script that the kernel runs before the first cell. environment: of the kernel,
-    beside this process's. Raises nbclient's CellExecutionError where a cell does.
-    """
-    chapter = nbformat.read(path, as_version=4)
-    arguments = ["--IPKernelApp.log_level=40"]  # that it runs over TCP is no news
-    if start_up:
-        arguments.append(f"--IPKernelApp.exec_files={start_up}")
-    client = NotebookClient(
-        chapter,
-        timeout=1200,
-        kernel_name="python3",
-        record_timing=False,  # in the cells' metadata, by which Sphinx's cache knows a chapter
-        resources={"metadata": {"path": str(path.parent)}},
-        extra_arguments=arguments,
-    )
-    client.execute(env=os.environ | (environment or {}))
-    return chapter
 
 
 def write(path: Path, chapter: nbformat.NotebookNode) -> bool:
@@ -113,10 +85,14 @@ def main(names: list[str]) -> int:
         "ARLIB_STORE": str(ROOT / "_build" / "store"),
         "OMP_NUM_THREADS": "1",
     }
+    kept = executed.project()
+    failed = executed.bring_up_to_date(kept, names or list(known), processes.cores())
     for name in names or known:
-        print(name, flush=True)
-        execute(known[name])
-    return 0
+        if chapter := kept.take(name):
+            write(known[name], tidy(chapter))
+    for name, error in failed.items():
+        print(f"{name} was not executed:\n{error}", file=sys.stderr)
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

@@ -20,10 +20,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import nbformat
+from nbclient import NotebookClient
 
 from arlib import files
-from tools import execute
 
+ROOT = Path(__file__).resolve().parents[1]
 WATCHED = ("arlib", "book", "data", "records", "studies")
 ALWAYS = ("requirements.txt", "pyproject.toml")  # the environment, and what set-up cells are told
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a kernel's tracebacks
@@ -104,6 +105,14 @@ class Executed:
         return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
 
 
+def project() -> Executed:
+    """The executed chapters of this project."""
+    sys.path.insert(0, str(ROOT / "book" / "_ext"))
+    from arbook import fingerprint  # what also keys Sphinx's cache
+
+    return Executed(ROOT, lambda: fingerprint(ROOT))
+
+
 def of_project(root: Path, notes: str) -> list[str]:
     """What `reads.py` noted, as paths in the project: files, and folders whose names matter.
 
@@ -143,12 +152,26 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def run(path: Path, root: Path) -> tuple[nbformat.NotebookNode, list[str], float]:
-    """Execute a chapter; the executed one, what it read of the project, and its seconds."""
+    """Execute a chapter in its own folder; with its outputs, what it read of the project, and its
+    seconds.
+
+    Raises nbclient's CellExecutionError where a cell raises anything.
+    """
     begun = time.monotonic()
+    chapter = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        chapter,
+        timeout=1200,
+        kernel_name="python3",
+        record_timing=False,  # it would stand in the cells, by which Sphinx's cache knows a chapter
+        resources={"metadata": {"path": str(path.parent)}},
+        # that it runs over TCP is no news
+        extra_arguments=["--IPKernelApp.log_level=40", f"--IPKernelApp.exec_files={WATCH}"],
+    )
     with tempfile.TemporaryDirectory() as folder:
         notes = Path(folder) / "reads"
         notes.touch()
-        chapter = execute.executed(path, start_up=WATCH, environment={"BOOK_READS": str(notes)})
+        client.execute(env=os.environ | {"BOOK_READS": str(notes)})
         reads = of_project(root, notes.read_text(encoding="utf-8", errors="surrogateescape"))
     return chapter, reads, time.monotonic() - begun
 
