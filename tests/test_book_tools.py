@@ -205,7 +205,8 @@ def test_the_readme_says_what_the_records_say():
 def test_findings_are_of_the_published_records_and_say_what_is_missing(tmp_path):
     section = findings.written("digits")[0]
     picture, first, *_ = section.splitlines()[0], section.splitlines()[2]
-    assert re.fullmatch(r"!\[Three lines against AR strength .+ From AR strength 0 to 64, .+\]\(\S+\.png\)", picture)
+    described = r"Three lines against AR strength .+ From AR strength 0 to 64, .+"
+    assert re.fullmatch(rf"!\[{described}\]\(\S+\.png\)", picture)
     assert (ROOT / "book" / "_static" / "three-distances.png").stat().st_size < 60_000
     assert first.startswith("1. Nearer in logits, farther in pixels: at AR strength 64, ")
     assert (
