@@ -160,6 +160,7 @@ class Queue:
         self.stopped: dict[str, str] = {}
         """Messages of the trainings that stopped by themselves."""
         self.left: list[Entry] = []
+        self._held: dict[str, float] = {}  # until when, of `time.monotonic`
         self.look_again()
 
     def look_again(self) -> list[Entry]:
@@ -180,9 +181,15 @@ class Queue:
                 self.left.remove(entry)
 
     def _abandoned(self, entry: Entry) -> bool:
+        """Whether nobody works on a leased run any more; what was held just now still is."""
+        if time.monotonic() < self._held.get(entry.run, 0.0):
+            return False
         # a look without the lock, which all workers share; it is asked again under the lock
         judgement = alive.judge(self.study.leases_folder / f"{entry.run}.json")
-        return judgement.void or judgement.reason == alive.LET_GO
+        abandoned = judgement.void or judgement.reason == alive.LET_GO
+        if not abandoned:
+            self._held[entry.run] = time.monotonic() + POLL
+        return abandoned
 
 
 def _pause(idle: float, how: Work) -> float:
