@@ -28,6 +28,7 @@ from arlib.errors import InputError, RecordError
 
 log = logging.getLogger(__name__)
 DONE = ("finished", "recorded")
+_OF_ARMS = ("epochs", "lr", "batch_size", "every")  # what all trained arms of a study share
 
 study_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None,
@@ -78,8 +79,13 @@ def study_show(name: Name, store: Store = None) -> None:
         f"{study.name}: {study.title}\n\n{study.purpose.strip()}\n\ncost: "
         f"{study.cost.strip()}\nfile: {study.path}"
     )
-    varied = ("eps", "seed", "step_size")
-    shared = {k: v for k, v in study.entries[0].recipe.to_dict().items() if k not in varied}
+    if study.source is not None:
+        arm = next((e.recipe for e in study.entries if e.recipe.kind.trains), None)
+        shared = {} if arm is None else {name: getattr(arm, name) for name in _OF_ARMS}
+        print(f"\narms of: {study.source.name}")
+    else:
+        varied = ("eps", "seed", "step_size")
+        shared = {k: v for k, v in study.entries[0].recipe.to_dict().items() if k not in varied}
     print("\nrecipe: " + ", ".join(f"{key} {value}" for key, value in shared.items()))
     for title, values in (("measured", study.settings.to_dict()), ("claims at", study.claims)):
         print(f"{title}: " + ", ".join(f"{key} {value}" for key, value in values.items()))

@@ -104,6 +104,15 @@ def spectra_to_compare(job: Job) -> Outcome:
     return outcome
 
 
+@reads()
+def spectra_as_they_are(job: Job) -> Outcome:
+    """Spread and rank of each layer of a network without batch norm: for arms."""
+    outcome, frame = Outcome(), spectra.of(job.model, job.data.shape)
+    _add_spectra(outcome, frame, "circular", SHAPE)
+    _add_counted(outcome, frame)
+    return outcome
+
+
 def _natural_spectra(job: Job, model: nn.Module):
     """Of the operators as natural images meet them, see `with_statistics_of`."""
     images, _ = job.images("train", job.settings.bn_images)

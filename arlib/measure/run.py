@@ -61,7 +61,7 @@ class Part:
 
 def measure(
     run_folder: str | Path,
-    recipe: training.Recipe,
+    recipe: training.Recipe | training.Arm,
     settings: Settings | None = None,
     *,
     data_root: str | Path | None = None,
@@ -73,9 +73,9 @@ def measure(
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """Measure the checkpoints of a finished training.
 
-    The last one in full; the validation-best one by its outputs and attacks; of a standard training
-    (eps = 0) also each epoch-N.safetensors by what the matched-fit control needs, and the network
-    it started from.
+    The last one in full, of an arm only in what arms are compared in; the validation-best one by
+    its outputs and attacks; of a standard training (eps = 0) also each epoch-N.safetensors by what
+    the matched-fit control needs, and the network it started from.
 
     Args:
         run_folder: holds last.safetensors, best.safetensors, epoch-N.safetensors.
@@ -107,7 +107,8 @@ def measure(
     slim = control or front
     names = ["last"] if slim else _checkpoints(run_folder, recipe)
     checkpoints = {which: files.sha256(_weights(run_folder, which)) for which in names}
-    if recipe.eps == 0 and not slim:  # the networks of a seed all start from this one
+    arm = isinstance(recipe, training.Arm)
+    if recipe.eps == 0 and not (slim or arm):  # the networks of a seed all start from this one
         # not a file's hash: it is drawn anew, and another version of torch may draw otherwise
         checkpoints[INITIAL] = f"initialisation by torch {torch.__version__}"
     trained = training.trained_split(recipe, dataset)
@@ -138,7 +139,7 @@ def measure(
 
 def plan(
     which: str,
-    recipe: training.Recipe,
+    recipe: training.Recipe | training.Arm,
     settings: Settings,
     control: bool = False,
     front: bool = False,
@@ -149,6 +150,10 @@ def plan(
     start = Part("start", quantities.distances_from_start)
     features = Part("features", quantities.feature_changes)
     jacobian = Part("jacobian", quantities.jacobians)
+    flips = Part("flips", attacked.deciding_flips, {"radius": settings.flip_main})
+    if isinstance(recipe, training.Arm):
+        spectra = Part("spectra", quantities.spectra_as_they_are)
+        return [outputs, spectra, features, flips, robust]
     if which == INITIAL:
         return [Part("initialisation", quantities.initialisation)]
     if which.startswith("epoch-"):
@@ -162,7 +167,6 @@ def plan(
         return [outputs, knob, _strong(images), slopes]
     if control:
         spectra = Part("spectra", quantities.spectra_to_compare)
-        flips = Part("flips", attacked.deciding_flips, {"radius": settings.flip_main})
         return [outputs, start, spectra, features, jacobian, flips]
     return [
         outputs,
@@ -203,7 +207,9 @@ def _strong(images: int) -> Part:
     return Part("strong", attacked.strong_error, {"images": images})
 
 
-def _checkpoints(run_folder: Path, recipe: training.Recipe) -> list[str]:
+def _checkpoints(run_folder: Path, recipe: training.Recipe | training.Arm) -> list[str]:
+    if isinstance(recipe, training.Arm):
+        return ["last"]
     kept = run_folder.glob("epoch-*.safetensors") if recipe.eps == 0 else ()
     return [
         "last",

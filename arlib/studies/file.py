@@ -4,15 +4,16 @@ every mistake is one message with file, line, key and what is allowed.
 
 import dataclasses
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from arlib.errors import InputError, shown
 from arlib.fields import SEED, Range
 from arlib.measure import Settings
-from arlib.studies import fronts
+from arlib.studies import arms, fronts
 from arlib.studies.document import Document, words_of
-from arlib.training import Recipe, passes
+from arlib.training import Arm, Recipe, passes
 
 KEYS = (
     "title",
@@ -58,7 +59,7 @@ class Entry:
     front: the point of a front that the run is one of.
     """
 
-    recipe: Recipe
+    recipe: Recipe | Arm
     variant: str = ""
     front: fronts.Point | None = None
 
@@ -67,9 +68,14 @@ class Entry:
         return self.variant.startswith(CONTROL)
 
     @property
+    def arm(self) -> bool:
+        """Whether it starts from another study's run; then its variant is the arm's name."""
+        return isinstance(self.recipe, Arm)
+
+    @property
     def slim(self) -> bool:
         """Whether its record has no arrays, and only the numbers it is compared in."""
-        return self.control or self.front is not None
+        return self.control or self.arm or self.front is not None
 
     @property
     def run(self) -> str:
@@ -95,6 +101,8 @@ class StudyFile:
     """Runs whose weights are published."""
     settings: Settings
     claims: dict[str, float]
+    source: "StudyFile | None" = None
+    """The study whose networks the arms of this one start from."""
 
 
 def is_name(name: str) -> bool:
@@ -102,8 +110,10 @@ def is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def parse(path: str | Path) -> StudyFile:
+def parse(path: str | Path, folders: Iterable[Path] = ()) -> StudyFile:
     """Read and check a study file.
+
+    folders: where the study that its arms start from is looked for, after the file's own folder.
 
     Raises `InputError` naming file, line, key, value and what is allowed: a name that no folder
     should have, unknown or missing keys, wrong types, strengths outside 0 ≤ strength < 255, seeds
@@ -119,6 +129,8 @@ def parse(path: str | Path) -> StudyFile:
             field="study",
         )
     document = Document(Path(path))
+    if arms.KEY in document.content:
+        return _of_arms(document, Path(path), [Path(path).parent, *folders])
     top = document.mapping((), KEYS, REQUIRED)
     texts = {key: document.typed((key,), str) for key in ("title", "purpose", "cost")}
     toy = document.typed(("toy",), bool) if "toy" in top else False
@@ -129,6 +141,33 @@ def parse(path: str | Path) -> StudyFile:
         keep_epochs=_keep_epochs(document, max(entry.recipe.epochs for entry in entries)),
         weights=_weights(document, entries),
         settings=_settings(document), claims=_claims(document),
+    )  # fmt: skip
+
+
+def _of_arms(document: Document, path: Path, folders: list[Path]) -> StudyFile:
+    """A study whose runs start from those of another one; data and claims are that one's."""
+    top = document.mapping((), arms.KEYS, arms.REQUIRED)
+    texts = {key: document.typed((key,), str) for key in ("title", "purpose", "cost")}
+    if _protocol(document) != 2:
+        raise document.error((arms.KEY,), "are of protocol 2; write `protocol: 2` above them")
+    settings = _settings(document)
+    source = parse(arms.source_path(document, folders), folders)
+    if source.source is not None:
+        place = (arms.KEY, "of")
+        raise document.error(place, f"is {source.name}, itself a study of arms; name a study of "
+                                    "trainings")  # fmt: skip
+    if not source.claims:
+        raise document.error((arms.KEY, "of"), f"is {source.name}, which says no claims: strength")
+    trained = {
+        (entry.recipe.strength, entry.recipe.seed): entry.recipe
+        for entry in source.entries
+        if not entry.variant
+    }
+    listed = arms.listed(document, trained, source.claims["effect"], settings)
+    return StudyFile(
+        path, path.stem, **texts, toy=source.toy or bool(top.get("toy")), protocol=2,
+        entries=tuple(Entry(arm, arm.arm) for arm in listed), keep_epochs=(),
+        weights=frozenset(), settings=settings, claims=source.claims, source=source,
     )  # fmt: skip
 
 

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+import pandas as pd
+
 from arlib import engine, files, measure, records, training
 from arlib.errors import InputError, RecordError, TrainingStopped
 from arlib.studies import alive, budget, lease
@@ -48,16 +50,16 @@ def compute(
     """Train and measure one run in its folder, from wherever it stopped;
     False if the time was up before the end.
     """
-    keep = () if entry.recipe.eps or entry.slim else study.keep_epochs
-    run = training.train_on(
-        machine,
-        entry.recipe,
-        folder=folder,
-        keep_epochs=keep,
-        progress=progress,
-        time_budget=time_left,
-        helper=study.helper_of(entry),
-    )
+    options = {"folder": folder, "progress": progress, "time_budget": time_left}
+    imposed = []
+    if entry.arm:
+        networks, sources = sources_of(study, entry)
+        run = training.train_arm(machine, entry.recipe, *networks, **options)
+        run.provenance["sources"], imposed = sources, run.imposed
+    else:
+        options |= {"helper": study.helper_of(entry)}
+        keep = () if entry.recipe.eps or entry.slim else study.keep_epochs
+        run = training.train_on(machine, entry.recipe, keep_epochs=keep, **options)
     if not run.finished:
         return False
     log.info("%s: trained; measuring", entry.run)
@@ -72,6 +74,7 @@ def compute(
         front=entry.front is not None,
     )
     seconds = by_part(rows.attrs.get("seconds", {}))
+    extra = pd.DataFrame([{"checkpoint": "last"} | row for row in imposed], columns=rows.columns)
     measured = {
         "measure_seconds": round(sum(seconds.values()), 1),
         "part_seconds": seconds,
@@ -85,7 +88,7 @@ def compute(
         provenance=run.provenance | measured,
         settings=study.settings.to_dict(),
         history=run.history,
-        rows=rows,
+        rows=pd.concat([rows, extra], ignore_index=True) if imposed else rows,
         arrays={} if entry.slim else arrays,
     )
     return True
@@ -100,6 +103,26 @@ def by_part(seconds: dict[str, float]) -> dict[str, float]:
         part = name.rpartition("/")[2]
         total[part] = total.get(part, 0.0) + value
     return {part: round(value, 1) for part, value in sorted(total.items(), key=lambda p: -p[1])}
+
+
+def sources_of(study: Shelf, entry: Entry) -> tuple[list, dict[str, str]]:
+    """The networks that an arm needs, and the SHA-256 of the weights file of each.
+
+    They are as they are published, their convolutions in half precision: so an arm is the same
+    whether its sources come from a store or from the records. Raises `RecordError` for weights that
+    are not those of their record, or of another network.
+    """
+    networks, hashes = [], {}
+    for recipe in entry.recipe.sources:
+        record = study.source.record(recipe.id)
+        tensors = files.read_tensors(records.weights_file(record.folder))
+        state = {
+            name: value.float() if value.is_floating_point() else value
+            for name, value in records.halved(tensors).items()
+        }
+        networks.append(training.model_from(recipe, state, path=record.folder))
+        hashes[recipe.id] = files.sha256(records.weights_file(record.folder))
+    return networks, hashes
 
 
 @dataclass(frozen=True)
@@ -166,7 +189,11 @@ class Queue:
     def look_again(self) -> list[Entry]:
         """Look through the whole study: what is missing now."""
         missing = self.study.missing(afresh=self.afresh)
-        self.left = [entry for entry in missing if entry.run not in self.stopped]
+        self.left = [
+            entry
+            for entry in missing
+            if entry.run not in self.stopped and not self.study.lacking(entry)
+        ]
         return self.left
 
     def free(self) -> Iterator[Entry]:

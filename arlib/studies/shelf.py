@@ -54,6 +54,11 @@ class Shelf:
         """What is trained, in running order."""
         return [entry.recipe for entry in self.entries]
 
+    @cached_property
+    def source(self) -> Shelf | None:
+        """The study whose networks its arms start from; None for a study of trainings."""
+        return None if self.file.source is None else Shelf(self.file.source, self.places)
+
     @property
     def leases_folder(self) -> Path:
         """Where it stands who works on what.
@@ -94,14 +99,14 @@ class Shelf:
         return self.record(run).arrays()
 
     def model(self, run: str, device: str = "cpu") -> nn.Module:
-        """The trained network of a run (last checkpoint), in eval mode.
+        """The trained network of a run (last checkpoint), in eval mode; an arm's has no batch norm.
 
         A finished run of the store has its weights; a record has them if the study publishes them.
         """
         from arlib import engine
 
         record = self.record(run)
-        recipe = Recipe.from_dict(record.recipe)
+        recipe = training.described(record.recipe)
         return training.model_from(recipe, record.weights(), engine.device(device), record.folder)
 
     def missing(self, *, afresh: bool = False) -> list[Entry]:
@@ -109,6 +114,28 @@ class Shelf:
         in the store nor (unless afresh) a published record, in running order.
         """
         return [entry for entry in self.entries if self.place_of(entry, afresh=afresh) is None]
+
+    def lacking(self, entry: Entry) -> list[str]:
+        """Runs of the source study that an arm needs and whose weights are not there."""
+        if self.source is None:
+            return []
+        needed = [Entry(recipe) for recipe in entry.recipe.sources]
+        return [one.run for one in needed if not self.source.has_weights(one)]
+
+    def has_weights(self, entry: Entry) -> bool:
+        """Whether a run is done and its weights are in the store or among the records."""
+        folder = self.place_of(entry)
+        return folder is not None and records.weights_file(folder) is not None
+
+    def waits_for(self, entry: Entry) -> str:
+        """What an arm waits for, and which command gets it; empty if it can be computed."""
+        lacking = self.lacking(entry)
+        if not lacking:
+            return ""
+        command = f"arlib study run {self.source.name}"
+        if any(self.source.place_of(Entry(r)) for r in entry.recipe.sources if r.id in lacking):
+            command += " --afresh --store FOLDER"  # recorded, but without weights
+        return f"waits for the weights of {' and '.join(lacking)}; `{command}` computes them"
 
     def is_finished(self, entry: Entry) -> bool:
         """Whether the store holds this run, measured with the study's settings."""
@@ -281,12 +308,13 @@ class Shelf:
         if judgement is not None and judgement.reason:
             note = f"was begun by {alive.describe(path)}: {judgement.reason}"
         begun = "missing" if epochs is None else "begun"
+        waits = "" if running else self.waits_for(entry)
         return {
-            "state": "running" if running else begun,
+            "state": "running" if running else "waiting" if waits else begun,
             "epochs": f"{len(epochs or ())}/{entry.recipe.epochs}",
             "minutes": _minutes([epoch.get("seconds", math.nan) for epoch in epochs or ()]),
             "device": "",
-            "note": note,
+            "note": waits or note,
         }
 
 

@@ -48,10 +48,11 @@ def load(name: str | Path, store: str | Path | None = None) -> Study:
         path = places.path("study", name).resolve()
         if not path.is_file():
             raise InputError(f"study is {shown(str(name))}; there is no such file.")
-        return Study(parse(path), where)
+        return Study(parse(path, where.studies), where)
     one_of("study", name, names(store))
     candidates = (folder / f"{name}.yml" for folder in where.studies)
-    return Study(parse(next(path for path in candidates if path.is_file())), where)
+    path = next(path for path in candidates if path.is_file())
+    return Study(parse(path, where.studies), where)
 
 
 class Study(Shelf):
@@ -105,6 +106,8 @@ class Study(Shelf):
         machine = engine.settle(where, mode, precision, strict=strict)
         refuse_odd_folders(self, self.missing(afresh=afresh))
         refuse_lacking_helpers(self, self.missing(afresh=afresh))
+        if self.source is not None:
+            self._check_sources(machine, afresh=afresh)
         if not mix:
             self._refuse_mixture(machine, afresh=afresh)
         if time_budget is not None:
@@ -153,6 +156,27 @@ class Study(Shelf):
                     "%s: %d bytes; a record should have at most %d", run, size, records.LIMIT
                 )
         return new
+
+    def _check_sources(self, machine: engine.Machine, *, afresh: bool) -> None:
+        """Before any work: arms are float32, their sources are there and are what their records
+        say. Those that wait for a source are named; `InputError` if all do.
+        """
+        if machine.precision != "float32":
+            raise InputError(
+                f"precision is {machine.precision!r}; arms are computed in float32. Leave it out.",
+                field="precision",
+            )
+        missing = self.missing(afresh=afresh)
+        waiting = {entry.run: self.waits_for(entry) for entry in missing}
+        for entry in missing:
+            if not waiting[entry.run]:
+                for recipe in entry.recipe.sources:
+                    self.source.record(recipe.id)  # its checks; read once
+        notes = [f"{run} {note}" for run, note in waiting.items() if note]
+        if notes and len(notes) == len(missing):
+            raise InputError(f"{self.name}: nothing can be computed. {notes[0]}.")
+        for note in notes:
+            log.warning("%s: %s", self.name, note)
 
     def _precision(self, machine: engine.Machine, *, afresh: bool) -> str:
         """The precision of the runs that are there, finished or begun;

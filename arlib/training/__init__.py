@@ -3,9 +3,11 @@
 import importlib
 from typing import TYPE_CHECKING
 
+from arlib.training.arm import Arm, described
 from arlib.training.recipe import Recipe, learning_rate
 
 if TYPE_CHECKING:
+    from arlib.training.arms import train_arm
     from arlib.training.fastest import fastest_precision
     from arlib.training.loop import Run, initial_model, train, train_on, trained_split
     from arlib.training.store import load_model, model_from
@@ -17,18 +19,22 @@ _WHERE = {
     "load_model": "store",
     "model_from": "store",
     "train": "loop",
+    "train_arm": "arms",
     "train_on": "loop",
     "trained_split": "loop",
 }
 __all__ = [
+    "Arm",
     "Recipe",
     "Run",
+    "described",
     "fastest_precision",
     "initial_model",
     "learning_rate",
     "load_model",
     "model_from",
     "train",
+    "train_arm",
     "train_on",
     "trained_split",
 ]

@@ -14,12 +14,36 @@ from arlib.spectra.layers import Layer, find
 LARGEST_RESIDUAL = 0.02  # of a layer whose spectrum counts as imposed
 
 
-def spectra_of(net: nn.Module, input_shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
+def spectra_of(
+    net: nn.Module, input_shape: tuple[int, ...], *, stem: bool = False
+) -> dict[str, torch.Tensor]:
     """Singular values (descending, float64) of the circular operator of each counted convolution.
 
     Counted are those that claims count: kernels wider than 1, neither stem nor shortcut.
+    stem: the first convolution, too.
     """
-    return {layer.name: _values(layer) for layer in _counted(net, input_shape)}
+    return {layer.name: _values(layer) for layer in _counted(net, input_shape, stem)}
+
+
+def takes_a_spectrum(net: nn.Module, input_shape: tuple[int, ...]) -> set[str]:
+    """Convolutions that can be given a spectrum: the stride divides their map, and the kernel fits.
+
+    On the small maps of the digits the last block's kernels do not.
+    """
+    return {
+        layer.name
+        for layer in _counted(net, input_shape, True)
+        if all(
+            n % s == 0 and d * (k - 1) < n
+            for n, s, d, k in zip(
+                layer.built.size,
+                layer.built.stride,
+                layer.built.dilation,
+                layer.built.kernel,
+                strict=True,
+            )
+        )
+    }
 
 
 def between(
@@ -45,6 +69,7 @@ class Imposition:
     targets: per layer what `spectra.impose` takes for `kind`: a spectrum or its quantiles
         ("quantiles"), √(Σσ²/N) ("frobenius"), std/mean ("spread").
     steps: alternating projections of a call.
+    stem: whether the first convolution may be given one.
     residuals: per layer ‖σ − wanted‖ / ‖wanted‖ after the last call.
 
     Raises `InputError` for a layer that the network does not have or count.
@@ -57,10 +82,11 @@ class Imposition:
         targets: Mapping[str, object],
         kind: str = "quantiles",
         steps: int = 2,
+        stem: bool = False,
     ):
         one_of("kind", kind, KINDS)
         self.kind, self.steps, self.targets = kind, steps, dict(targets)
-        self.layers = {layer.name: layer for layer in _counted(net, input_shape)}
+        self.layers = {layer.name: layer for layer in _counted(net, input_shape, stem)}
         for name in self.targets:
             one_of("layer", name, self.layers)
         self.residuals: dict[str, float] = {}
@@ -92,8 +118,8 @@ class Imposition:
             )
 
 
-def _counted(net: nn.Module, input_shape: tuple[int, ...]) -> list[Layer]:
-    return [layer for layer in find(net, input_shape) if layer.counted]
+def _counted(net: nn.Module, input_shape: tuple[int, ...], stem: bool) -> list[Layer]:
+    return [layer for layer in find(net, input_shape) if layer.counted or (stem and layer.stem)]
 
 
 def _values(layer: Layer) -> torch.Tensor:

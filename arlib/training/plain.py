@@ -28,6 +28,15 @@ def plain(model: nn.Module, images: torch.Tensor) -> nn.Module:
     >>> plain(net, torch.rand(4, 1, 3, 3))[1]
     Identity()
     """
+    net = without_batchnorm(model)
+    why, _ = trust.why_not(model, copy.deepcopy(net).eval(), images)
+    if why:
+        raise InputError(f"The network without batch norm is not the network: {why}.")
+    return net
+
+
+def without_batchnorm(model: nn.Module) -> nn.Module:
+    """The copy that `plain` makes, without comparing it: to take weights that are loaded next."""
     with left_as_found(model):
         graph = folding.trace(model)
         pairs = folding.foldable_pairs(graph) if graph is not None else []
@@ -46,7 +55,4 @@ def plain(model: nn.Module, images: torch.Tensor) -> nn.Module:
             f"Batch norm {left[0]} cannot be folded into a convolution that it alone reads; "
             "interventions act on networks without batch norm."
         )
-    why, _ = trust.why_not(model, copy.deepcopy(net).eval(), images)
-    if why:
-        raise InputError(f"The network without batch norm is not the network: {why}.")
     return net.requires_grad_(True).eval()

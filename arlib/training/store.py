@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from arlib import __version__, files
 from arlib.errors import InputError, RecordError
+from arlib.training.arm import Arm, described
 from arlib.training.recipe import Recipe
 
 if TYPE_CHECKING:  # how far a training came is told without them
@@ -88,7 +89,9 @@ def read_checkpoint(folder: Path, recipe: Recipe) -> Checkpoint | None:
     )
 
 
-def write_weights(folder: Path, which: str, recipe: Recipe, state: dict[str, torch.Tensor]) -> None:
+def write_weights(
+    folder: Path, which: str, recipe: Recipe | Arm, state: dict[str, torch.Tensor]
+) -> None:
     files.write_tensors(
         folder / f"{which}.safetensors", state, {"recipe": json.dumps(recipe.to_dict())}
     )
@@ -123,13 +126,17 @@ def load_model(
     """
     path = Path(folder) / f"{which}.safetensors"
     state = files.read_tensors(path)
-    return model_from(Recipe.from_dict(files.read_described(path, "recipe")), state, device, path)
+    return model_from(described(files.read_described(path, "recipe")), state, device, path)
 
 
 def model_from(
-    recipe: Recipe, state: dict, device: str | torch.device = "cpu", path: object = "weights"
+    recipe: Recipe | Arm,
+    state: dict,
+    device: str | torch.device = "cpu",
+    path: object = "weights",
 ) -> nn.Module:
-    """The recipe's network with these weights (half precision is widened), in eval mode.
+    """The recipe's network with these weights (half precision is widened), in eval mode; an arm's
+    has no batch norm.
 
     Raises `RecordError`, naming `path`, for weights of another network and for such as no training
     ends with.
@@ -137,6 +144,10 @@ def model_from(
     from arlib import models
 
     model = models.build(recipe.model, recipe.dataset, recipe.width)
+    if isinstance(recipe, Arm):
+        from arlib.training.plain import without_batchnorm
+
+        model = without_batchnorm(model.eval())
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

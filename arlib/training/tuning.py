@@ -6,7 +6,7 @@ one difference. So everything random comes from generators seeded by the arm's s
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,23 @@ class Tuning:
         return max(1, round(self.epochs * (images // self.batch_size)))
 
 
+@dataclass
+class Standing:
+    """A tuning after whole rounds of its images: all that it needs to go on bit for bit.
+
+    tensors: "net|NAME", "momentum|NAME", and the states of the generators, "generator|USE".
+    """
+
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def group(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one group, by their own names."""
+        pairs = ((key.partition("|"), value) for key, value in self.tensors.items())
+        return {own: value for (group, _, own), value in pairs if group == name}
+
+
 def natural(
     net: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator, done: float
 ) -> Tensor:
@@ -76,12 +93,17 @@ def tune(
     impose: Callable[[nn.Module], object] | None = None,
     augment: bool = True,
     progress: bool = False,
+    since: Standing | None = None,
+    after_round: Callable[[Standing], bool] | None = None,
 ) -> list[float]:
     """Train `net` on, in place; the loss of each step.
 
     impose: called with the network before the first step, after every `how.every` steps and after
         the last, to put it back where it must be (see `imposed`).
     augment: random crops and flips, as in training.
+    since: what `after_round` was given before, to go on from there; the network is put back, too.
+    after_round: called after each round of the images and after the last step; where it returns
+        False the tuning ends, and the losses are fewer than its steps.
 
     The network stays in eval mode: it is meant to be one without batch norm. Raises
     `TrainingStopped` where the loss is no longer finite, `InputError` for too few images.
@@ -91,22 +113,27 @@ def tune(
             f"batch_size is {how.batch_size}, but there are {len(split)} images.",
             field="batch_size",
         )
-    device = split.x.device
-    order, noise, starts = (generator(seed, 0, use, device) for use in (ORDER, NOISE, STARTS))
+    device, since = split.x.device, since or Standing()
+    uses = {"order": ORDER, "noise": NOISE, "starts": STARTS}
+    generators = {name: generator(seed, 0, use, device) for name, use in uses.items()}
     optimizer = torch.optim.SGD(
         net.parameters(), lr=how.lr, momentum=how.momentum, weight_decay=how.weight_decay
     )
-    losses, count = [], how.steps(len(split))
-    batches = _batches(len(split), how.batch_size, order)
-    if impose is not None:
+    losses, count = list(since.losses), how.steps(len(split))
+    per_round = len(split) // how.batch_size
+    if since.step:
+        _put_back(since, net, optimizer, generators)
+    elif impose is not None:
         impose(net)
-    for step in tqdm(range(count), disable=not progress, desc="tuning", leave=False):
+    batches = _batches(len(split), how.batch_size, generators["order"])
+    steps = range(since.step, count)
+    for step in tqdm(steps, disable=not progress, desc="tuning", leave=False):
         index = next(batches)
         x, y = split.x[index], split.y[index]
-        x = data.augment(x, noise) if augment else x
+        x = data.augment(x, generators["noise"]) if augment else x
         for group in optimizer.param_groups:
             group["lr"] = how.lr * (1 - step / count)
-        value = loss(net, x, y, starts, step / count)
+        value = loss(net, x, y, generators["starts"], step / count)
         losses.append(float(value.detach()))
         if not math.isfinite(losses[-1]):
             raise TrainingStopped(
@@ -118,6 +145,11 @@ def tune(
         optimizer.step()
         if impose is not None and ((step + 1) % how.every == 0 or step + 1 == count):
             impose(net)
+        whole = (step + 1) % per_round == 0 or step + 1 == count
+        if whole and after_round is not None:
+            standing = _standing(step + 1, losses, net, optimizer, generators)
+            if not after_round(standing):
+                break
     return losses
 
 
@@ -165,6 +197,29 @@ def matched(
         f"No weight brought the statistic to {target:.3g} (± {tolerance:.0%}) in {trials} trials. "
         f"Seen (weight: value): {seen}."
     )
+
+
+def _standing(
+    step: int, losses: list[float], net: nn.Module, optimizer, generators: dict
+) -> Standing:
+    tensors = {f"net|{name}": value.clone() for name, value in net.state_dict().items()}
+    for name, parameter in net.named_parameters():
+        momentum = optimizer.state[parameter].get("momentum_buffer")
+        if momentum is not None:
+            tensors[f"momentum|{name}"] = momentum.clone()
+    tensors |= {f"generator|{use}": own.get_state() for use, own in generators.items()}
+    return Standing(step, list(losses), tensors)
+
+
+def _put_back(since: Standing, net: nn.Module, optimizer, generators: dict) -> None:
+    net.load_state_dict(since.group("net"))
+    momentum = since.group("momentum")
+    for name, parameter in net.named_parameters():
+        if name in momentum:
+            buffer = torch.empty_like(parameter).copy_(momentum[name])
+            optimizer.state[parameter]["momentum_buffer"] = buffer
+    for use, state in since.group("generator").items():
+        generators[use].set_state(state.cpu())
 
 
 def _batches(images: int, size: int, order: torch.Generator):
