@@ -233,4 +233,5 @@ def study(records, *, protocol=1, toy=False, name="s", dataset="digits", claims=
         entries=entries,
         recipes=recipes,
         records=lambda: records,
+        source=None,
     )

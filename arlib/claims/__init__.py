@@ -22,6 +22,7 @@ from arlib.claims.declared import CLAIMS, Claim, Config, Statistic
 from arlib.claims.evidence import Evidence, gather, noise_floor
 from arlib.claims.gentler import above_the_front, front_points, height, heights, visible
 from arlib.claims.matched import EXPLAINED, matched_fit
+from arlib.claims.mechanism import arms_of, arrows, decide_arms, doses, manipulations, shares
 from arlib.claims.moves import (
     DIFFERENCE,
     FACTOR,
@@ -67,6 +68,8 @@ __all__ = [
     "Trend",
     "above_the_front",
     "after_the_fact",
+    "arms_of",
+    "arrows",
     "chains",
     "claims_of",
     "collapsed",
@@ -74,7 +77,9 @@ __all__ = [
     "config_of",
     "crossings",
     "decide",
+    "decide_arms",
     "directions",
+    "doses",
     "fieller",
     "front_points",
     "gap_correlations",
@@ -85,6 +90,7 @@ __all__ = [
     "judge",
     "kind_of",
     "lowest_bounds",
+    "manipulations",
     "matched_fit",
     "move",
     "moves",
@@ -93,6 +99,7 @@ __all__ = [
     "page_trend",
     "q_of",
     "sensitivity",
+    "shares",
     "shares_left",
     "t_interval",
     "table",

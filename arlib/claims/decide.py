@@ -19,6 +19,8 @@ NOT_MEASURED = "not measured"
 SCALE_ONLY = "supported, scale only"
 FEATURES_ONLY = "features only"  # C5 by protocol 2: C5a without C5b
 WEIGHTS_ONLY = "raw weights only"  # C6 by protocol 2: C6a without C6b
+WEIGHTS_ALONE = "weights only"  # C8 by protocol 2: C8a without C8b
+_HALF = {"C5": FEATURES_ONLY, "C6": WEIGHTS_ONLY}
 NO_GAP = "no gap to regularise"  # C2 by protocol 2
 LEAST_GAP = 0.05  # between test and train error of the strength-0 nets, for C2 to count
 
@@ -94,21 +96,31 @@ def _by_protocol_2(
 
 def _whole(claim: str, row: dict, parts: list[dict]) -> dict:
     """The verdict of a claim that has parts:
-    its first part's, unless the second does not follow.
+    its first part's, unless the second does not follow; of C8 see `of_two_parts`.
     """
     first, second = parts[0]["verdict"], parts[1]["verdict"]
-    verdict = first
-    if first in ("supported", SCALE_ONLY) and second != "supported":
-        verdict = (
-            {"C5": FEATURES_ONLY, "C6": WEIGHTS_ONLY}[claim]
-            if second != NOT_MEASURED
-            else NOT_MEASURED
-        )
+    verdict = of_two_parts(first, second) if claim == "C8" else first
+    if claim in _HALF and first in ("supported", SCALE_ONLY) and second != "supported":
+        verdict = _HALF[claim] if second != NOT_MEASURED else NOT_MEASURED
     outcomes = "; ".join(
         f"{part['claim']} ({part['title'].partition(': ')[2]}): {part['verdict']}" for part in parts
     )
     note = f"{outcomes}. {parts[0]['note']}"
     return {"verdict": verdict, "matched": parts[0]["matched"], "note": note}
+
+
+def of_two_parts(weights: str, features: str) -> str:
+    """The row of C8, which sums up its parts and decides nothing of its own.
+
+    What both say; where one is supported and the other is not, which one.
+    """
+    if NOT_MEASURED in (weights, features):
+        return NOT_MEASURED
+    if weights == features:
+        return weights
+    if "supported" in (weights, features):
+        return WEIGHTS_ALONE if weights == "supported" else FEATURES_ONLY
+    return "undecided"
 
 
 def judge(evidence: Evidence, expected: int, protocol: int = 1, *, level: float = LEVEL) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from arlib.claims import controls, gentler, matched
+from arlib.claims import controls, gentler, matched, mechanism
 from arlib.claims.decide import NO_GAP, NOT_MEASURED, SCALE_ONLY, decide
 from arlib.claims.declared import Claim, Config
 from arlib.claims.second import PARTS, claims_of
@@ -21,20 +21,24 @@ def config_of(study) -> Config:
     and whether it is a toy.
     """
     classes = max(source(recipe.dataset).classes for recipe in study.recipes)
-    seeds = tuple(sorted({entry.recipe.seed for entry in study.entries if not entry.variant}))
+    arms = study.source is not None
+    seeds = {entry.recipe.seed for entry in study.entries if arms or not entry.variant}
+    seeds = tuple(sorted(seeds))
     known = {"classes": classes, "toy": bool(study.toy), "seeds": seeds, "protocol": study.protocol}
     return Config.of({**study.claims, **known})
 
 
 def verdicts(study) -> pd.DataFrame:
     """The verdicts of a study (`studies.load(name)`) by its own protocol:
-    `decide` with its settings.
+    `decide` with its settings. A study of arms decides C8 and its parts (`decide_arms`).
 
     A study of protocol 1 has in after_the_fact what protocol 2 says of each claim, where its
     records suffice; its verdicts stay its own. A study of fronts decides C9, and nothing else.
     """
     records, config = study.records(), config_of(study)
-    if any(entry.front is not None for entry in study.entries):
+    if study.source is not None:
+        frame = mechanism.decide_arms(records, config)
+    elif any(entry.front is not None for entry in study.entries):
         frame = decide(records[:0], config).set_index("claim", drop=False)
         for name, value in gentler.claim_row(study).items():
             frame.loc["C9", name] = value
@@ -117,7 +121,7 @@ def _line(row: pd.Series, claim: Claim) -> dict:
         "AR strength": f"0 → {row['strength']:g}" if claim.primary else "–",
         "Effect [95 % interval]": effect_text(claim.primary, _interval(row))
         if claim.primary
-        else "–",
+        else row.get("effect_text") or "–",
         "Seeds": str(row["seeds"]),
         "Trend": p_text(row["trend_p"]) if measured else "–",
         "Twin": effect_text(claim.twin, _interval(row, "twin_")) if claim.twin else "–",

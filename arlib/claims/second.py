@@ -1,10 +1,11 @@
 """The claims by protocol 2: what differs from the first is declared here,
 each for the reason that is given.
 
-C5 and C6 are taken apart. Their own rows follow from their parts: C5 asks of the first two whether
-the smoothing is in the features (C5a, which accumulate from the image on) and in each block by
-itself (C5b); C6 whether the weights concentrate (C6a), also as they are applied, with batch norm
-folded (C6b), and what that makes of the Jacobians at real images (C6c).
+C5, C6 and C8 are taken apart. Their own rows follow from their parts: C5 asks of the first two
+whether the smoothing is in the features (C5a, which accumulate from the image on) and in each block
+by itself (C5b); C6 whether the weights concentrate (C6a), also as they are applied, with batch norm
+folded (C6b), and what that makes of the Jacobians at real images (C6c); C8 asks by intervention
+what spectra (C8a) and what smooth features (C8b) do to a network (`mechanism`).
 """
 
 from dataclasses import replace
@@ -12,7 +13,7 @@ from dataclasses import replace
 from arlib.claims.declared import BLOCKS, CLAIMS, CONVOLUTIONS, Claim, Statistic
 
 NATURAL = "circular+bn-natural"
-PARTS = {"C5": ("C5a", "C5b"), "C6": ("C6a", "C6b", "C6c")}
+PARTS = {"C5": ("C5a", "C5b"), "C6": ("C6a", "C6b", "C6c"), "C8": ("C8a", "C8b")}
 
 # A change of features adds up from the image on:
 # a block that does nothing shows what came before it.
@@ -109,6 +110,27 @@ _C6C = _part(
         Statistic("largest singular value, image → block", "jacobian_max", log=True, layers=BLOCKS),
     ),
 )
+_C8 = replace(
+    CLAIMS["C8"],
+    needs=(
+        "networks that are given what robust ones have, and nothing else: the arms of an "
+        "intervention study, of at least 3 paired seeds each"
+    ),
+)
+_C8A = replace(
+    _C8,
+    id="C8a",
+    part_of="C8",
+    title="Mechanism: weights",
+    statement="The spectra of the layers cause small margins and lost accuracy.",
+)
+_C8B = replace(
+    _C8,
+    id="C8b",
+    part_of="C8",
+    title="Mechanism: features",
+    statement="That features change less causes small margins and lost accuracy.",
+)
 _C10 = replace(
     CLAIMS["C10"],
     primary=Q,
@@ -131,7 +153,11 @@ CLAIMS_2: dict[str, Claim] = {
         _C6A,
         _C6B,
         _C6C,
-        *(CLAIMS[name] for name in ("C7", "C8", "C9")),
+        CLAIMS["C7"],
+        _C8,
+        _C8A,
+        _C8B,
+        CLAIMS["C9"],
         _C10,
     )
 }

@@ -34,6 +34,7 @@ from arlib.figures.margins import (
     shared_margins,
     two_margins,
 )
+from arlib.figures.mechanism import causal_graph, doses, dumbbells, weights_and_features
 from arlib.figures.regularization import cross_entropy, errors, gap_by_scale, gap_curves
 from arlib.figures.shared import collect
 from arlib.figures.singular_values import (
@@ -68,6 +69,7 @@ __all__ = [
     "attack_ladder",
     "bound_curves",
     "bound_terms",
+    "causal_graph",
     "change_by_radius",
     "change_per_block",
     "collect",
@@ -77,6 +79,8 @@ __all__ = [
     "covering",
     "cross_entropy",
     "distances",
+    "doses",
+    "dumbbells",
     "errors",
     "estimates",
     "feature_change",
@@ -127,4 +131,5 @@ __all__ = [
     "verdict_strip",
     "walked",
     "walks",
+    "weights_and_features",
 ]

@@ -26,6 +26,8 @@ COLOURS = {
     "supported, scale only": "#DDEBF5",
     "features only": "#DDEBF5",
     "raw weights only": "#DDEBF5",
+    "weights only": "#DDEBF5",
+    "margins only": "#DDEBF5",
     "no gap to regularise": "#E9EBEE",
     "–": "#FFFFFF",
     "contradicted": "#F6C9A3",

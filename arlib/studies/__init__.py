@@ -6,6 +6,6 @@ A study is a file `studies/NAME.yml`. `load(name)` gives its runs and their reco
 
 from arlib.studies.file import Entry, StudyFile
 from arlib.studies.shelf import KEYS, Shelf
-from arlib.studies.study import Study, load, names
+from arlib.studies.study import Study, interventions, load, names
 
-__all__ = ["KEYS", "Entry", "Shelf", "Study", "StudyFile", "load", "names"]
+__all__ = ["KEYS", "Entry", "Shelf", "Study", "StudyFile", "interventions", "load", "names"]

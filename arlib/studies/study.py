@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from pathlib import Path
@@ -53,6 +54,19 @@ def load(name: str | Path, store: str | Path | None = None) -> Study:
     candidates = (folder / f"{name}.yml" for folder in where.studies)
     path = next(path for path in candidates if path.is_file())
     return Study(parse(path, where.studies), where)
+
+
+def interventions(name: str | Path, store: str | Path | None = None) -> list[Study]:
+    """The studies whose arms start from the networks of the study `name`; itself if it has arms."""
+    given = load(name, store)
+    if given.source is not None:
+        return [given]
+    arms = []
+    for other in names(store):
+        with contextlib.suppress(InputError):  # a file with a mistake is nobody's intervention
+            study = load(other, store)
+            arms += [study] if study.source and study.source.name == given.name else []
+    return arms
 
 
 class Study(Shelf):
@@ -175,8 +189,9 @@ class Study(Shelf):
         notes = [f"{run} {note}" for run, note in waiting.items() if note]
         if notes and len(notes) == len(missing):
             raise InputError(f"{self.name}: nothing can be computed. {notes[0]}.")
-        for note in notes:
-            log.warning("%s: %s", self.name, note)
+        if notes:
+            others = f", and so do {len(notes) - 1} others" if len(notes) > 1 else ""
+            log.warning("%s: %s%s", self.name, notes[0], others)
 
     def _precision(self, machine: engine.Machine, *, afresh: bool) -> str:
         """The precision of the runs that are there, finished or begun;

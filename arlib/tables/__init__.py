@@ -15,6 +15,7 @@ from arlib.tables.bound import (
 from arlib.tables.first import first_page
 from arlib.tables.gentler import fronts, heights
 from arlib.tables.layers import layer_rule, operators, scale_and_shape, unevenness
+from arlib.tables.mechanism import arms, manipulations, shares, slopes
 from arlib.tables.runs import (
     accuracies,
     by_seed,
@@ -35,6 +36,7 @@ from arlib.tables.text import markdown, with_finding
 
 __all__ = [
     "accuracies",
+    "arms",
     "by_seed",
     "cost",
     "cross_checks",
@@ -49,6 +51,7 @@ __all__ = [
     "interval",
     "layer_rule",
     "lowest_bounds",
+    "manipulations",
     "margin_factors",
     "markdown",
     "matched",
@@ -58,6 +61,8 @@ __all__ = [
     "robust_gap",
     "scale_and_shape",
     "sensitivity",
+    "shares",
+    "slopes",
     "training_time",
     "under_attack",
     "unevenness",
