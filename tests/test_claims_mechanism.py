@@ -59,9 +59,9 @@ def arms(world, *, seeds=(0, 1, 2), noise=0.01, rng=0, residual=0.01, match=1.0)
                     about = {"statistic": "imposed_residual", "layer": layer, "value": residual}
                     rows.append(keys | own | about)
             if arm == "smooth":
-                told = {"matched_value": 0.03 * match, "matched_target": 0.03}
-                told |= {"penalty_weight": 500.0}
-                rows += [keys | own | {"statistic": n, "value": v} for n, v in told.items()]
+                match_rows = {"matched_value": 0.03 * match, "matched_target": 0.03}
+                match_rows |= {"penalty_weight": 500.0}
+                rows += [keys | own | {"statistic": n, "value": v} for n, v in match_rows.items()]
     return pd.DataFrame(rows)
 
 
@@ -71,13 +71,13 @@ def verdicts(world, **options) -> pd.DataFrame:
 
 def test_shares_are_those_that_were_planted():
     table = arms({"d": 0.3, "rescue": 0.7, "smooth": 0.6}, noise=0.0)
-    found = claims.shares(table, CONFIG).set_index(["arm", "statistic"])
+    planted = claims.shares(table, CONFIG).set_index(["arm", "statistic"])
     for arm, share in (("d", 0.3), ("rescue", 0.7), ("smooth", 0.6)):
         for name in ("margin", "error", "scale-free", "confidence", "flips", "robust"):
-            assert found.loc[(arm, name), "share"] == pytest.approx(share), (arm, name)
-    assert found.loc[("rescue", "error"), "kind"] == "lost"
-    assert found.loc[("d", "error"), "kind"] == "reproduced"
-    assert found.loc[("d", "features"), "share"] == pytest.approx(0.3)
+            assert planted.loc[(arm, name), "share"] == pytest.approx(share), (arm, name)
+    assert planted.loc[("rescue", "error"), "kind"] == "lost"
+    assert planted.loc[("d", "error"), "kind"] == "reproduced"
+    assert planted.loc[("d", "features"), "share"] == pytest.approx(0.3)
 
 
 def test_a_share_has_fiellers_interval_over_seeds():
@@ -181,11 +181,11 @@ def test_an_unbounded_interval_is_undecided():
 
 def test_doses_have_the_slope_that_was_planted():
     world = {arm: 0.2 * dose for arm, dose in mechanism.DOSES.items() if arm != "s"}
-    found = claims.doses(arms(world, noise=0.0), CONFIG)
-    assert sorted(found["dose"].unique()) == [-1, -0.5, 0, 0.5, 1]
-    slope = found.attrs["slopes"]["error"]
+    by_dose = claims.doses(arms(world, noise=0.0), CONFIG)
+    assert sorted(by_dose["dose"].unique()) == [-1, -0.5, 0, 0.5, 1]
+    slope = by_dose.attrs["slopes"]["error"]
     assert slope.mean == pytest.approx(0.2 * 0.22) and slope.sign == 1
-    assert found.attrs["slopes"]["margin"].mean == pytest.approx(0.2 * math.log(0.1))
+    assert by_dose.attrs["slopes"]["margin"].mean == pytest.approx(0.2 * math.log(0.1))
     one = claims.doses(arms(world, seeds=(0,)), CONFIG).attrs["slopes"]["error"]
     assert math.isnan(one.low) and math.isfinite(one.mean)
 

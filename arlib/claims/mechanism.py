@@ -233,10 +233,10 @@ def _decision(
         if by[a, s].seeds
     )
     seeds = min(len(by[a, s].seeds) for a in own for s in (MARGIN, ERROR))
-    said = f"Share of the way from S′ to A′, given {_NOTE[claim]}: {text or 'nothing yet'}."
+    sentence = f"Share of the way from S′ to A′, given {_NOTE[claim]}: {text or 'nothing yet'}."
     problem = _problem(own, by, table, checks)
     if problem:
-        return NOT_MEASURED, f"{problem} {said}" if text else problem, text, seeds
+        return NOT_MEASURED, f"{problem} {sentence}" if text else problem, text, seeds
 
     def above(statistic: str) -> bool:
         return all(by[a, statistic].ratio.low > MOST for a in own)
@@ -245,22 +245,22 @@ def _decision(
         return all(by[a, statistic].ratio.high < FEW for a in arms)
 
     if all(below(own, s) for s in (MARGIN, ERROR)):
-        return "contradicted", said, text, seeds
+        return "contradicted", sentence, text, seeds
     if not above(MARGIN):
-        return "undecided", said, text, seeds
+        return "undecided", sentence, text, seeds
     lacking = [a for a in SHAMS if not all(by[a, s].decides for s in (MARGIN, ERROR))]
     if lacking:
         needed = " and ".join(a.capitalize() for a in lacking)
-        return NOT_MEASURED, f"{needed} is needed with 3 seeds. {said}", text, seeds
+        return NOT_MEASURED, f"{needed} is needed with 3 seeds. {sentence}", text, seeds
     shams = "; ".join(
         f"{a.capitalize()} {s} {share_text(by[a, s])}" for a in SHAMS for s in (MARGIN, ERROR)
     )
-    said += f" Beside it: {shams}."
+    sentence += f" Beside it: {shams}."
     if above(ERROR) and all(below(SHAMS, s) for s in (MARGIN, ERROR)):
-        return "supported", said, text, seeds
+        return "supported", sentence, text, seeds
     if not above(ERROR) and below(SHAMS, MARGIN):
-        return MARGINS_ONLY, said, text, seeds
-    return "undecided", said, text, seeds
+        return MARGINS_ONLY, sentence, text, seeds
+    return "undecided", sentence, text, seeds
 
 
 def _problem(own: list[str], by: dict, table: pd.DataFrame, checks: pd.DataFrame) -> str:

@@ -188,9 +188,9 @@ def weights_and_features(records: pd.DataFrame, config=None):
         low, high = (part[end].astype(float).clip(-3, 3) for end in ("low", "high"))
         ax.hlines(y, low, high, color=paint, linewidth=2)
         ax.plot(part["share"].astype(float), y, shape, color=paint, markersize=6, label=title(arm))
-        told = part["share"].dropna()
+        known = part["share"].dropna()
         phrases.append(
-            f"{title(arm)}: " + ", ".join(f"{SHORT[n]} {v:.2f}" for n, v in told.items())
+            f"{title(arm)}: " + ", ".join(f"{SHORT[n]} {v:.2f}" for n, v in known.items())
         )
     for share, style in ((0, "solid"), (0.25, (0, (1, 2))), (0.5, (0, (1, 2))), (1, "solid")):
         ax.axvline(share, color=NEUTRAL, linewidth=0.8, linestyle=style)

@@ -46,10 +46,10 @@ def manipulations(records: pd.DataFrame) -> pd.DataFrame:
     order = in_order(table["arm"].unique())
     for row in table.sort_values("arm", key=lambda c: c.map(order.index)).itertuples():
         spectra = row.kind == "spectra"
-        told = f"{100 * row.worst:.2g} % ({row.layer})" if spectra else _matched(row)
+        furthest = f"{100 * row.worst:.2g} % ({row.layer})" if spectra else _matched(row)
         rows[f"{title(row.arm)}, seed {row.seed}"] = {
             "imposed": f"spectra of {row.layers} of {row.of} layers" if spectra else "smoothness",
-            "furthest off": told,
+            "furthest off": furthest,
             "allowed": "2 %" if spectra else "10 %",
             "holds": "yes" if row.holds else "no",
         }
@@ -83,11 +83,11 @@ def slopes(records: pd.DataFrame, config=None) -> pd.DataFrame:
     """The slope of each statistic over the dose, from S (0) to A (1), as text; with an interval
     where three seeds have all doses. Raises `NotMeasured` where no seed has.
     """
-    found = claims.doses(records, config).attrs["slopes"]
-    if not found:
+    by_statistic = claims.doses(records, config).attrs["slopes"]
+    if not by_statistic:
         raise NotMeasured("no seed has all five doses; run the study first.")
     rows = {}
-    for name, slope in found.items():
+    for name, slope in by_statistic.items():
         text = effect_text(STATISTICS[name], slope)
         rows[SHORT[name]] = {"per dose": text.partition(" [")[0] if math.isnan(slope.low) else text}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("statistic")
