@@ -151,7 +151,7 @@ def test_the_study_of_the_deciding_networks_is_what_the_claim_asks_for():
 
 def test_an_arms_id_is_for_good():
     study = studies.load("mechanism")
-    assert the_arm(study, "d").run == "cifar10-resnet20-d-s0-f23074b7"
+    assert the_arm(study, "d").run == "cifar10-resnet20-d-s0-d2f6b294"
     arm = the_arm(study, "smooth").recipe
     assert training.described(json.loads(json.dumps(arm.to_dict()))) == arm
     assert len({e.run for e in study.entries}) == len(study.entries)
@@ -367,7 +367,10 @@ def test_a_spectral_arm_has_the_spectra_it_is_to_have(networks, name):
             assert got[layer].norm() == pytest.approx(float(ends[1].norm()), rel=1e-4)
             continue
         if name == "d-spread":
-            ratio = lambda v: float(v.std(correction=0) / v.mean())
+
+            def ratio(v):
+                return float(v.std(correction=0) / v.mean())
+
             assert ratio(got[layer]) == pytest.approx(ratio(ends[1]), rel=0.1)
             continue
         wanted = (ends[0] * ends[1]).sqrt() if name == "dose-half" else ends[1]
@@ -414,7 +417,9 @@ def test_where_no_weight_matches_the_nearest_is_kept_and_said(networks, monkeypa
 
 
 def test_the_command_line_shows_and_runs_arms(study, tmp_path, monkeypatch, capsys):
-    call = lambda *words: arlib(monkeypatch, capsys, "study", *words)
+    def call(*words):
+        return arlib(monkeypatch, capsys, "study", *words)
+
     path, store = str(tmp_path / "arms.yml"), str(tmp_path / "store")
     _, shown, _ = call("show", path, "--store", store)
     assert "arms of: source" in shown and "digits-resnet8-d-s0" in shown

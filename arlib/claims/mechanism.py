@@ -268,7 +268,7 @@ def _problem(own: list[str], by: dict, table: pd.DataFrame, checks: pd.DataFrame
     failed = checks[checks["arm"].isin(own) & ~checks["holds"].astype(bool)]
     for row in failed.itertuples():
         return (
-            f"Not measured: the manipulation did not take in arm {row.arm} of seed {row.seed} "
+            f"The manipulation did not take in arm {row.arm} of seed {row.seed} "
             f"({row.layer or 'feature changes'} {100 * row.worst:.1f} % off)."
         )
     for arm in own:
@@ -276,7 +276,7 @@ def _problem(own: list[str], by: dict, table: pd.DataFrame, checks: pd.DataFrame
             have = len(by[arm, MARGIN].seeds)
             lost = [f"{a} of seed {s} collapsed" for a, s, _ in table.attrs["collapsed"]]
             return (
-                f"Not measured: arm {arm} with S′ and A′ is there for {have} of {SEEDS_NEEDED} "
+                f"Arm {arm} with S′ and A′ is there for {have} of {SEEDS_NEEDED} "
                 f"seeds{'; ' + ', '.join(lost) if lost else ''}."
             )
     return ""

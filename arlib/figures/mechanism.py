@@ -77,7 +77,8 @@ def _arrow(ax, start, end, paint, style, text: str) -> None:
     middle = ((tail[0] + head[0]) / 2, (tail[1] + head[1]) / 2)
     align = {"ha": "left", "va": "center"} if vertical else {"ha": "center", "va": "bottom"}
     back = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85}
-    offset = (0.012, 0) if vertical else (0, 0.045)
+    # above the boxes where there is little room between them
+    offset = (0.012, 0) if vertical else (0, 0.13 if y0 == y1 else 0.03)
     ax.text(middle[0] + offset[0], middle[1] + offset[1], text, fontsize=9, bbox=back, **align)
 
 
@@ -118,8 +119,9 @@ def dumbbells(records: pd.DataFrame, config=None):
         if name == "margin":
             ax.set_xscale("log")
         phrases.append(f"{SHORT[name]}: " + ", ".join(f"{title(a)} {means[a]:.3g}" for a in arms))
-    axes[1].set(xlabel="median |m| (log scale)")
-    axes[2].set(xlabel="test error (%)")
+    axes[1].set(xlabel="median |m| (log scale)", title="output margin")
+    axes[2].set(xlabel="test error (%)", title="lost accuracy")
+    axes[0].set(ylabel="arm", title="manipulation")
     axes[0].set_yticks(range(len(arms)), [title(arm) for arm in arms])
     axes[0].set_ylim(len(arms) - 0.4, -0.6)
     return figure, f"Means over seeds. {'; '.join(phrases)}."
@@ -136,7 +138,7 @@ def _check_panel(ax, checks: pd.DataFrame, places: Mapping[str, int]) -> None:
         if arm in places:
             ax.plot(shown, places[arm], "D", markersize=4.5, color=NEUTRAL,
                     markerfacecolor=NEUTRAL if holds else "white")  # fmt: skip
-    ax.set_xlim(0, 3.15)
+    ax.set_xlim(-0.15, 3.15)
     ax.set(xlabel="off / allowed")
 
 
@@ -196,6 +198,6 @@ def weights_and_features(records: pd.DataFrame, config=None):
         ax.axvline(share, color=NEUTRAL, linewidth=0.8, linestyle=style)
     ax.set_yticks(range(len(names)), [SHORT[name] for name in names])
     ax.set_ylim(len(names) - 0.5, -0.5)
-    ax.set(xlabel="share of the way from S′ (0) to A′ (1)")
+    ax.set(xlabel="share of the way from S′ (0) to A′ (1)", ylabel="statistic")
     ax.legend(loc="best")
     return figure, f"Reproduced shares. {'; '.join(phrases)}."

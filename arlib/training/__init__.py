@@ -7,12 +7,13 @@ from arlib.training.arm import Arm, described
 from arlib.training.recipe import Recipe, learning_rate
 
 if TYPE_CHECKING:
-    from arlib.training.arms import train_arm
+    from arlib.training.arms import ArmRun, train_arm
     from arlib.training.fastest import fastest_precision
     from arlib.training.loop import Run, initial_model, train, train_on, trained_split
     from arlib.training.store import load_model, model_from
 
 _WHERE = {
+    "ArmRun": "arms",
     "Run": "loop",
     "fastest_precision": "fastest",
     "initial_model": "loop",
@@ -25,6 +26,7 @@ _WHERE = {
 }
 __all__ = [
     "Arm",
+    "ArmRun",
     "Recipe",
     "Run",
     "described",
