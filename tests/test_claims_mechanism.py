@@ -230,3 +230,6 @@ def test_without_records_tables_and_figures_say_so():
     with pytest.raises(NotMeasured):
         tables.manipulations(nothing)
     assert len(figures.causal_graph().alt) > 40
+    card = figures.if_drawn(figures.dumbbells, nothing, CONFIG)
+    assert card.alt == "Not measured: S′ and A′ of one seed are needed first; run the study."
+    assert len(card._repr_png_()) > 1000

@@ -55,7 +55,7 @@ from arlib.figures.smoothing import (
     jacobian,
     ratio_by_band,
 )
-from arlib.figures.style import Picture, alt, colour, live, marker
+from arlib.figures.style import Picture, alt, colour, if_drawn, live, marker
 from arlib.figures.training import accuracies, robust_errors, training_curves
 from arlib.figures.verdicts import matched_fit, residuals, verdict_strip
 
@@ -93,6 +93,7 @@ __all__ = [
     "gap_by_scale",
     "gap_curves",
     "growth",
+    "if_drawn",
     "image_grid",
     "jacobian",
     "linear_margins",

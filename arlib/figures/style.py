@@ -7,6 +7,7 @@ import functools
 import io
 import math
 from collections.abc import Callable, Iterable
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -103,6 +104,23 @@ def live(figure: Picture) -> Picture:
     """
     figure.finding = ""
     return figure
+
+
+def if_drawn(draw: Callable[..., Picture], *args, **options) -> Picture:
+    """The figure, or a card that says what it lacks: for figures whose caption stands before there
+    is anything to draw.
+    """
+    try:
+        return draw(*args, **options)
+    except NotMeasured as error:
+        return _card(f"Not measured: {error}")
+
+
+@picture
+def _card(text: str) -> tuple[Picture, str]:
+    figure = Picture(figsize=(7.6, 1.0))
+    figure.text(0.5, 0.5, fill(text, 90), ha="center", va="center", color=NEUTRAL)
+    return figure, text
 
 
 def alt(figure: Figure) -> str:
