@@ -10,7 +10,7 @@ from arlib.claims.words import FINDING
 # What explains or is computed live has numbers of its own machine; what lists says itself.
 NOT_OF_RECORDS = re.compile(
     r"figures\.(live|two_points|covering|bound_terms|gap_by_scale|linear_margins|ascent_paths|"
-    r"image_grid|symbol|readings|estimates|change_by_radius|ratio_by_band|attack_ladder)\(|"
+    r"causal_graph|image_grid|symbol|readings|estimates|change_by_radius|ratio_by_band|attack_ladder)\(|"
     r"comparison\.figure\(|figure_slider\(|widgets\.live\("
 )
 LISTS = re.compile(r"DataFrame\.from_records, listed|signs\.sources|lambda: shown\.|whole\[later\]")

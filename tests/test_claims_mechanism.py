@@ -231,5 +231,5 @@ def test_without_records_tables_and_figures_say_so():
         tables.manipulations(nothing)
     assert len(figures.causal_graph().alt) > 40
     card = figures.if_drawn(figures.dumbbells, nothing, CONFIG)
-    assert card.alt == "Not measured: S′ and A′ of one seed are needed first; run the study."
+    assert card.finding == "Not measured: S′ and A′ of one seed are needed first; run the study."
     assert len(card._repr_png_()) > 1000

@@ -64,7 +64,12 @@ def causal_graph(states: Mapping[int, str] | None = None):
         _arrow(ax, _NODES[start][:2], _NODES[end][:2], paint, style, f"{number}  {state or test}")
         place = f"{number} from {start} to {end}"
         phrases.append(f"{place}, {f'tested by {test}' if state is None else state}")
-    return figure, f"The story as a graph; its arrows: {'; '.join(phrases)}."
+    about = f"The story as a graph; its arrows: {'; '.join(phrases)}."
+    if states is None:
+        return figure, about
+    counts = {state: list(states.values()).count(state) for state in STATES}
+    listed = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    return figure, about, f"Of the {len(ARROWS)} arrows: {listed}."
 
 
 def _arrow(ax, start, end, paint, style, text: str) -> None:
@@ -124,7 +129,21 @@ def dumbbells(records: pd.DataFrame, config=None):
     axes[0].set(ylabel="arm", title="manipulation")
     axes[0].set_yticks(range(len(arms)), [title(arm) for arm in arms])
     axes[0].set_ylim(len(arms) - 0.4, -0.6)
-    return figure, f"Means over seeds. {'; '.join(phrases)}."
+    return figure, f"Means over seeds. {'; '.join(phrases)}.", _ways(table, checks)
+
+
+def _ways(table: pd.DataFrame, checks: pd.DataFrame) -> str:
+    """What the dumbbells show, in a sentence."""
+    means = table[["margin", "error"]].astype(float).groupby("arm").mean()
+    seeds = table.index.get_level_values("seed").nunique()
+    off = sorted(title(arm) for arm in set(checks.loc[~checks["holds"].astype(bool), "arm"]))
+    ends = (
+        f"From S′ to A′ median |m| goes from {means['margin']['s']:.3g} to "
+        f"{means['margin']['a']:.3g} and test error from {100 * means['error']['s']:.1f} to "
+        f"{100 * means['error']['a']:.1f} %"
+    )
+    taken = f"; what was to be imposed is not there in {', '.join(off)}" if off else ""
+    return f"{ends}, over {seeds} seed{'s' * (seeds > 1)}; {len(means)} arms{taken}."
 
 
 def _check_panel(ax, checks: pd.DataFrame, places: Mapping[str, int]) -> None:
@@ -165,7 +184,12 @@ def doses(records: pd.DataFrame, config=None):
         phrases.append(f"{label} from {factor * ends.iloc[0]:.3g} to {factor * ends.iloc[-1]:.3g}")
         if name == "margin":
             log_axis(ax)
-    return figure, f"From dose −1 to 1: {'; '.join(phrases)}."
+    seeds = table["seed"].nunique()
+    return (
+        figure,
+        "Two panels against the dose.",
+        (f"From dose −1 to 1 {' and '.join(phrases)}, over {seeds} seed{'s' * (seeds > 1)}."),
+    )
 
 
 @picture
@@ -200,4 +224,4 @@ def weights_and_features(records: pd.DataFrame, config=None):
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.set(xlabel="share of the way from S′ (0) to A′ (1)", ylabel="statistic")
     ax.legend(loc="best")
-    return figure, f"Reproduced shares. {'; '.join(phrases)}."
+    return figure, "Shares of D and Smooth.", f"Shares of the way: {'; '.join(phrases)}."

@@ -120,7 +120,7 @@ def if_drawn(draw: Callable[..., Picture], *args, **options) -> Picture:
 def _card(text: str) -> tuple[Picture, str]:
     figure = Picture(figsize=(7.6, 1.0))
     figure.text(0.5, 0.5, fill(text, 90), ha="center", va="center", color=NEUTRAL)
-    return figure, text
+    return figure, "A card in the place of a figure.", text
 
 
 def alt(figure: Figure) -> str:

@@ -25,7 +25,10 @@ def arms(records: pd.DataFrame, config=None) -> pd.DataFrame:
         part = table.loc[arm].astype(float)
         rows[title(arm)] = {SHORT[name]: _level(name, part[name].mean()) for name in STATISTICS}
         rows[title(arm)]["seeds"] = str(len(part))
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
+    out = pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
+    seeds = table.index.get_level_values("seed").nunique()
+    out.attrs["finding"] = f"{len(out)} arms are recorded, of {seeds} seed{'s' * (seeds > 1)}."
+    return out
 
 
 def _level(name: str, value: float) -> str:
@@ -53,7 +56,10 @@ def manipulations(records: pd.DataFrame) -> pd.DataFrame:
             "allowed": "2 %" if spectra else "10 %",
             "holds": "yes" if row.holds else "no",
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
+    out = pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
+    held = int(table["holds"].astype(bool).sum())
+    out.attrs["finding"] = f"What was to be imposed is there in {held} of {len(out)} networks."
+    return out
 
 
 def _matched(row) -> str:
@@ -76,7 +82,10 @@ def shares(records: pd.DataFrame, config=None) -> pd.DataFrame:
             ends = tuple(part.loc[name, ["share", "low", "high"]]) if there else None
             row[SHORT[name]] = share_text(ends) if there else NOT_MEASURED
         rows[title(arm)] = row | {"seeds": str(part["seeds"].max())}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
+    out = pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
+    enough = int((table.groupby("arm")["seeds"].max() >= 3).sum())
+    out.attrs["finding"] = f"{enough} of {len(out)} arms have the three seeds of an interval."
+    return out
 
 
 def slopes(records: pd.DataFrame, config=None) -> pd.DataFrame:
@@ -90,4 +99,7 @@ def slopes(records: pd.DataFrame, config=None) -> pd.DataFrame:
     for name, slope in by_statistic.items():
         text = effect_text(STATISTICS[name], slope)
         rows[SHORT[name]] = {"per dose": text.partition(" [")[0] if math.isnan(slope.low) else text}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("statistic")
+    out = pd.DataFrame.from_dict(rows, orient="index").rename_axis("statistic")
+    errors = out["per dose"].get(SHORT["error"], NOT_MEASURED)
+    out.attrs["finding"] = f"One dose of robust spectra moves test error by {errors}."
+    return out

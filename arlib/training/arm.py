@@ -127,6 +127,7 @@ class Arm:
             )
 
     kind = property(lambda self: KINDS[self.arm])
+    helper = ""  # takes no labels from another network
     dataset = property(lambda self: self.start.dataset)
     model = property(lambda self: self.start.model)
     width = property(lambda self: self.start.width)
