@@ -340,7 +340,9 @@ def test_every_setting_decides_some_part():
     recipes = [replace(RECIPE, eps=eps, seed=seed) for eps in (0, 8 / 255) for seed in (0, 1)]
 
     def describe(s):
-        return [(p.name, p.uses(s)) for r in recipes for w in KINDS for p in plan(w, r, s)]
+        plans = [plan(w, r, s) for r in recipes for w in KINDS]
+        plans += [plan("last", r, s, front=True) for r in recipes]
+        return [(part.name, part.uses(s)) for parts in plans for part in parts]
 
     other = {"accept_radii": (2.0,)} | {
         "flip_radii": (1.0, 2.0, 4.0, 8.0),

@@ -161,6 +161,8 @@ def fitting(shape: tuple[int, ...], classes: int) -> str | None:
     counts = {}
     for name in studies.names(_NO_STORE):
         study = _published(name)
+        if "effect" not in study.claims:  # of arms or fronts: no networks that users' are like
+            continue
         read = source(study.recipes[0].dataset)
         if (read.shape, read.classes) == (tuple(shape), classes):
             counts[name] = _networks(study)
