@@ -20,7 +20,7 @@ from arlib.claims.controls import shares_left
 from arlib.claims.decide import NOT_MEASURED, decide, judge, verdict
 from arlib.claims.declared import CLAIMS, Claim, Config, Statistic
 from arlib.claims.evidence import Evidence, gather, noise_floor
-from arlib.claims.gentler import above_the_front, front_points, height, heights, visible
+from arlib.claims.gentler import Outcome, above_the_front, front_points, height, heights, visible
 from arlib.claims.matched import EXPLAINED, matched_fit
 from arlib.claims.mechanism import arms_of, arrows, decide_arms, doses, manipulations, shares
 from arlib.claims.moves import (
@@ -62,6 +62,7 @@ __all__ = [
     "Evidence",
     "Interval",
     "Move",
+    "Outcome",
     "Proved",
     "Ratio",
     "Statistic",

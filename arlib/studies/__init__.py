@@ -5,7 +5,18 @@ A study is a file `studies/NAME.yml`. `load(name)` gives its runs and their reco
 """
 
 from arlib.studies.file import Entry, StudyFile
+from arlib.studies.fronts import Point
 from arlib.studies.shelf import KEYS, Shelf
 from arlib.studies.study import Study, interventions, load, names
 
-__all__ = ["KEYS", "Entry", "Shelf", "Study", "StudyFile", "interventions", "load", "names"]
+__all__ = [
+    "KEYS",
+    "Entry",
+    "Point",
+    "Shelf",
+    "Study",
+    "StudyFile",
+    "interventions",
+    "load",
+    "names",
+]
