@@ -1,5 +1,6 @@
 """C8: shares, manipulation checks and verdicts on arms with planted answers."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -233,3 +234,21 @@ def test_without_records_tables_and_figures_say_so():
     card = figures.if_drawn(figures.dumbbells, nothing, CONFIG)
     assert card.finding == "Not measured: S′ and A′ of one seed are needed first; run the study."
     assert len(card._repr_png_()) > 1000
+
+
+def test_arrows_are_what_their_tests_say():
+    world = SHARES | {"d": 0.9, "rescue": 0.8, "smooth": {"median_abs_margin": 0.9}}
+    source = pd.DataFrame({"claim": ["C5a", "C6b"], "verdict": ["supported", "contradicted"]})
+    states = claims.arrows(arms(world | {"temperature": 0.0}), CONFIG, source)
+    assert states == {
+        1: "broken", 2: "stands", 3: "stands", 4: "stands", 5: "in part", 6: "broken",
+    }  # fmt: skip
+    states = claims.arrows(arms(SHARES), CONFIG)
+    assert (states[3], states[4], states[5]) == ("broken", "broken", "broken")
+    assert {states[1], states[2], states[6]} == {"not measured"}
+
+
+@pytest.mark.parametrize("protocol", [1, 2])
+def test_a_study_without_arms_says_nothing_of_any_arrow(protocol):
+    config = dataclasses.replace(CONFIG, protocol=protocol)
+    assert set(claims.arrows(synthetic.records(), config).values()) == {"not measured"}

@@ -310,7 +310,7 @@ def arrows(
     """
     words = {"supported": "stands", "contradicted": "broken", MARGINS_ONLY: "in part"}
     frame = decide_arms(records, config).set_index("claim")["verdict"]
-    states = {4: frame["C8a"], 5: frame["C8b"]}
+    states = {n: frame.get(c, NOT_MEASURED) for n, c in ((4, "C8a"), (5, "C8b"))}
     if verdicts_of_source is not None:
         source = verdicts_of_source.set_index("claim")["verdict"]
         states |= {n: source.get(c, NOT_MEASURED) for n, c in ((1, "C6b"), (2, "C5a"))}
