@@ -588,7 +588,7 @@ PUBLISHED = sorted(path.parent for path in (ROOT / "records").glob("*/*/record.j
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
 def test_a_published_record_is_whole_small_and_named_by_its_recipe(folder):
     record = records.read(folder)
-    assert training.Recipe.from_dict(record.recipe).id == record.run == folder.name
+    assert training.described(record.recipe).id == record.run == folder.name
     assert records.size(folder) <= records.LIMIT
     assert len(record.rows) and len(record.history) and record.provenance["precision"] == "float32"
     published = studies.load(folder.parent.name).file.weights
