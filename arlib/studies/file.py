@@ -129,7 +129,8 @@ def parse(path: str | Path, folders: Iterable[Path] = ()) -> StudyFile:
             field="study",
         )
     document = Document(Path(path))
-    if arms.KEY in document.content:
+    # a file that is no mapping is refused below
+    if isinstance(document.content, dict) and arms.KEY in document.content:
         return _of_arms(document, Path(path), [Path(path).parent, *folders])
     top = document.mapping((), KEYS, REQUIRED)
     texts = {key: document.typed((key,), str) for key in ("title", "purpose", "cost")}
