@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
+SOURCE = re.compile(r' srcset="(?!https?://)([^"\s]+)"')  # of a dark page's picture
 RELATIVE = re.compile(r"(!?)(\[[^\]]*\])\((?!https?://|#|mailto:)([^)\s]+)\)")
 
 
@@ -24,7 +25,8 @@ def absolute_links(text: str, address: str) -> str:
         kind = "raw" if link[1] else "blob"
         return f"{link[1]}{link[2]}({base}/{kind}/main/{link[3]})"
 
-    return RELATIVE.sub(absolute, text)
+    sourced = SOURCE.sub(lambda link: f' srcset="{base}/raw/main/{link[1]}"', text)
+    return RELATIVE.sub(absolute, sourced)
 
 
 class CustomMetadataHook(MetadataHookInterface):

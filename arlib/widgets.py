@@ -88,10 +88,13 @@ def figure_slider(
     from IPython.display import HTML
 
     captions = [f"{label} = {value}" for value in values]
-    pngs = [figure if isinstance(figure, bytes) else _png(figure, dpi) for figure in figures]
+    images = [
+        _image(figure, f"{about} {text}", dpi, loaded=i == len(captions) - 1)
+        for i, (figure, about, text) in enumerate(zip(figures, alts, captions, strict=True))
+    ]
     frames = [
-        _frame(png, f"{about} {text}", text, last=i == len(captions) - 1)
-        for i, (png, about, text) in enumerate(zip(pngs, alts, captions, strict=True))
+        f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"
+        for image, caption in zip(images, captions, strict=True)
     ]
     bar = _bar(captions, label, alts[0], start)
     return HTML("\n".join([f"<style>{_STYLE}</style>", bar, *frames, f"</div>{_BEGIN}"]))
@@ -285,10 +288,17 @@ def _bar(captions: list[str], label: str, alt: str, start: int) -> str:
     )
 
 
-def _frame(png: bytes, alt: str, caption: str, *, last: bool) -> str:
-    loaded = f' onload="{html.escape(_LOADED)}"' if last else ""
-    image = f'<img src="{_address(png)}" alt="{html.escape(alt)}"{loaded}>'
-    return f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"
+def _image(figure, alt: str, dpi: int, *, loaded: bool) -> str:
+    """A frame's image; of a figure that has one, with its narrow version for phones."""
+    png = figure if isinstance(figure, bytes) else _png(figure, dpi)
+    marks = ' class="photographs"' if getattr(figure, "photographs", False) else ""
+    marks += f' onload="{html.escape(_LOADED)}"' if loaded else ""
+    image = f'<img src="{_address(png)}" alt="{html.escape(alt)}"{marks}>'
+    narrow = figure.narrow() if hasattr(figure, "narrow") else None
+    if narrow is None:
+        return image
+    source = f'<source media="(max-width: 576px)" srcset="{_address(_png(narrow, 150))}">'
+    return f"<picture>{source}{image}</picture>"
 
 
 def _address(png: bytes) -> str:

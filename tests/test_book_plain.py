@@ -268,7 +268,14 @@ def project(tmp_path):
     figure = {"mystnb": {"figure": {"name": "fig-y", "caption": "C."}, "image": {"alt": "<D>"}}}
     image = {"image/png": "", "text/plain": "Figure", execute.VIEW: {"model_id": "0"}}
     drawn = nbformat.v4.new_code_cell(
-        "y", id="y", metadata=figure, outputs=[nbformat.v4.new_output("display_data", image)]
+        "y",
+        id="y",
+        metadata=figure,
+        outputs=[
+            nbformat.v4.new_output(
+                "display_data", image, metadata={"image/png": {"alt": "<D>", "narrow": "AAAA"}}
+            )
+        ],
     )
     for name, text, cells in (("one", one, []), ("two", two, [drawn])):
         cells = [nbformat.v4.new_markdown_cell(text, id="text"), *cells]
@@ -290,6 +297,7 @@ def test_references_of_a_small_book(project):
     assert f"[the chapter's page]({PAGES}/two.html)" in two.cells[0].source
     (figure, text) = two.cells[1].outputs
     assert set(figure.data) == {"image/png", "text/plain"}
+    assert figure.metadata == {"image/png": {"alt": "<D>"}}, "a narrow figure is of the page only"
     assert text.data["text/markdown"] == (
         "**Fig. 1 (fig-y)** C.\n\n<details><summary>Description</summary>&lt;D&gt;</details>"
     )

@@ -206,8 +206,12 @@ def test_findings_are_of_the_published_records_and_say_what_is_missing(tmp_path)
     section = findings.written("digits")[0]
     picture, first, *_ = section.splitlines()[0], section.splitlines()[2]
     described = r"Three lines against AR strength .+ From AR strength 0 to 64, .+"
-    assert re.fullmatch(rf"!\[{described}\]\(\S+\.png\)", picture)
-    assert (ROOT / "book" / "_static" / "three-distances.png").stat().st_size < 60_000
+    static = "book/_static/three-distances"
+    source = f'<source media="(prefers-color-scheme: dark)" srcset="{static}-dark.png">'
+    light = rf"!\[{described}\]\({static}\.png\)"
+    assert re.fullmatch(f"<picture>{re.escape(source)}{light}</picture>", picture)
+    for name in (f"{static}.png", f"{static}-dark.png"):
+        assert (ROOT / name).stat().st_size < 60_000
     assert first.startswith("1. Nearer in logits, farther in pixels: at AR strength 64, ")
     assert (
         "\nResNet-8 on 8×8 digits (toy) (study `digits`, 12 networks), AR strength 0 against 32: "

@@ -192,7 +192,7 @@ ALL = {
 def test_every_figure_is_drawn_here():
     helpers = {"ImageRow", "Picture", "alt", "collect", "colour", "distances", "marker"}
     helpers |= {"Chips", "shared_margins", "walked"}
-    helpers |= {"live"}
+    helpers |= {"live", "dark_png", "darkened"}
     # have no axes; drawn in test_claims_mechanism
     helpers |= {"causal_graph", "if_drawn"}
     # of a study of fronts; drawn in test_figures_gentler

@@ -41,6 +41,7 @@ def test_on_an_index_no_link_of_the_readme_is_relative(hook):
     assert "](https://example.org/a/b/blob/main/studies/README.md)" in text
     # a picture is the file itself, not the page about it
     assert "](https://example.org/a/b/raw/main/book/_static/three-distances.png)" in text
+    assert 'srcset="https://example.org/a/b/raw/main/book/_static/' in text
     assert metadata["readme"]["content-type"] == "text/markdown"
 
 

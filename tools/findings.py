@@ -19,6 +19,7 @@ from arlib.tables.text import plain
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- written by `python -m tools.findings` -->\n", "<!-- end of what is written -->\n"
 FIGURE = Path("book") / "_static" / "three-distances.png"
+DARK = FIGURE.with_stem("three-distances-dark")
 ROUND = str.maketrans("[]", "()")  # in the text of a link square brackets would end it
 COLUMNS = {
     "Verdict": "verdict",
@@ -67,7 +68,7 @@ def written(name: str) -> tuple[str, figures.Picture | None]:
     )
     strengths = f"AR strength 0 against {study.claims['effect']:g}"
     lines = [
-        f"![{figures.alt(figure).translate(ROUND)}]({FIGURE.as_posix()})" if figure else "",
+        pictured(figures.alt(figure)) if figure else "",
         "\n".join(f"{place}. {sentence}" for place, sentence in enumerate(paragraphs, start=1)),
         f"{plain(study.title)} (study `{name}`, {runs} networks), {strengths}: {counts}. "
         f"{' '.join(plain(study.purpose).split())}",
@@ -76,6 +77,12 @@ def written(name: str) -> tuple[str, figures.Picture | None]:
         f"Not run yet: {', '.join(f'`{other}`' for other in waiting)}." if waiting else "",
     ]
     return "\n\n".join(filter(None, lines)) + "\n", figure
+
+
+def pictured(alt: str) -> str:
+    """The figure as Markdown, with another file where the page is dark."""
+    dark = f'<source media="(prefers-color-scheme: dark)" srcset="{DARK.as_posix()}">'
+    return f"<picture>{dark}![{alt.translate(ROUND)}]({FIGURE.as_posix()})</picture>"
 
 
 def first(study, verdicts) -> tuple[figures.Picture | None, list[str]]:
@@ -113,7 +120,9 @@ def main(arguments: list[str]) -> int:
         return int(before != after)
     files.write_text(path, after)
     if figure is not None:
-        files.write_bytes(ROOT / FIGURE, figure._repr_png_())
+        png = figure._repr_png_()
+        files.write_bytes(ROOT / FIGURE, png)
+        files.write_bytes(ROOT / DARK, figures.dark_png(png))
     return 0
 
 

@@ -79,6 +79,8 @@ def _plain_code(cell: nbformat.NotebookNode, page: references.Page, glued: dict)
     tags = set(cell.metadata.get("tags", []))
     shown = cell.metadata.pop("mystnb", {})
     cell.outputs = [output for output in cell.outputs if _can_be_shown(output)]
+    for output in cell.outputs:  # clients show the wide figure
+        output.get("metadata", {}).get("image/png", {}).pop("narrow", None)
     if tags & {"remove-cell", "remove-output"}:
         cell.outputs = []
     folded = tags & {"hide-input", "hide-cell", "remove-cell", "remove-input"}

@@ -20,6 +20,7 @@ from arlib.figures.bound import (
 from arlib.figures.boundary import pictures, walked, walks
 from arlib.figures.chips import Chips
 from arlib.figures.compared import compared
+from arlib.figures.dark import dark_png, darkened
 from arlib.figures.gentler import front_heights, fronts, pairs_and_front, slope_plane
 from arlib.figures.intro import distances, forest, four_effects, three_distances
 from arlib.figures.margins import (
@@ -78,6 +79,8 @@ __all__ = [
     "confidence",
     "covering",
     "cross_entropy",
+    "dark_png",
+    "darkened",
     "distances",
     "doses",
     "dumbbells",

@@ -15,14 +15,16 @@ from arlib.figures.shared import of_strengths, together
 from arlib.figures.style import (
     GREY,
     NEUTRAL,
-    Picture,
     by_strength,
     colour,
+    is_narrow,
+    key,
     legend,
     marker,
     panels,
     picture,
     strengths_of,
+    tiles,
 )
 
 WRONG = "#A3123A"
@@ -55,8 +57,7 @@ def image_grid(rows: Sequence[ImageRow], *, columns: Sequence[str] = (), about: 
         raise InputError(
             f"image_grid got rows and titles of {sorted(counts)} images; one length is needed."
         )
-    figure = Picture(figsize=(7.6, 0.35 + 1.02 * len(rows)))
-    axes = figure.subplots(len(rows), counts.pop(), squeeze=False)
+    figure, axes, begins = tiles(len(rows), counts.pop(), tile=1.02)
     for row, line in zip(rows, axes, strict=True):
         for column, (image, ax) in enumerate(zip(row.images, line, strict=True)):
             _show(ax, image, row.scale)
@@ -65,7 +66,8 @@ def image_grid(rows: Sequence[ImageRow], *, columns: Sequence[str] = (), about: 
                 ax.set_xlabel(
                     row.words[column], fontsize=9, color=WRONG if wrong else NEUTRAL, labelpad=2
                 )
-        line[0].set_ylabel(row.label, fontsize=9)
+        for column in begins:
+            line[column].set_ylabel(row.label, fontsize=9)
     for title, ax in zip(columns, axes[0], strict=False):
         ax.set_title(title, fontsize=9.5)
     phrases = [
@@ -113,8 +115,7 @@ def ascent_paths(
     grid = torch.cartesian_prod(places, places)
     with torch.no_grad():
         heights = loss(grid).view(len(places), len(places)).T.numpy()
-    figure = Picture(figsize=(6.6, 4.4))
-    ax = figure.subplots()
+    figure, (ax,) = panels(1, alone=6.6, height=5.4 if is_narrow() else 4.4)
     ax.contour(places, places, heights, levels=12, colors=GREY, linewidths=0.6)
     ax.contourf(
         places, places, heights, levels=[boundary, heights.max() + 1], colors=[WRONG], alpha=0.15
@@ -130,7 +131,8 @@ def ascent_paths(
         ax.plot(*points.T, color=paint, linewidth=1.4, marker=".", markersize=5, label=name)
         ax.plot(*points[-1], "s", color=paint, markersize=8)
     ax.set(xlabel="first pixel", ylabel="second pixel", xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    figure.legend(loc="outside right upper")
+    handles = ax.get_legend_handles_labels()[0]
+    key(figure, handles) if is_narrow() else figure.legend(loc="outside right upper")
     with torch.no_grad():
         ends = {name: float(loss(path[-1:])[0]) > boundary for name, path in paths.items()}
     summary = "; ".join(

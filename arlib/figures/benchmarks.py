@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.ticker import NullLocator
 
 from arlib.errors import NotMeasured
-from arlib.figures.style import GREY, NEUTRAL, log_axis, panels, picture
+from arlib.figures.style import GREY, NEUTRAL, key, log_axis, panels, picture
 
 _COLOURS = ("#5F6773", "#0F5FAF", "#DB7A1C", "#A3123A")
 _MARKERS = ("s", "o", "^", "D")
@@ -48,8 +48,7 @@ def growth(table: pd.DataFrame):
                 title=titles[name],
             )
             log_axis(ax)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    key(figure, axes[0].get_legend_handles_labels()[0])
     largest = table.sort_values(["channels", "map"]).groupby("method").last()
     summary = "; ".join(
         f"{method} {row['wall s']:.2g} s at {row['channels']:g} channels, {row['map']:g} pixels"

@@ -34,6 +34,7 @@ from arlib.figures.style import (
     NEUTRAL,
     against_strength,
     colour,
+    key,
     legend,
     marker,
     panels,
@@ -160,8 +161,7 @@ def bound_terms(shares: Mapping[str, tuple[int, Mapping[float, float]]], *, samp
         ax.xaxis.set_major_formatter(FuncFormatter(_fraction))
         ax.xaxis.set_minor_locator(NullLocator())
         phrases.append(f"{name}: smallest sum {whole.min():.2f} at v = {radii[whole.argmin()]:.3g}")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    key(figure, axes[0].get_legend_handles_labels()[0])
     return figure, f"Terms of the bound by v. {'; '.join(phrases)}."
 
 
@@ -360,8 +360,7 @@ def proved_distances(networks: Mapping[float, Proved]):
     are medians; the true distance of every image lies between its two values.
     """
     strengths_of(pd.DataFrame({"strength": list(networks)}))
-    figure, (ax,) = panels(1, height=1.5 + 0.45 * len(networks))
-    figure.set_figwidth(7.6)
+    figure, (ax,) = panels(1, alone=7.6, height=1.5 + 0.45 * len(networks))
     phrases = []
     for place, (strength, network) in enumerate(networks.items()):
         for values, name in ((network.lower, "certified"), (network.upper, "attack")):

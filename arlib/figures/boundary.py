@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from arlib.figures.attacks import two_colours
-from arlib.figures.style import NEUTRAL, Picture, colour, legend, marker, panels, picture
+from arlib.figures.style import NEUTRAL, colour, legend, marker, panels, picture, tiles
 
 
 @picture
@@ -49,8 +49,7 @@ def pictures(content: dict, gradients: Mapping[float, Sequence[np.ndarray]] | No
     images, names = content["images"], content["classes"]
     networks = [(0, content["networks"][0]), (-1, content["networks"][-1])]
     kinds = 2 + bool(gradients)
-    figure = Picture(figsize=(7.6, 0.3 + 0.98 * (1 + kinds * len(networks))))
-    axes = figure.subplots(1 + kinds * len(networks), len(images), squeeze=False)
+    figure, axes, begins = tiles(1 + kinds * len(networks), len(images), tile=0.98)
     for column, image in enumerate(images):
         _tile(axes[0][column], _pixels(image, content))
         axes[0][column].set_title(names[image["label"]], fontsize=9)
@@ -71,7 +70,8 @@ def pictures(content: dict, gradients: Mapping[float, Sequence[np.ndarray]] | No
         at = f"at {network['strength']:g}"
         labels += [f"gradient\n{at}"] * bool(gradients) + [f"change\n{at}", f"after it\n{at}"]
     for row, label in zip(axes, labels, strict=True):
-        row[0].set_ylabel(label, fontsize=9)
+        for column in begins:
+            row[column].set_ylabel(label, fontsize=9)
     first, last = (network["strength"] for _, network in networks)
     alt = (
         f"{len(images)} test images, and how networks trained at AR strengths {first:g} and "

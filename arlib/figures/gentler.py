@@ -21,7 +21,7 @@ from arlib.claims.gentler import (
     usable,
 )
 from arlib.errors import InputError
-from arlib.figures.style import GREY, NEUTRAL, panels, picture
+from arlib.figures.style import GREY, NEUTRAL, key, panels, picture
 from arlib.studies.fronts import EPOCHS, GRID, KNOBS, PASSES
 
 # (colour, marker) of a method; strengths have colours of their own, which these are not
@@ -168,7 +168,7 @@ def _legend(figure, methods) -> None:
                label=f"{NAMES[m]} ({_SYMBOLS[KNOBS[m]]})")
         for m in methods
     ]  # fmt: skip
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    key(figure, handles)
 
 
 @picture

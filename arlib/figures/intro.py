@@ -11,7 +11,18 @@ from arlib.claims import CLAIMS, NOT_MEASURED, Config, Interval, claims_of
 from arlib.errors import NotMeasured
 from arlib.figures.margins import moves_of_shared, shared_margins
 from arlib.figures.shared import row_of_panels
-from arlib.figures.style import GREY, NEUTRAL, STRENGTH, colour, marker, panels, picture
+from arlib.figures.style import (
+    GREY,
+    NEUTRAL,
+    STRENGTH,
+    colour,
+    is_narrow,
+    key,
+    marker,
+    panels,
+    picture,
+    row_label,
+)
 
 _ERROR, _CE = "error (share of images)", "cross-entropy (nats)"
 _DISTANCES = {
@@ -66,8 +77,7 @@ def three_distances(arrays: Mapping):
     """The two margins and the slope between them on the same images, as factors to strength 0."""
     images, factors = distances(arrays)
     _, medians = shared_margins(arrays)
-    figure, (ax,) = panels(1, height=3.6)
-    figure.set_figwidth(7.6)
+    figure, (ax,) = panels(1, alone=7.6, height=3.6)
     strengths = sorted(factors.index.get_level_values("strength").unique())
     places = np.arange(len(strengths))
     for name, (label, like) in _DISTANCES.items():
@@ -88,7 +98,8 @@ def three_distances(arrays: Mapping):
     ax.axhline(1, color=NEUTRAL, linewidth=0.8)
     ax.set_yscale("log")
     ax.set_xticks(places, [f"{s:g}" for s in strengths])
-    ax.set_xlim(-0.2, len(places) - 1 + 0.55 * len(places) / 2)
+    room = (2.4 if is_narrow() else 1) * 0.55 * len(places) / 2  # for the words at the lines' ends
+    ax.set_xlim(-0.2, len(places) - 1 + room)
     ax.set(xlabel=STRENGTH, ylabel="factor to ordinary training (log scale)")
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     alt = "Three lines against AR strength on a logarithmic axis, all from 1 at ordinary training."
@@ -121,10 +132,8 @@ def forest(verdicts: pd.DataFrame):
             ax.plot([low, high], [place, place], color=paint, linewidth=2.2, solid_capstyle="butt")
             ax.plot(mean, place, marker(4 if row["verdict"] in _DECIDED else 0), color=paint)
             phrases.append(f"{row['claim']} {row['title']}: {row['verdict']}")
-        ax.set_yticks(
-            range(len(rows)),
-            (rows["claim"] + " " + rows["title"] + " " + rows["expected"]).tolist(),
-        )
+        labels = rows["claim"] + " " + rows["title"] + " " + rows["expected"]
+        ax.set_yticks(range(len(rows)), [row_label(label) for label in labels])
         ax.set_ylim(len(rows) - 0.4, -0.6)
         ax.axvline(1 if kind == _FACTORS else 0, color=NEUTRAL, linewidth=0.8)
         if kind == _FACTORS:
@@ -132,14 +141,9 @@ def forest(verdicts: pd.DataFrame):
             ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             ax.xaxis.set_minor_locator(NullLocator())
         ax.set(xlabel="factor (log scale)" if kind == _FACTORS else "difference", ylabel="claim")
-    figure.legend(
-        handles=[
-            Line2D([], [], color=paint, marker="o", label=name) for name, paint in _DECIDED.items()
-        ]
-        + [Line2D([], [], color=GREY, marker="o", label="any other verdict")],
-        loc="outside lower center",
-        ncols=3,
-    )
+    paints = {**_DECIDED, "any other verdict": GREY}
+    handles = [Line2D([], [], color=p, marker="o", label=name) for name, p in paints.items()]
+    key(figure, handles, "lower center")
     return figure, f"Effects with 95 % intervals. {'; '.join(phrases)}.", _sides(measured)
 
 

@@ -9,7 +9,18 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from arlib import claims
 from arlib.claims.mechanism import SHORT, STATISTICS, in_order, title
 from arlib.errors import NotMeasured, one_of
-from arlib.figures.style import GREY, NEUTRAL, Picture, colour, log_axis, panels, picture
+from arlib.figures.style import (
+    GREY,
+    NEUTRAL,
+    Picture,
+    colour,
+    is_narrow,
+    key,
+    log_axis,
+    panels,
+    picture,
+    row_label,
+)
 
 # name: (x, y, text)
 _NODES = {
@@ -46,14 +57,18 @@ def causal_graph(states: Mapping[int, str] | None = None):
     """
     for state in (states or {}).values():
         one_of("state", state, STATES)
-    figure = Picture(figsize=(7.6, 3.2))
+    figure = Picture(figsize=(4.0, 5.6) if is_narrow() else (7.6, 3.2))
     ax = figure.subplots()
     ax.set_axis_off()
     ax.set(xlim=(0, 1), ylim=(0, 1))
-    for x, y, text in _NODES.values():
+    # a phone reads the story downwards
+    nodes = {n: (1 - y, 1 - x, text) if is_narrow() else (x, y, text)
+             for n, (x, y, text) in _NODES.items()}  # fmt: skip
+    half = (0.15, 0.055) if is_narrow() else (0.075, 0.1)
+    for x, y, text in nodes.values():
         box = FancyBboxPatch(
-            (x - 0.075, y - 0.1), 0.15, 0.2, boxstyle="round,pad=0.01", facecolor="#F4F6F8",
-            edgecolor=NEUTRAL, linewidth=1,
+            (x - half[0], y - half[1]), 2 * half[0], 2 * half[1], boxstyle="round,pad=0.01",
+            facecolor="#F4F6F8", edgecolor=NEUTRAL, linewidth=1,
         )  # fmt: skip
         ax.add_patch(box)
         ax.text(x, y, text, ha="center", va="center", fontsize=9.5)
@@ -61,7 +76,8 @@ def causal_graph(states: Mapping[int, str] | None = None):
     for number, (start, end, test) in ARROWS.items():
         state = None if states is None else states.get(number, "not measured")
         paint, style = (NEUTRAL, "solid") if state is None else STATES[state]
-        _arrow(ax, _NODES[start][:2], _NODES[end][:2], paint, style, f"{number}  {state or test}")
+        draw = _downwards if is_narrow() else _arrow
+        draw(ax, nodes[start][:2], nodes[end][:2], paint, style, f"{number}  {state or test}")
         place = f"{number} from {start} to {end}"
         phrases.append(f"{place}, {f'tested by {test}' if state is None else state}")
     about = f"The story as a graph; its arrows: {'; '.join(phrases)}."
@@ -87,6 +103,19 @@ def _arrow(ax, start, end, paint, style, text: str) -> None:
     ax.text(middle[0] + offset[0], middle[1] + offset[1], text, fontsize=9, bbox=back, **align)
 
 
+def _downwards(ax, start, end, paint, style, text: str) -> None:
+    """An arrow of the story as a phone shows it, its words on it."""
+    (x0, y0), (x1, y1) = start, end
+    beside = y0 == y1
+    tail = (x0 + 0.17, y0) if beside else (x0, y0 - 0.07)
+    head = (x1 - 0.17, y1) if beside else (x1, y1 + 0.07)
+    line = {"color": paint, "linestyle": style, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0}
+    ax.add_patch(FancyArrowPatch(tail, head, arrowstyle="-|>", mutation_scale=13, **line))
+    back = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85}
+    x, y = (tail[0] + head[0]) / 2, (tail[1] + head[1]) / 2 + (0.04 if beside else 0)
+    ax.text(x, y, text, fontsize=9, bbox=back, ha="center", va="center")
+
+
 @picture
 def dumbbells(records: pd.DataFrame, config=None):
     """Every arm: first whether what was imposed is there, then from where it started to where it
@@ -102,8 +131,8 @@ def dumbbells(records: pd.DataFrame, config=None):
         raise NotMeasured("S′ and A′ of one seed are needed first; run the study.")
     checks = claims.manipulations(records)
     arms = in_order(there)
-    figure = Picture(figsize=(7.6, 0.9 + 0.34 * len(arms)))
-    axes = figure.subplots(1, 3, sharey=True, width_ratios=(1, 1.5, 1.5))
+    widths = {} if is_narrow() else {"width_ratios": (1, 1.5, 1.5)}
+    figure, axes = panels(3, height=0.9 + 0.34 * len(arms), sharey=True, **widths)
     places = {arm: place for place, arm in enumerate(arms)}
     failed = set(checks.loc[~checks["holds"].astype(bool), "arm"])
     _check_panel(axes[0], checks, places)
@@ -127,7 +156,7 @@ def dumbbells(records: pd.DataFrame, config=None):
     axes[1].set(xlabel="median |m| (log scale)", title="output margin")
     axes[2].set(xlabel="test error (%)", title="lost accuracy")
     axes[0].set(ylabel="arm", title="manipulation")
-    axes[0].set_yticks(range(len(arms)), [title(arm) for arm in arms])
+    axes[0].set_yticks(range(len(arms)), [row_label(title(arm)) for arm in arms])
     axes[0].set_ylim(len(arms) - 0.4, -0.6)
     return figure, f"Means over seeds. {'; '.join(phrases)}.", _ways(table, checks)
 
@@ -202,8 +231,7 @@ def weights_and_features(records: pd.DataFrame, config=None):
     table = table[table["arm"].isin(("d", "smooth"))]
     if table.empty:
         raise NotMeasured("neither D nor Smooth is recorded beside S′ and A′; run the study.")
-    figure = Picture(figsize=(7.6, 3.3))
-    ax = figure.subplots()
+    figure, (ax,) = panels(1, alone=7.6, height=3.3)
     names, phrases = list(STATISTICS), []
     for arm, paint, shape, shift in (
         ("d", colour(0), "s", -0.14),
@@ -220,8 +248,8 @@ def weights_and_features(records: pd.DataFrame, config=None):
         )
     for share, style in ((0, "solid"), (0.25, (0, (1, 2))), (0.5, (0, (1, 2))), (1, "solid")):
         ax.axvline(share, color=NEUTRAL, linewidth=0.8, linestyle=style)
-    ax.set_yticks(range(len(names)), [SHORT[name] for name in names])
+    ax.set_yticks(range(len(names)), [row_label(SHORT[name]) for name in names])
     ax.set_ylim(len(names) - 0.5, -0.5)
-    ax.set(xlabel="share of the way from S′ (0) to A′ (1)", ylabel="statistic")
-    ax.legend(loc="best")
+    ax.set(xlabel="share of the way, S′ (0) to A′ (1)", ylabel="statistic")
+    key(figure, ax.get_legend_handles_labels()[0])
     return figure, "Shares of D and Smooth.", f"Shares of the way: {'; '.join(phrases)}."

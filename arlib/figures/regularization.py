@@ -13,6 +13,7 @@ from arlib.figures.shared import row_of_panels
 from arlib.figures.style import (
     NEUTRAL,
     colour,
+    key,
     legend,
     log_axis,
     marker,
@@ -99,7 +100,7 @@ def gap_curves(histories: pd.DataFrame, *, strength: float | None = None):
         Line2D([], [], color=NEUTRAL, linestyle=style, label=label)
         for label, style in styles.items()
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=2)
+    key(figure, handles)
     summary = "; ".join(f"{title}: {gap:.3f}" for title, gap in ends.items())
     return (
         figure,

@@ -22,6 +22,7 @@ from arlib.figures.style import (
     STRENGTH,
     by_strength,
     colour,
+    key,
     legend,
     log_axis,
     panels,
@@ -84,7 +85,7 @@ def operators(records: pd.DataFrame):
         ax.set_xticks(places, [f"{s:g}" for s in ratio.index])
         ax.set(title=f"{title} of singular values", xlabel=STRENGTH)
         ax.set_ylabel("ratio to AR strength 0\n(median over layers)" if ax is axes[0] else "")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    key(figure, axes[0].get_legend_handles_labels()[0])
     ways = "; ".join(f"{title} {directions(by_operator)}" for title, by_operator in told.items())
     return (
         figure,
@@ -301,8 +302,7 @@ def readings(layers: Mapping[str, Mapping[str, Tensor]]):
             for name, values in by_reading.items()
         ]
         phrases.append(f"{layer}: {', '.join(spread)}")
-    handles = axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=len(handles[0]))
+    key(figure, axes[0].get_legend_handles_labels()[0])
     return figure, f"Sorted singular values in several readings; std: {'; '.join(phrases)}."
 
 
@@ -331,7 +331,7 @@ def estimates(table: pd.DataFrame):
     ax.set_yticks(range(len(table)), table.index)
     ax.invert_yaxis()
     ax.set(xlabel="std of singular values", ylabel="layer")
-    figure.legend(loc="outside upper center", ncols=len(names))
+    key(figure, ax.get_legend_handles_labels()[0])
     wide = [f"{layer} {row[names[0]]:.3g}" for layer, row in table.iterrows()]
     return (
         figure,

@@ -3,10 +3,12 @@ a white card, alt text.
 """
 
 import base64
+import contextlib
 import functools
 import io
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from textwrap import fill
 
 import numpy as np
@@ -48,6 +50,9 @@ _RC = {
     "lines.linewidth": 1.8,
     "figure.constrained_layout.use": True,
 }
+_PHONE = 4.0  # inches: what a phone shows without making letters smaller
+_SHARP = 150  # its dots an inch: a phone has two and more to a pixel
+_NARROW: ContextVar[bool] = ContextVar("narrow", default=False)
 
 
 class Picture(Figure):
@@ -58,14 +63,28 @@ class Picture(Figure):
     alt: str = ""
     finding: str = ""
     """One computed sentence, part of `alt`; "" where a figure explains instead of measuring."""
+    photographs: bool = False
+    """Whether images are in it, which keep their colours on a dark page."""
+    again: Callable[[], "Picture"] | None = None
+    """Draws the same anew, for `narrow`; None where it was not drawn by a function here."""
 
     def draw(self, renderer) -> None:
         with rc_context(_RC):  # ticks are made when they are drawn
             super().draw(renderer)
 
-    def _repr_png_(self) -> bytes:
+    def narrow(self) -> "Picture | None":
+        """The figure as a phone shows it, its panels below one another;
+        None where it is no narrower than this one.
+        """
+        if self.again is None or self.get_figwidth() <= _PHONE:
+            return None
+        with narrowed():
+            drawn = self.again()
+        return drawn if drawn.get_figwidth() < self.get_figwidth() else None
+
+    def _repr_png_(self, dpi: float = 110) -> bytes:
         full, small = io.BytesIO(), io.BytesIO()
-        self.savefig(full, format="png", dpi=110)
+        self.savefig(full, format="png", dpi=dpi)
         # a third of the size
         Image.open(full).convert("RGB").quantize(128).save(small, format="png", optimize=True)
         return small.getvalue()
@@ -77,7 +96,12 @@ class Picture(Figure):
             "image/png": base64.b64encode(self._repr_png_()).decode(),
             "text/plain": repr(self),
         }
-        display(shown, metadata={"image/png": {"alt": self.alt}}, raw=True)
+        about = {"alt": self.alt}
+        if self.photographs:
+            about["photographs"] = True
+        if narrow := self.narrow():  # the book's pages show it on a phone; clients pass it over
+            about["narrow"] = base64.b64encode(narrow._repr_png_(_SHARP)).decode()
+        display(shown, metadata={"image/png": about}, raw=True)
         if self.finding:
             display(Markdown(FINDING + self.finding))
 
@@ -93,9 +117,25 @@ def picture(function: Callable) -> Callable:
             figure, alt, *finding = function(*args, **kwargs)
         figure.finding = " ".join(finding)
         figure.alt = f"{alt} {figure.finding}".strip()
+        figure.again = functools.partial(drawn, *args, **kwargs)
         return figure
 
     return drawn
+
+
+@contextlib.contextmanager
+def narrowed() -> Iterator[None]:
+    """In here figures are drawn for a phone."""
+    before = _NARROW.set(True)
+    try:
+        yield
+    finally:
+        _NARROW.reset(before)
+
+
+def is_narrow() -> bool:
+    """Whether figures are being drawn for a phone."""
+    return _NARROW.get()
 
 
 def live(figure: Picture) -> Picture:
@@ -118,8 +158,9 @@ def if_drawn(draw: Callable[..., Picture], *args, **options) -> Picture:
 
 @picture
 def _card(text: str) -> tuple[Picture, str]:
-    figure = Picture(figsize=(7.6, 1.0))
-    figure.text(0.5, 0.5, fill(text, 90), ha="center", va="center", color=NEUTRAL)
+    letters = 45 if is_narrow() else 90
+    figure = Picture(figsize=(_PHONE, 1.6) if is_narrow() else (7.6, 1.0))
+    figure.text(0.5, 0.5, fill(text, letters), ha="center", va="center", color=NEUTRAL)
     return figure, "A card in the place of a figure.", text
 
 
@@ -146,17 +187,45 @@ def _place(strength: float) -> float:
     return min(max(math.log2(strength) - 1, 0.0), 5.0)
 
 
-def panels(count: int, *, columns: int = 3, width: float = 7.6, height: float = 2.7, **options):
-    """A picture with `count` axes in rows of at most `columns` (4 axes: 2 × 2), flat in order."""
-    columns = 2 if count == 4 else min(columns, count)
+def panels(
+    count: int,
+    *,
+    columns: int = 3,
+    width: float = 7.6,
+    alone: float = 5.0,
+    height: float = 2.7,
+    **options,
+):
+    """A picture with `count` axes in rows of at most `columns` (4 axes: 2 × 2), flat in order;
+    for a phone in one column. width, alone: inches of several columns, of a single one.
+    """
+    columns = 1 if is_narrow() else 2 if count == 4 else min(columns, count)
     rows = math.ceil(count / columns)
-    figure = Picture(figsize=(width if columns > 1 else 5.0, height * rows))
+    width = _PHONE if is_narrow() else width if columns > 1 else alone
+    figure = Picture(figsize=(width, height * rows))
     axes = figure.subplots(rows, columns, squeeze=False, **options).ravel()
     for index, spare in enumerate(axes[count:], start=count):
         spare.set_visible(False)
         # the panel above may share its axis with the spare one
         axes[index - columns].tick_params(labelbottom=True)
     return figure, axes[:count]
+
+
+def tiles(rows: int, columns: int, *, tile: float):
+    """A picture with (rows, columns) axes for small images, and at which columns a row begins: for
+    a phone the right half of the rows stands below the left one. tile: inches of a row.
+    """
+    blocks = 2 if is_narrow() and columns >= 4 else 1
+    wide = math.ceil(columns / blocks)
+    figure = Picture(
+        figsize=(_PHONE if is_narrow() else 7.6, blocks * (0.35 + tile * rows)),
+    )
+    figure.photographs = True
+    below = figure.subplots(blocks * rows, wide, squeeze=False)
+    axes = np.hstack([below[block * rows : (block + 1) * rows] for block in range(blocks)])
+    for spare in axes[:, columns:].ravel():
+        spare.set_visible(False)
+    return figure, axes[:, :columns], [block * wide for block in range(blocks)]
 
 
 def strengths_of(frame: pd.DataFrame) -> list[float]:
@@ -228,12 +297,20 @@ def log_axis(ax) -> None:
 def legend(figure: Picture, strengths: Iterable[float], *, extra: Iterable = ()) -> None:
     """One legend of strengths above all panels."""
     handles = [Line2D([], [], color=colour(s), marker=marker(s), label=f"{s:g}") for s in strengths]
-    figure.legend(
-        handles=[*handles, *extra],
-        loc="outside upper center",
-        ncols=len(handles) + 2,
-        title=STRENGTH,
-    )
+    key(figure, [*handles, *extra], title=STRENGTH)
+
+
+def key(figure: Picture, handles: list, place: str = "upper center", **options) -> None:
+    """A legend outside all panels, as many entries side by side as their words allow."""
+    longest = max(len(handle.get_label()) for handle in handles)
+    letters = figure.get_figwidth() * 12
+    fit = max(1, int(letters // (longest + 6)))
+    figure.legend(handles=handles, loc=f"outside {place}", ncols=min(fit, len(handles)), **options)
+
+
+def row_label(text: str) -> str:
+    """The label of a row, in lines that leave a phone room for the panel."""
+    return fill(text, 18) if is_narrow() else text
 
 
 def words(series: pd.Series, unit: str = "") -> str:

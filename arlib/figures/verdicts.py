@@ -14,6 +14,7 @@ from arlib.figures.style import (
     GREY,
     NEUTRAL,
     colour,
+    key,
     legend,
     marker,
     panels,
@@ -147,7 +148,7 @@ def residuals(verdicts: pd.DataFrame, matched: pd.DataFrame):
         _claims_axis(ax, [f"{claim} {row['title']}" for claim, row in part.iterrows()], kind)
     handles = [Line2D([], [], color=paint, marker="o", label=name)
                for name, paint in (("effect", GREY), ("left at equal fit", _LEFT))]  # fmt: skip
-    figure.legend(handles=handles, loc="outside upper center", ncols=2)
+    key(figure, handles)
     told = _by_reading(rows.reset_index())
     alt = f"Effects from AR strength 0 to {at:g}, and what is left of them at equal fit."
     return figure, alt, f"At AR strength {at:g}: {told}."
@@ -172,7 +173,7 @@ def _shares(rows: pd.DataFrame, at: float):
     ax.set_xlim(-1, 2)  # an interval without ends fills the panel
     handles = [Line2D([], [], color=paint, marker="o", label=name)
                for name, paint in axes_of_fit.values()]  # fmt: skip
-    figure.legend(handles=handles, loc="outside upper center", ncols=2)
+    key(figure, handles)
     told = _by_reading(rows)
     alt = f"The share of each effect at AR strength {at:g} that is left beside shorter trainings."
     return figure, alt, f"At AR strength {at:g}: {told}."
@@ -222,8 +223,7 @@ def verdict_strip(by_study: pd.DataFrame | Mapping[str, pd.DataFrame]):
     first = max(frames.values(), key=len)
     verdicts = {name: frame.set_index("claim")["verdict"].reindex(first["claim"], fill_value="–")
                 for name, frame in frames.items()}  # fmt: skip
-    figure, (ax,) = panels(1, height=0.5 + 0.32 * len(first))
-    figure.set_figwidth(3.2 + 2.0 * len(frames))
+    figure, (ax,) = panels(1, alone=3.2 + 2.0 * len(frames), height=0.5 + 0.32 * len(first))
     for column, of_study in enumerate(verdicts.values()):
         for row, verdict in enumerate(of_study):
             ax.fill(

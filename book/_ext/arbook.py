@@ -2,6 +2,7 @@
 a sound execution cache, clean pages, plain notebooks beside them, readable API docstrings.
 """
 
+import base64
 import contextlib
 import hashlib
 import os
@@ -15,9 +16,12 @@ from pathlib import Path
 
 import myst_nb.sphinx_
 from docutils import nodes
+from myst_nb.core.render import NbElementRenderer
 from sphinx.errors import SphinxError
 
 FINDING = "Finding: "  # as `arlib.claims.words` begins such a sentence
+NARROW, PHONE = ".narrow.png", "(max-width: 576px)"
+IMAGE = re.compile(r'<img [^>]*src="(?P<folder>[^"]*_images/)(?P<name>[0-9a-f]{64}\.png)"[^>]*>')
 PLAIN, BRANCH = "plain", "notebooks"  # the folder of plain notebooks, and the branch that has it
 CODE = ("arlib", "records", "studies", "requirements.txt", "pyproject.toml")
 
@@ -133,6 +137,44 @@ def tell_findings(app, doctree) -> None:
             images[0]["alt"] = " ".join([images[0].get("alt", ""), *findings]).strip()
 
 
+def with_narrow(render: Callable) -> Callable:
+    """Beside each figure its narrow version is written, if it has one, by the same name and
+    `.narrow`; images that are photographs are marked as that.
+    """
+
+    def render_image(self, data):
+        (image,) = render(self, data)
+        about = data.output_metadata.get(data.mime_type, {})
+        if "narrow" in about:
+            name = Path(image["uri"]).with_suffix(NARROW).name
+            self.write_file(
+                [name], base64.b64decode(about["narrow"]), overwrite=False, exists_ok=True
+            )
+        if about.get("photographs"):
+            image["classes"].append("photographs")
+        return [image]
+
+    return render_image
+
+
+def on_a_phone(app, pagename, templatename, context, doctree) -> None:
+    """Figures that have a narrow version show it where the page is narrow."""
+    made = Path(app.outdir).parent / "jupyter_execute"
+    shown = Path(app.outdir) / "_images"
+
+    def choose(image: re.Match) -> str:
+        narrow = Path(image["name"]).with_suffix(NARROW).name
+        if not (made / narrow).exists():
+            return image[0]
+        shown.mkdir(exist_ok=True)
+        shutil.copy2(made / narrow, shown / narrow)
+        source = f'<source media="{PHONE}" srcset="{image["folder"]}{narrow}">'
+        return f"<picture>{source}{image[0]}</picture>"
+
+    if "body" in context:
+        context["body"] = IMAGE.sub(choose, context["body"])
+
+
 def one_figure(wrap: Callable) -> Callable:
     """Of a cell's outputs only the first becomes the figure that its metadata names: what is said
     below the image is a paragraph.
@@ -206,9 +248,11 @@ def _inline(text: str) -> str:
 
 def setup(app):
     myst_nb.sphinx_.create_figure_context = one_figure(myst_nb.sphinx_.create_figure_context)
+    NbElementRenderer.render_image = with_narrow(NbElementRenderer.render_image)
     app.connect("config-inited", configure, priority=300)
     app.connect("builder-inited", drop_thebe, priority=100)
     app.connect("html-page-context", clean_page, priority=900)
+    app.connect("html-page-context", on_a_phone, priority=900)
     app.connect("html-page-context", plain_buttons, priority=900)
     app.connect("doctree-read", tell_findings)
     app.connect("build-finished", write_plain)
