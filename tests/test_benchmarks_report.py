@@ -81,8 +81,9 @@ def test_tables_are_printed_with_machine_and_date(tmp_path, monkeypatch):
     assert f", {machine['threads']} thread{'s' if machine['threads'] > 1 else ''}, torch" in shown
     assert "(load 1.5 before it began)" in shown and "Command: `python" in shown
     assert shown.splitlines()[2:] == [
-        "**One table**", "", "| method | seconds | n | holds |", "| --- | ---: | ---: | ---: |",
-        "| a | 0.123 | 1 | yes |", "| b | – | 2 | no |", "| – | inf | 3 | yes |",
+        "<details><summary>One table</summary>", "",
+        "| method | seconds | n | holds |", "| --- | ---: | ---: | ---: |",
+        "| a | 0.123 | 1 | yes |", "| b | – | 2 | no |", "| – | inf | 3 | yes |", "", "</details>",
     ]  # fmt: skip
     assert "|" not in benchmarks.text("example", "cpu", without=("one table",))
     many = pd.DataFrame({"a|b_c": [1234.5, 3e-13, 45000.0]})

@@ -136,6 +136,7 @@ ALL = {
     "compared": lambda: figures.compared(COMPARISON),
     "residuals": lambda: figures.residuals(claims.decide(RECORDS), claims.matched_fit(RECORDS)),
     "residuals, shares": lambda: figures.residuals(claims.decide(RECORDS), SHARES),
+    "sensitivities": lambda: figures.sensitivities(RECORDS),
     "accuracies": lambda: figures.accuracies(RECORDS),
     "spectra_ratios": lambda: figures.spectra_ratios(
         ARRAYS, start={"blocks.0.conv1": np.linspace(0.1, 2, 201)}
@@ -639,3 +640,18 @@ def test_ratios_of_spectra_are_to_the_same_seed():
     assert any(np.allclose(line.get_ydata(), ratio, equal_nan=True) for line in lines)
     with pytest.raises(NotMeasured, match="no seed"):
         figures.spectra_ratios({(8.0, 0): ARRAYS[8.0, 0]})
+
+
+def test_a_dot_is_as_far_out_as_its_interval_is_from_no_change():
+    figure = figures.sensitivities(RECORDS)
+    rows = claims.sensitivity(RECORDS, "C4")
+    decides = rows[rows["role"] == "primary"].iloc[0]
+    expected = decides["effect"] / ((decides["high"] - decides["low"]) / 2)
+    place = [t.get_text() for t in figure.axes[0].get_yticklabels()].index("C4 Margin shrinkage")
+    diamonds = [line for line in figure.axes[0].get_lines() if line.get_marker() == "D"]
+    assert diamonds[place].get_xdata() == pytest.approx([expected])
+    assert (abs(expected) > 1) == (decides["low"] * decides["high"] > 0)
+    down = sum(rows["high"] < 0)
+    assert f"C4 {down} down, {sum(rows['low'] > 0)} up, of {len(rows)}" in figure.finding
+    with pytest.raises(NotMeasured, match="three seeds"):
+        figures.sensitivities(RECORDS[RECORDS["seed"] == 0])

@@ -58,7 +58,7 @@ from arlib.figures.smoothing import (
 )
 from arlib.figures.style import Picture, alt, colour, if_drawn, live, marker
 from arlib.figures.training import accuracies, robust_errors, training_curves
-from arlib.figures.verdicts import matched_fit, residuals, verdict_strip
+from arlib.figures.verdicts import matched_fit, residuals, sensitivities, verdict_strip
 
 __all__ = [
     "Chips",
@@ -120,6 +120,7 @@ __all__ = [
     "reliability",
     "residuals",
     "robust_errors",
+    "sensitivities",
     "shared_margins",
     "slope_plane",
     "spectra",

@@ -6,12 +6,12 @@ from matplotlib.ticker import NullLocator
 
 from arlib.errors import NotMeasured
 from arlib.figures.style import GREY, NEUTRAL, key, log_axis, panels, picture
+from arlib.tables.sentences import WHO, fastest
 
 _COLOURS = ("#5F6773", "#0F5FAF", "#DB7A1C", "#A3123A")
 _MARKERS = ("s", "o", "^", "D")
 # What a table of speeds calls the rate, its least and its most, and who had it.
 _RATES = (("images/s", "low", "high"), ("image-steps/s", "slowest", "fastest"))
-_WHO = ("loop", "by", "attack", "way")
 
 
 @picture
@@ -86,30 +86,14 @@ def speeds(benchmark: dict | None):
     return (
         figure,
         f"{rate} of {len(table)} contenders, ours as blue points.",
-        f"{_fastest(table, rate, who)}.",
+        f"{fastest(table, rate, who)}.",
     )
-
-
-def _fastest(table: pd.DataFrame, rate: str, who: str) -> str:
-    """The fastest contender on each network, and the fastest of the others' beside it."""
-    told = []
-    networks = table.groupby("network", sort=False) if "network" in table else [("", table)]
-    for network, rows in networks:
-        best = rows.loc[rows[rate].idxmax()]
-        ours = rows[who].astype(str).str.startswith("ours")
-        rivals = rows[~ours] if str(best[who]).startswith("ours") else rows[ours]
-        text = f"{f'{network}, ' if network else ''}fastest: {best[who]}, {best[rate]:,.0f} {rate}"
-        if len(rivals):
-            second = rivals.loc[rivals[rate].idxmax()]
-            text += f", {best[rate] / second[rate]:.2f} times as fast as {second[who]}"
-        told.append(text)
-    return "; ".join(told)
 
 
 def _first_rates(results: dict | None) -> tuple[pd.DataFrame, tuple[str, str, str], str]:
     for table in (results or {"tables": {}})["tables"].values():
         for rates in _RATES:
-            who = next((name for name in _WHO if name in table), None)
+            who = next((name for name in WHO if name in table), None)
             if who and len(table) and set(rates) <= set(table):
                 return table, rates, who
     raise NotMeasured("no table of speeds is recorded; run its benchmark.")

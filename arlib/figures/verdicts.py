@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from arlib.claims import NOT_MEASURED, PARTS, claims_of
+from arlib.claims import CLAIMS, NOT_MEASURED, PARTS, Config, claims_of, sensitivity
 from arlib.errors import NotMeasured
 from arlib.figures.style import (
     GREY,
@@ -19,6 +19,7 @@ from arlib.figures.style import (
     marker,
     panels,
     picture,
+    row_label,
     strengths_of,
 )
 
@@ -209,6 +210,46 @@ def _wrapped(claim: str, part: pd.DataFrame) -> str:
     return fill(label, 28) + (
         "\n(ratio to finished at 0)" if claims_of(2)[claim].primary.layers else ""
     )
+
+
+@picture
+def sensitivities(records: pd.DataFrame, config: Config | dict | None = None):
+    """How much depends on how one asks: a dot for every declared statistic of every claim, at its
+    effect in half-widths of its own 95 % interval, so that beyond ±1 the interval excludes no
+    change. What decides is a diamond. Raises `NotMeasured` where fewer than three seeds compare.
+    """
+    asked = {c: sensitivity(records, c, config) for c, one in CLAIMS.items() if one.primary}
+    asked = {claim: table for claim, table in asked.items() if len(table)}
+    if not asked:
+        raise NotMeasured("no claim has three seeds that compare; run the study.")
+    figure, (ax,) = panels(1, alone=7.6, height=0.9 + 0.42 * len(asked))
+    ax.axvspan(-1, 1, color=GREY, alpha=0.25, linewidth=0)
+    told = []
+    for place, (claim, table) in enumerate(asked.items()):
+        half = (table["high"] - table["low"]) / 2
+        far = (table["effect"] / half.clip(lower=1e-12)).clip(-_FAR, _FAR).to_numpy(dtype=float)
+        decides = (table["role"] == "primary").to_numpy()
+        # dots of one row a little apart, always in the same way
+        apart = place + 0.24 * np.sin(2.4 * np.arange(len(far)))
+        ax.plot(far[~decides], apart[~decides], "o", color=_LEFT, markersize=4, alpha=0.55)
+        ax.plot(far[decides], [place] * decides.sum(), "D", color=NEUTRAL, markersize=6)
+        told.append(f"{claim} {(far < -1).sum()} down, {(far > 1).sum()} up, of {len(far)}")
+    ax.set_yticks(
+        range(len(asked)), [row_label(f"{claim} {CLAIMS[claim].title}") for claim in asked]
+    )
+    ax.set_ylim(len(asked) - 0.5, -0.5)
+    ax.set_xscale("symlog", linthresh=1)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set(xlabel="falls ← half-widths → rises", ylabel="claim")
+    looks = {"decides": (NEUTRAL, "D"), "also asked": (_LEFT, "o")}
+    key(figure, [Line2D([], [], color=paint, marker=shape, linestyle="", label=name)
+                 for name, (paint, shape) in looks.items()])  # fmt: skip
+    alt = "A row for each claim with a dot for each statistic that was measured."
+    return figure, alt, f"Intervals that exclude no change: {'; '.join(told)}."
+
+
+_FAR = 100.0  # half-widths from no change at which a dot stays on the figure
 
 
 @picture

@@ -14,7 +14,8 @@ import pandas as pd
 from arlib import files, places
 from arlib.claims.words import FINDING
 from arlib.errors import InputError, NotMeasured, RecordError, one_of
-from arlib.tables.text import markdown_of_numbers
+from arlib.tables.sentences import sentence
+from arlib.tables.text import markdown_of_numbers, plain
 from arlib.training import Recipe
 
 FOLDER = "benchmarks"
@@ -72,8 +73,8 @@ def table(name: str, title: str) -> pd.DataFrame:
 
 
 def text(name: str, *devices: str, without: Collection[str] = ()) -> str:
-    """The tables of a benchmark on some devices, with machine and date, as Markdown;
-    "not measured" where it is not.
+    """The tables of a benchmark on some devices, with machine and date, as Markdown: what each
+    shows, and the table folded; "not measured" where it is not.
 
     devices: by default "cpu" and "cuda". without: titles of tables that are left out.
     """
@@ -86,8 +87,16 @@ def text(name: str, *devices: str, without: Collection[str] = ()) -> str:
         parts.append(f"{_where(result)} Command: `{result['command']}`")
         for title, frame in result["tables"].items():
             if title not in without:
-                parts.append(f"**{title[:1].upper()}{title[1:]}**\n\n{markdown_of_numbers(frame)}")
+                parts.append(_folded(f"{title[:1].upper()}{title[1:]}", frame))
     return "\n\n".join(parts)
+
+
+def _folded(title: str, frame: pd.DataFrame) -> str:
+    """A table that opens on demand, below what it shows."""
+    shown = sentence(frame)
+    told = f"**{title}.** {FINDING}{plain(shown)}.\n\n" if shown else ""
+    summary = f"<summary>{title if not shown else 'The table'}</summary>"
+    return f"{told}<details>{summary}\n\n{markdown_of_numbers(frame)}\n\n</details>"
 
 
 def equivalences(device: str) -> pd.DataFrame:
