@@ -3,6 +3,7 @@ as a reader without network sees it.
 """
 
 import functools
+import io
 import json
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from pathlib import Path
 from urllib.parse import unquote, urljoin, urlparse
 
 import nbformat
+import numpy as np
 import pytest
-from bookfiles import CHAPTERS, ROOT, buttons, environment, links, texts, toc
+from bookfiles import CHAPTERS, ROOT, buttons, environment, links, read, texts, toc
 from browsing import launched
 from bs4 import BeautifulSoup
+from PIL import Image
 
 from tools import references
 from tools.stamp import repository
@@ -112,6 +115,51 @@ def test_nothing_scrolls_sideways_inside_a_page(browser, name, width, what):
         visit.page.set_viewport_size({"width": width, "height": 768})
         visit.page.evaluate("document.querySelectorAll('article details').forEach(d => d.open = 1)")
         assert visit.page.evaluate(SIDEWAYS, what) == []
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_phone_gets_narrow_figures_and_a_laptop_wide_ones(browser, name):
+    stored = [
+        out["metadata"]["image/png"]["narrow"]
+        for cell in read(name)["cells"]
+        for out in cell.get("outputs", [])
+        if "narrow" in out.get("metadata", {}).get("image/png", {})
+    ]
+    with Visit(browser, f"book/{name}") as visit:
+        for width, narrow in ((1280, False), (400, True)):
+            visit.page.set_viewport_size({"width": width, "height": 900})
+            visit.page.wait_for_load_state("networkidle")
+            shown = visit.page.evaluate(PICTURES)
+            assert len(shown) == len(stored)
+            for address, natural, wide in shown:
+                assert address.endswith(".narrow.png") == narrow
+                # letters of a phone's figure are as large as they were drawn, nearly
+                assert not narrow or wide > 0.5 * natural
+        assert visit.complaints == []
+
+
+PICTURES = """[...document.querySelectorAll('.cell_output picture img:not(.ar-slider img)')]
+  .map(i => [i.currentSrc, i.naturalWidth, i.getBoundingClientRect().width])"""
+
+
+@pytest.mark.parametrize("name", ["book/margins", "book/intro"])
+def test_on_a_dark_page_figures_are_dark_and_photographs_are_not(browser, name):
+    with Visit(browser, name, "dark") as visit:
+        figures, photographs = (
+            visit.page.locator(f".cell_output picture img{marked}:not(.ar-slider img)")
+            for marked in (":not(.photographs)", ".photographs")
+        )
+        assert figures.count() > 2
+        for image in figures.all():
+            assert corner(image.screenshot()).max() < 40
+        assert photographs.count() == (name == "book/intro")
+        for image in photographs.all():
+            assert corner(image.screenshot()).min() > 200
+
+
+def corner(png: bytes) -> np.ndarray:
+    """A figure's colour where nothing is drawn, a little inside it."""
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))[9, 9]
 
 
 def test_what_is_said_below_a_figure_is_in_its_alt_text(built):
