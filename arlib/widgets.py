@@ -297,7 +297,7 @@ def _image(figure, alt: str, dpi: int, *, loaded: bool) -> str:
     narrow = figure.narrow() if hasattr(figure, "narrow") else None
     if narrow is None:
         return image
-    source = f'<source media="(max-width: 576px)" srcset="{_address(_png(narrow, 150))}">'
+    source = f'<source media="(max-width: 576px)" srcset="{_address(narrow.for_a_phone())}">'
     return f"<picture>{source}{image}</picture>"
 
 

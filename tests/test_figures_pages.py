@@ -79,7 +79,7 @@ def test_a_notebook_stores_the_narrow_figure_beside_the_other(monkeypatch):
     figures.errors(RECORDS)._ipython_display_()
     about = shown[0]["metadata"]["image/png"]
     image = Image.open(io.BytesIO(base64.b64decode(about["narrow"])))
-    assert image.width == 600 and image.height > 2 * image.width * 0.75
+    assert image.width == 520 and image.height > 2 * image.width * 0.75
     assert "photographs" not in about
     ALL["image_grid"]()._ipython_display_()
     assert shown[-1]["metadata"]["image/png"]["photographs"] is True

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from arlib import claims, tables
+from arlib import claims, studies, tables
 from arlib.attacks import wilson
 from arlib.errors import InputError, NotMeasured
 from arlib.training import Recipe
@@ -265,3 +265,43 @@ def test_readings_have_a_row_per_claim_and_a_column_per_strength():
     assert list(table.columns) == ["at 4", "at 8"] and len(table) == 6
     with pytest.raises(NotMeasured, match="no control"):
         tables.readings(claims.matched_fit(RECORDS))
+
+
+def test_minutes_of_measuring_are_medians_over_the_runs_that_have_them():
+    def study(**seconds):
+        entries = [
+            SimpleNamespace(run=run, variant=variant, recipe=SimpleNamespace(strength=strength))
+            for run, strength, variant in (("a", 0.0, ""), ("b", 0.0, ""), ("c", 8.0, ""),
+                                           ("control", 0.0, "control-1"), ("missing", 8.0, ""))
+        ]  # fmt: skip
+        records = {
+            run: SimpleNamespace(provenance={"part_seconds": seconds[run]} if seconds[run] else {})
+            for run in ("a", "b", "c", "control")
+        }
+        return SimpleNamespace(
+            entries=entries, finished=lambda: records, record=lambda run: records[run]
+        )
+
+    table = tables.measuring(
+        study(
+            a={"flips@1": 60.0, "flips@2": 60.0, "instance": 600.0},
+            b={"flips@1": 240.0, "instance": 1200.0, "start": 0.1},
+            c={"flips@1": 60.0, "instance": 60.0},
+            control={"instance": 6000.0},
+        )
+    )
+    assert table.index.tolist() == ["distances to the boundary", "flip rates"]
+    assert table.columns.tolist() == ["minutes at 0 (n = 2)", "minutes at 8 (n = 1)"]
+    assert table.to_numpy().tolist() == [["15.0", "1.0"], ["3.0", "1.0"]]
+    assert table.attrs["finding"] == (
+        "Measuring one of these networks took 2 to 24 minutes, most of it: distances to the "
+        "boundary 82 %, flip rates 18 %, start 0 %."
+    )
+    with pytest.raises(NotMeasured, match="no record says"):
+        tables.measuring(study(a=None, b=None, c=None, control={"instance": 1.0}))
+
+
+def test_every_part_of_measuring_that_is_recorded_has_words():
+    recorded = studies.load("cifar10-resnet20")
+    table = tables.measuring(recorded)
+    assert {"spectra", *tables.runs._PARTS.values()} >= set(table.index)

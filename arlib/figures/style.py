@@ -51,7 +51,7 @@ _RC = {
     "figure.constrained_layout.use": True,
 }
 _PHONE = 4.0  # inches: what a phone shows without making letters smaller
-_SHARP = 150  # its dots an inch: a phone has two and more to a pixel
+_SHARP = 130  # its dots an inch: a phone has two and more to a pixel
 _NARROW: ContextVar[bool] = ContextVar("narrow", default=False)
 
 
@@ -82,12 +82,19 @@ class Picture(Figure):
             drawn = self.again()
         return drawn if drawn.get_figwidth() < self.get_figwidth() else None
 
-    def _repr_png_(self, dpi: float = 110) -> bytes:
+    def _repr_png_(self) -> bytes:
+        return self.png(110, 128)
+
+    def png(self, dpi: float, colours: int) -> bytes:
+        """The figure as PNG of so many colours, a third of the size of one with all."""
         full, small = io.BytesIO(), io.BytesIO()
         self.savefig(full, format="png", dpi=dpi)
-        # a third of the size
-        Image.open(full).convert("RGB").quantize(128).save(small, format="png", optimize=True)
+        Image.open(full).convert("RGB").quantize(colours).save(small, format="png", optimize=True)
         return small.getvalue()
+
+    def for_a_phone(self) -> bytes:
+        """The PNG of a narrow figure, which is sharper."""
+        return self.png(_SHARP, 128 if self.photographs else 64)
 
     def _ipython_display_(self) -> None:
         from IPython.display import Markdown, display
@@ -100,7 +107,7 @@ class Picture(Figure):
         if self.photographs:
             about["photographs"] = True
         if narrow := self.narrow():  # the book's pages show it on a phone; clients pass it over
-            about["narrow"] = base64.b64encode(narrow._repr_png_(_SHARP)).decode()
+            about["narrow"] = base64.b64encode(narrow.for_a_phone()).decode()
         display(shown, metadata={"image/png": about}, raw=True)
         if self.finding:
             display(Markdown(FINDING + self.finding))

@@ -176,6 +176,48 @@ def cost(histories: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
+def measuring(study) -> pd.DataFrame:
+    """Where the time of measuring goes: minutes of each part by strength, medians over the runs
+    whose record says so, the longest part first. Controls and runs of fronts are left out.
+
+    Raises `NotMeasured` where no record has it: records name their parts since they are measured
+    one by one.
+    """
+    taken, finished = {}, study.finished()
+    for entry in study.entries:
+        if entry.variant or entry.run not in finished:
+            continue
+        if seconds := study.record(entry.run).provenance.get("part_seconds"):
+            parts = pd.Series(seconds).groupby(lambda part: part.partition("@")[0]).sum()
+            taken[entry.recipe.strength, entry.run] = parts / 60
+    if not taken:
+        raise NotMeasured("no record says how long each of its parts was measured.")
+    by_run = pd.DataFrame(taken).fillna(0.0).rename(index=_PARTS)
+    minutes = by_run.T.groupby(level=0).median().T
+    minutes = minutes.loc[minutes.max(axis=1).sort_values(ascending=False).index]
+    runs = pd.Series([strength for strength, _ in taken]).value_counts()
+    out = minutes[minutes.max(axis=1) >= 0.05].map("{:.1f}".format).rename_axis("part")
+    out.columns = [f"minutes at {s:g} (n = {runs[s]})" for s in minutes]
+    longest = by_run.sum(axis=1).sort_values(ascending=False) / by_run.to_numpy().sum()
+    told = ", ".join(f"{part} {100 * share:.0f} %" for part, share in longest.head(3).items())
+    least, most = (f"{minutes:.0f}" for minutes in (by_run.sum().min(), by_run.sum().max()))
+    took = least if least == most else f"{least} to {most}"
+    out.attrs["finding"] = (
+        f"Measuring one of these networks took {took} minutes, most of it: {told}."
+    )
+    return out
+
+
+# Parts of measuring, in words.
+_PARTS = {
+    "along": "at checkpoints along training", "instance": "distances to the boundary",
+    "bound": "q(v) on training images", "flips": "flip rates", "accept": "check of distances",
+    "adversarial": "adversarial feature changes", "initialisation": "at initialisation",
+    "jacobian": "Jacobians", "features": "random feature changes", "robust": "robust error, PGD",
+    "strong": "robust error, APGD", "outputs": "errors, margins, confidence",
+}  # fmt: skip
+
+
 def training_time(study, rates: pd.DataFrame) -> pd.DataFrame:
     """How long the adversarial trainings of a study would take at measured speeds:
     a row per loop, as text.
