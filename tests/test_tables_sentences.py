@@ -31,6 +31,10 @@ SAID = {
                            "y, fastest: ours a, 2.5 images/s"),
     "kills": (KILLED, "after 15 kills, 1 of 5 ends differ from an undisturbed one; 2 starts "
               "failed, 4 processes were left running"),
+    "chapters": (pd.DataFrame({"chapter": ["a", "b"], "runs": [3, 2], "done": [3, 1],
+                               "tried again": [1, 0], "printed otherwise": [0, 1]}),
+                 "of 5 runs of 2 chapters 4 ended well, 1 of them at another try; 1 printed "
+                 "something else than their equals"),
     "evaluation": (EVALUATED, "of 128 comparisons of an image with another library, ours alone "
                    "breaks 3, the other alone 3; whole evaluation of n, fastest: theirs, 3 "
                    "images/s, 2.00 times as fast as ours bare"),

@@ -181,6 +181,15 @@ def _kills(table: pd.DataFrame) -> str:
     )
 
 
+def _chapters(table: pd.DataFrame) -> str:
+    runs, done = int(table["runs"].sum()), int(table["done"].sum())
+    again, other = int(table["tried again"].sum()), int(table["printed otherwise"].sum())
+    return (
+        f"of {runs} runs of {len(table)} chapters {done} ended well, {again} of them at another "
+        f"try; {other} printed something else than their equals"
+    )
+
+
 def _rates(rate: str, who: str) -> Callable[[pd.DataFrame], str]:
     return lambda table: fastest(table, rate, who)
 
@@ -195,6 +204,7 @@ _KINDS: tuple[tuple[tuple[str, ...], Callable[[pd.DataFrame], str]], ...] = (
     (("differing", "share"), _agreement),
     (("relative error", "signs differing"), _gradients),
     (("kills", "ends that differ"), _kills),
+    (("chapter", "printed otherwise"), _chapters),
     (("asked", "exponent"), _by_runs),
     (("file operations a run",), _by_workers),
     (("what", "cpu s"), _start_up),
