@@ -128,7 +128,9 @@ def test_a_phone_gets_narrow_figures_and_a_laptop_wide_ones(browser, name):
     with Visit(browser, f"book/{name}") as visit:
         for width, narrow in ((1280, False), (400, True)):
             visit.page.set_viewport_size({"width": width, "height": 900})
-            visit.page.wait_for_load_state("networkidle")
+            # images far down are loaded when they come near
+            visit.page.evaluate("document.querySelectorAll('img').forEach(i => i.loading='eager')")
+            visit.page.wait_for_function(f"{PICTURES}.every(([from, width]) => from && width)")
             shown = visit.page.evaluate(PICTURES)
             assert len(shown) == len(stored)
             for address, natural, wide in shown:
@@ -155,6 +157,8 @@ def test_on_a_dark_page_figures_are_dark_and_photographs_are_not(browser, name):
         assert photographs.count() == (name == "book/intro")
         for image in photographs.all():
             assert corner(image.screenshot()).min() > 200
+        for slider in visit.page.locator(".cell_output .text_html:has(.ar-slider)").all():
+            assert corner(slider.screenshot()).max() < 40
 
 
 def corner(png: bytes) -> np.ndarray:
