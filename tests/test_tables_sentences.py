@@ -73,6 +73,13 @@ def test_every_recorded_table_has_a_sentence_or_only_lists(name):
         assert sentences.sentence(table) or title in ("ceilings", "pairs"), title
 
 
+def test_what_a_file_of_results_says_is_no_markup(monkeypatch):
+    hostile = "<script>x</script>"
+    rates = RATES.assign(loop=[hostile, "b", "ours", "ours"], network=hostile)
+    shown = benchmarks._folded(hostile, rates)
+    assert "<script" not in shown and shown.count("&lt;script") >= 4
+
+
 def test_a_table_opens_on_demand_below_what_it_shows(monkeypatch):
     monkeypatch.setattr(
         benchmarks, "benchmark", lambda name: {

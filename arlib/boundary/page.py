@@ -45,6 +45,7 @@ def walk_panel(content: dict, study: Shelf) -> str:
         stops=content["stops"],
         shape=content["shape"],
         figure=base64.b64encode(drawn._repr_png_()).decode(),
+        narrow=base64.b64encode(drawn.narrow().for_a_phone()).decode(),
         alt=drawn.alt,
         finding=figures.walked(content),
         title=content["title"],

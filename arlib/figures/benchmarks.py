@@ -6,7 +6,7 @@ from matplotlib.ticker import NullLocator
 
 from arlib.errors import NotMeasured
 from arlib.figures.style import GREY, NEUTRAL, key, log_axis, panels, picture
-from arlib.tables.sentences import WHO, fastest
+from arlib.tables.sentences import WHO, fastest, longest_of_each
 
 _COLOURS = ("#5F6773", "#0F5FAF", "#DB7A1C", "#A3123A")
 _MARKERS = ("s", "o", "^", "D")
@@ -49,16 +49,8 @@ def growth(table: pd.DataFrame):
             )
             log_axis(ax)
     key(figure, axes[0].get_legend_handles_labels()[0])
-    largest = table.sort_values(["channels", "map"]).groupby("method").last()
-    summary = "; ".join(
-        f"{method} {row['wall s']:.2g} s at {row['channels']:g} channels, {row['map']:g} pixels"
-        for method, row in largest.iterrows()
-    )
-    return (
-        figure,
-        "Seconds and memory of one layer against its channels and its map.",
-        f"Largest tried: {summary}.",
-    )
+    about = "Seconds and memory of one layer against its channels and its map."
+    return figure, about, f"{longest_of_each(table).capitalize()}."
 
 
 @picture

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-INVERT = 0.92  # white becomes a page's dark grey, not black
+INVERT = 0.93  # white becomes a page's dark grey, not black
 _LUMINANCE = np.array([0.213, 0.715, 0.072])  # what CSS' hue-rotate keeps
 
 
 def darkened(rgb: NDArray) -> NDArray:
-    """Colours (…, 3) in [0, 1] as CSS' `invert(0.92) hue-rotate(180deg)` shows them."""
+    """Colours (…, 3) in [0, 1] as CSS' `invert(0.93) hue-rotate(180deg)` shows them."""
     turned = INVERT + (1 - 2 * INVERT) * np.asarray(rgb, float)
     # by half a turn each channel is mirrored at the luminance
     return (2 * (turned @ _LUMINANCE)[..., None] - turned).clip(0, 1)

@@ -93,7 +93,7 @@ def text(name: str, *devices: str, without: Collection[str] = ()) -> str:
 
 def _folded(title: str, frame: pd.DataFrame) -> str:
     """A table that opens on demand, below what it shows."""
-    shown = sentence(frame)
+    shown, title = sentence(frame), plain(title)
     told = f"**{title}.** {FINDING}{plain(shown)}.\n\n" if shown else ""
     summary = f"<summary>{title if not shown else 'The table'}</summary>"
     return f"{told}<details>{summary}\n\n{markdown_of_numbers(frame)}\n\n</details>"

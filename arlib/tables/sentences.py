@@ -77,7 +77,8 @@ def _zero_padding(table: pd.DataFrame) -> str:
     )
 
 
-def _growth(table: pd.DataFrame) -> str:
+def longest_of_each(table: pd.DataFrame) -> str:
+    """The longest that each method took, and for which layer."""
     longest = table.loc[table.groupby("method", sort=False)["wall s"].idxmax()]
     told = [
         f"{row['method']} {row['wall s']:.2g} s ({row['channels']:g} channels, "
@@ -197,7 +198,7 @@ def _rates(rate: str, who: str) -> Callable[[pd.DataFrame], str]:
 _KINDS: tuple[tuple[tuple[str, ...], Callable[[pd.DataFrame], str]], ...] = (
     (("layers", "method", "error"), of_spectra),
     (("half-width", "probes"), _zero_padding),
-    (("channels", "map", "method", "MiB"), _growth),
+    (("channels", "map", "method", "MiB"), longest_of_each),
     (("width / exact quadrature",), of_coverage),
     (("× one alone",), _simultaneous),
     (("ours broke more", "by"), _evaluation),
