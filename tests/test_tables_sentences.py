@@ -24,7 +24,7 @@ EVALUATED = pd.DataFrame(
      "by": ["ours bare", "theirs", "theirs"], "ours broke more": [0, 2, 1],
      "ours broke fewer": [0, 0, 3], "images/s": [1.5, 3.0, 9.0]}
 )  # fmt: skip
-SAID = {
+SHOWN = {
     "spectra": (SPECTRA, "all 3 convolutions of a net 4.0 times as fast as FFT + numpy (3.0 times "
                 "in processor time), error 2e-13 of the largest value"),
     "a rival is fastest": (RATES, "x, fastest: plain, 200 images/s, 1.33 times as fast as ours b; "
@@ -59,10 +59,10 @@ SAID = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SAID)
+@pytest.mark.parametrize("name", SHOWN)
 def test_what_a_table_shows(name):
-    table, said = SAID[name]
-    assert sentences.sentence(table) == said
+    table, expected = SHOWN[name]
+    assert sentences.sentence(table) == expected
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,6 @@ def test_a_table_opens_on_demand_below_what_it_shows(monkeypatch):
     )  # fmt: skip
     place, told, opens, table, closes = benchmarks.text("any", "cpu").split("\n\n")
     assert place == "P, 2 cores, 1 thread, torch 2, 2026-01-02. Command: `python -m x`"
-    assert told == f"**Rates.** *Finding:* {SAID['a rival is fastest'][1]}."
+    assert told == f"**Rates.** *Finding:* {SHOWN['a rival is fastest'][1]}."
     assert opens == "<details><summary>The table</summary>" and closes == "</details>"
     assert table.startswith("| network | loop |")
