@@ -131,8 +131,10 @@ def ascent_paths(
         ax.plot(*points.T, color=paint, linewidth=1.4, marker=".", markersize=5, label=name)
         ax.plot(*points[-1], "s", color=paint, markersize=8)
     ax.set(xlabel="first pixel", ylabel="second pixel", xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    handles = ax.get_legend_handles_labels()[0]
-    key(figure, handles) if is_narrow() else figure.legend(loc="outside right upper")
+    if is_narrow():
+        key(figure, ax.get_legend_handles_labels()[0])
+    else:
+        figure.legend(loc="outside right upper")
     with torch.no_grad():
         ends = {name: float(loss(path[-1:])[0]) > boundary for name, path in paths.items()}
     summary = "; ".join(

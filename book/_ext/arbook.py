@@ -147,9 +147,8 @@ def with_narrow(render: Callable) -> Callable:
         about = data.output_metadata.get(data.mime_type, {})
         if "narrow" in about:
             name = Path(image["uri"]).with_suffix(NARROW).name
-            self.write_file(
-                [name], base64.b64decode(about["narrow"]), overwrite=False, exists_ok=True
-            )
+            # overwritten: it is named by the wide figure, which may be the same as before
+            self.write_file([name], base64.b64decode(about["narrow"]), overwrite=True)
         if about.get("photographs"):
             image["classes"].append("photographs")
         return [image]
