@@ -6,7 +6,8 @@ import re
 
 import numpy as np
 import pytest
-from bookfiles import ROOT
+import synthetic
+from bookfiles import CHAPTERS, ROOT, read, source
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Text
@@ -139,3 +140,17 @@ def test_a_dark_picture_has_the_colours_of_the_light_one_turned():
 def test_pages_turn_colours_by_the_same_numbers():
     css = (ROOT / "book" / "_static" / "arbook.css").read_text(encoding="utf-8")
     assert re.findall(r"invert\(([\d.]+)\) hue-rotate\(180deg\)", css) == [str(figures.dark.INVERT)]
+
+
+def test_one_frame_for_several_figures_is_that_of_their_narrow_versions():
+    wide = figures.training_curves(synthetic.histories(), epochs=40)
+    for ax in (*wide.axes, *wide.narrow().axes):
+        assert ax.get_xlim() == (0.5, 40.5) and ax.get_ylim() == (0, 1)
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_no_chapter_changes_a_figure_that_is_drawn(name):
+    """A narrow version is drawn anew, and would lack the change."""
+    for cell in read(name)["cells"]:
+        if cell["cell_type"] == "code":
+            assert not re.search(r"\.axes\b|\bax\.set", source(cell)), cell["id"]

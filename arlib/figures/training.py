@@ -19,9 +19,11 @@ _ERROR, _CE = "error (share of images)", "cross-entropy (nats)"
 
 
 @picture
-def training_curves(histories: pd.DataFrame):
+def training_curves(histories: pd.DataFrame, *, epochs: float | None = None):
     """Error by epoch: natural on train and validation images,
     and under attack on validation images.
+
+    epochs: axes end here, and errors go from 0 to 1, for figures that are to have one frame.
     """
     if "variant" in histories:
         histories = histories[histories["variant"] == ""]
@@ -39,6 +41,8 @@ def training_curves(histories: pd.DataFrame):
             )
             by_strength(ax, wide.index, {strength: wide.to_numpy().T}, every=max(1, len(wide) // 6))
         ax.set(title=title, xlabel="epoch", ylabel=_ERROR if ax is axes[0] else "")
+        if epochs is not None:
+            ax.set(xlim=(0.5, epochs + 0.5), ylim=(0, 1))
     legend(figure, strengths)
     last = (
         histories[histories["epoch"] == histories["epoch"].max()]
