@@ -56,7 +56,7 @@ class Visit:
     """One page opened in one colour scheme, with all it complained about."""
 
     def __init__(self, browser, name: str, scheme: str = "light"):
-        self.complaints: list[str] = []
+        self.name, self.complaints = name, []
         self.page = browser.new_page(color_scheme=scheme, viewport={"width": 1280, "height": 900})
         self.page.set_default_timeout(180_000)  # ms: a machine that also trains is slow
         self.page.on("console", self._said)
@@ -78,11 +78,33 @@ class Visit:
         if urlparse(request.url).scheme not in ("file", "data", "blob"):
             self.complaints.append(f"asks another host: {request.url}")
 
+    def as_opened(self, width: int = 1280, height: int = 900) -> "Visit":
+        """The same page in a window of this size, everything folded that was when it was opened."""
+        self.page.set_viewport_size({"width": width, "height": height})
+        self.page.evaluate(FOLD)
+        return self
+
     def __enter__(self):
+        self.page.evaluate(REMEMBER)
         return self
 
     def __exit__(self, *_):
         self.page.close()
+
+
+REMEMBER = "window.opened = new Set(document.querySelectorAll('details[open]'))"
+FOLD = "document.querySelectorAll('details').forEach(d => d.open = window.opened.has(d))"
+
+
+@pytest.fixture(scope="module")
+def visit(request, browser):
+    """One light page for all tests that only look at it: opening it takes longer than they do."""
+    with Visit(browser, request.param) as opened:
+        yield opened
+
+
+def each(names):
+    return pytest.mark.parametrize("visit", names, indirect=True)
 
 
 def test_the_pages_tested_are_all_there_are(built):
@@ -94,51 +116,48 @@ def test_the_pages_tested_are_all_there_are(built):
     assert pages - set(PAGES) == set()
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_page_is_whole(browser, name):
-    with Visit(browser, name) as visit:
-        assert visit.complaints == []
-        assert visit.page.evaluate(BROKEN_IMAGES) == []
-        assert visit.page.evaluate(UNRENDERED) == []
+@each(PAGES)
+def test_page_is_whole(visit):
+    visit.as_opened()
+    assert visit.complaints == []
+    assert visit.page.evaluate(BROKEN_IMAGES) == []
+    assert visit.page.evaluate(UNRENDERED) == []
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_page_fits_a_phone(browser, name):
-    with Visit(browser, name) as visit:
-        visit.page.set_viewport_size({"width": 390, "height": 844})
-        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
+@each(PAGES)
+def test_page_fits_a_phone(visit):
+    visit.as_opened(390, 844)
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-@pytest.mark.parametrize("name", toc())
+@each(toc())
 @pytest.mark.parametrize(("width", "what"), [(1366, LAPTOP), (400, PHONE)])
-def test_nothing_scrolls_sideways_inside_a_page(browser, name, width, what):
-    with Visit(browser, name) as visit:
-        visit.page.set_viewport_size({"width": width, "height": 768})
-        visit.page.evaluate("document.querySelectorAll('article details').forEach(d => d.open = 1)")
-        assert visit.page.evaluate(SIDEWAYS, what) == []
+def test_nothing_scrolls_sideways_inside_a_page(visit, width, what):
+    visit.as_opened(width, 768)
+    visit.page.evaluate("document.querySelectorAll('article details').forEach(d => d.open = 1)")
+    assert visit.page.evaluate(SIDEWAYS, what) == []
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
-def test_a_phone_gets_narrow_figures_and_a_laptop_wide_ones(browser, name):
+@each([f"book/{name}" for name in CHAPTERS])
+def test_a_phone_gets_narrow_figures_and_a_laptop_wide_ones(visit):
     stored = [
         out["metadata"]["image/png"]["narrow"]
-        for cell in read(name)["cells"]
+        for cell in read(visit.name.removeprefix("book/"))["cells"]
         for out in cell.get("outputs", [])
         if "narrow" in out.get("metadata", {}).get("image/png", {})
     ]
-    with Visit(browser, f"book/{name}") as visit:
-        for width, narrow in ((1280, False), (400, True)):
-            visit.page.set_viewport_size({"width": width, "height": 900})
-            # images far down are loaded when they come near
-            visit.page.evaluate("document.querySelectorAll('img').forEach(i => i.loading='eager')")
-            visit.page.wait_for_function(f"{PICTURES}.every(([from, width]) => from && width)")
-            shown = visit.page.evaluate(PICTURES)
-            assert len(shown) == len(stored)
-            for address, natural, wide in shown:
-                assert address.endswith(".narrow.png") == narrow
-                # letters of a phone's figure are as large as they were drawn, nearly
-                assert not narrow or wide > 0.5 * natural
-        assert visit.complaints == []
+    for width, narrow in ((1280, False), (400, True)):
+        visit.as_opened(width)
+        # images far down are loaded when they come near
+        visit.page.evaluate("document.querySelectorAll('img').forEach(i => i.loading='eager')")
+        visit.page.wait_for_function(f"{PICTURES}.every(([from, width]) => from && width)")
+        shown = visit.page.evaluate(PICTURES)
+        assert len(shown) == len(stored)
+        for address, natural, wide in shown:
+            assert address.endswith(".narrow.png") == narrow
+            # letters of a phone's figure are as large as they were drawn, nearly
+            assert not narrow or wide > 0.5 * natural
+    assert visit.complaints == []
 
 
 PICTURES = """[...document.querySelectorAll('.cell_output picture img:not(.ar-slider img)')]
@@ -180,23 +199,31 @@ def test_what_is_said_below_a_figure_is_in_its_alt_text(built):
     assert told > 20
 
 
+@each(PAGES)
+def test_page_is_accessible(visit):
+    assert serious_findings(visit.as_opened(), "light") == []
+
+
 @pytest.mark.parametrize("name", PAGES)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_page_is_accessible(browser, name, scheme):
+def test_dark_page_is_accessible(browser, name):
+    with Visit(browser, name, "dark") as visit:
+        assert serious_findings(visit, "dark") == []
+
+
+def serious_findings(visit, scheme: str) -> list[tuple]:
+    """What axe finds hindering on a page: rule, place, markup."""
     from axe_playwright_python.sync_playwright import Axe
 
-    with Visit(browser, name, scheme) as visit:
-        if name != "index":  # a redirect
-            assert visit.page.evaluate("document.documentElement.dataset.theme") == scheme
-        assert visit.complaints == []
-        violations = Axe().run(visit.page).response["violations"]
-    serious = [
+    if visit.name != "index":  # a redirect
+        assert visit.page.evaluate("document.documentElement.dataset.theme") == scheme
+    assert visit.complaints == []
+    violations = Axe().run(visit.page).response["violations"]
+    return [
         (finding["id"], node["target"], node["html"][:200])
         for finding in violations if finding["impact"] in ("serious", "critical")
         for node in finding["nodes"]
         if not any(rule == finding["id"] and part in str(node["target"]) for rule, part in ALLOWED)
     ]  # fmt: skip
-    assert serious == []
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -160,6 +160,7 @@ ALL = {
     "ratio_by_band": lambda: figures.ratio_by_band(
         {"blocks.0": {8.0: [0.5, 0.6]}}, ["low", "high"]
     ),
+    "concentration": lambda: figures.concentration(RECORDS),
     "spread_per_layer": lambda: figures.spread_per_layer(RECORDS),
     "operators": lambda: figures.operators(RECORDS),
     "spectra": lambda: figures.spectra(ARRAYS),
@@ -455,6 +456,32 @@ def test_slider_frames_share_their_axes():
         assert frames[0].get_ylim() == figures.feature_change(RECORDS).axes[which].get_ylim()
     frames = [figures.spectra(ARRAYS, strength=s).axes[0] for s in STRENGTHS]
     assert len({ax.get_ylim() for ax in frames}) == 1
+
+
+def test_the_parts_of_concentration_stand_beside_where_training_began():
+    start = RECORDS[(RECORDS["checkpoint"] == "last") & (RECORDS["statistic"] == "sv_std")]
+    start = start.assign(checkpoint="initial", value=0.123)
+    figure = figures.concentration(pd.concat([RECORDS, start], ignore_index=True))
+    drawn = [ax for ax in figure.axes if ax.get_visible()]
+    dashed = [
+        [line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == "--"] for ax in drawn
+    ]
+    assert dashed == [[pytest.approx(0.123)], [], [], []]
+    assert figure.finding.endswith("Before training: std of singular values 0.123.")
+    levels = [ax.lines[-1 - len(there)].get_ydata()[0] for ax, there in zip(drawn, dashed)]
+    for (name, setting), level in zip(
+        [("sv_std", "circular"), ("sv_std_over_mean", "circular"),
+         ("sv_std_over_mean", "circular+bn-natural"), ("jacobian_uniformity_median", "image")],
+        levels, strict=True,
+    ):  # fmt: skip
+        rows = RECORDS[(RECORDS["statistic"] == name) & (RECORDS["setting"] == setting)]
+        rows = rows[(rows["checkpoint"] == "last") & (rows["strength"] == 8.0)]
+        rows = rows[rows["layer"].str.startswith("blocks")]
+        assert level == pytest.approx(rows.groupby("seed")["value"].median().mean())
+    without = RECORDS[RECORDS["statistic"] != "jacobian_uniformity_median"]
+    assert "at the data" not in figures.concentration(without).alt
+    with pytest.raises(NotMeasured, match="no spectra are recorded"):
+        figures.concentration(without[without["layer"] == ""])
 
 
 def test_ratio_band_is_the_largest_difference_between_seeds():

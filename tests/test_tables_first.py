@@ -55,6 +55,19 @@ def test_nothing_is_said_of_what_nobody_measured(digits, margins):
     assert "not measured" in sentences["smoother"] and "×" not in sentences["smoother"]
 
 
+def test_by_protocol_2_the_parts_of_a_claim_are_told_with_their_effects(digits):
+    small = studies.load("cifar10-resnet20-small")
+    verdicts = claims.after_the_fact(small)
+    rows = verdicts.set_index("claim")
+    told = findings_of(digits, verdicts, None)["smoother"]
+    assert told.startswith(f"Smoother layers: {rows.loc['C5', 'verdict']} (feature change")
+    effects = claims.table(verdicts)["Effect [95 % interval]"]
+    for claim in ("C5a", "C5b", "C6a", "C6b"):
+        (effect,) = effects[[name.startswith(claim) for name in effects.index]]
+        assert f"{rows.loc[claim, 'statistic']} {effect}" in told
+    assert rows.loc["C6c", "statistic"] not in told  # this study did not measure it
+
+
 def test_effects_and_readings_are_those_of_the_verdicts(digits, tmp_path):
     verdicts = claims.verdicts(digits)
     rows = claims.table(verdicts)["Effect [95 % interval]"]

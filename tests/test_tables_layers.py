@@ -28,6 +28,19 @@ def test_layer_rule_shows_the_conditions_of_the_verdict():
         assert primary["stands out"] == "yes"
 
 
+def test_layer_rule_of_protocol_2_has_a_column_for_each_statistic_of_each_part():
+    study = synthetic.study(RECORDS, protocol=2)
+    decided = claims.verdicts(study).set_index("claim")
+    for claim, parts in (("C5", ("C5a", "C5b")), ("C6", ("C6a", "C6b", "C6c"))):
+        table = tables.layer_rule(study, claim)
+        heads = [name for part in parts for name in 2 * (part,)]
+        assert [name.partition(":")[0] for name in table.columns] == heads
+        alone = table.loc["verdict of this statistic alone"]
+        for part, primary, twin in zip(parts, alone[::2], alone[1::2], strict=True):
+            assert primary == decided.loc[part, "primary_verdict"]
+            assert twin == decided.loc[part, "twin_verdict"]
+
+
 def test_layer_rule_of_what_rises_or_cannot_stand_out():
     reversed_ = synthetic.records(world=-1.0)
     rises = tables.layer_rule(synthetic.study(reversed_), "C6").iloc[:, 0]

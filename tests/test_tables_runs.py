@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from arlib import claims, studies, tables
+from arlib import claims, figures, studies, tables
 from arlib.attacks import wilson
 from arlib.errors import InputError, NotMeasured
 from arlib.training import Recipe
@@ -54,6 +54,19 @@ def test_accuracies_are_of_the_last_weights_and_keep_each_attack_with_its_n():
     )
     assert row["low"] < row["accuracy"] < row["high"]
     assert list(table.loc[0.0, 0].index) == ["natural", "pgd-10", "apgd-ce+t"]
+
+
+def test_attacks_at_other_radii_are_no_second_row_of_a_network():
+    """Protocol 2 runs the strong attack at smaller radii too, to check margins."""
+    row = RECORDS[RECORDS["setting"] == "apgd-ce+t@8"]
+    smaller = [row.assign(setting=f"apgd-ce+t@{radius}", value=0.1, n=100) for radius in (1, 4)]
+    records = pd.concat([RECORDS, *smaller], ignore_index=True)
+    pd.testing.assert_frame_equal(tables.accuracies(records), tables.accuracies(RECORDS))
+    # without PGD-10 the radius is the largest
+    rest = records[~records["setting"].str.startswith("pgd-10@")]
+    kept = tables.accuracies(rest)
+    assert set(kept["setting"]) == {"", "apgd-ce+t@8"}
+    assert figures.accuracies(records).alt == figures.accuracies(RECORDS).alt
 
 
 def crossed(strong: float, others: float, together: float) -> pd.DataFrame:

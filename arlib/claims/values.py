@@ -36,6 +36,17 @@ def clean(records: pd.DataFrame) -> pd.DataFrame:
     return table[table["value"].abs() < float("inf")]  # NaN compares as False, so it goes too
 
 
+def at_common_radius(settings: pd.Series) -> pd.Series:
+    """Which settings, such as "apgd-ce+t@8", are of the radius at which networks are compared.
+
+    That is PGD-10's radius, because the strong attack also runs at smaller ones, where it checks
+    margins; where PGD-10 is not recorded it is the largest. "pgd-10@trained" is of none.
+    """
+    radii = pd.to_numeric(settings.str.partition("@")[2], errors="coerce")
+    weak = radii[settings.str.startswith("pgd-10@")].dropna()
+    return radii == (radii if weak.empty else weak).max()
+
+
 def values(
     table: pd.DataFrame, statistic: Statistic, checkpoint: str | None = None
 ) -> pd.DataFrame:

@@ -39,6 +39,7 @@ from arlib.figures.mechanism import causal_graph, doses, dumbbells, weights_and_
 from arlib.figures.regularization import cross_entropy, errors, gap_by_scale, gap_curves
 from arlib.figures.shared import collect
 from arlib.figures.singular_values import (
+    concentration,
     estimates,
     operators,
     readings,
@@ -76,6 +77,7 @@ __all__ = [
     "collect",
     "colour",
     "compared",
+    "concentration",
     "confidence",
     "covering",
     "cross_entropy",

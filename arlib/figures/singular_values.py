@@ -9,9 +9,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from arlib.claims import FACTOR, Statistic, directions, moves
+from arlib.claims import FACTOR, Statistic, claims_of, directions, moves
 from arlib.claims.declared import CONVOLUTIONS
-from arlib.claims.values import clean
+from arlib.claims.values import clean, values
 from arlib.claims.words import OPERATORS
 from arlib.errors import InputError, NotMeasured, one_of
 from arlib.figures.layers import by_depth, depth, paired, relative
@@ -20,11 +20,13 @@ from arlib.figures.style import (
     GREY,
     NEUTRAL,
     STRENGTH,
+    against_strength,
     by_strength,
     colour,
     key,
     legend,
     log_axis,
+    one_scale,
     panels,
     picture,
     words,
@@ -51,6 +53,44 @@ def spread_per_layer(records: pd.DataFrame, *, operator: str = "circular"):
         f"spread of singular values ({OPERATORS.get(operator, operator)})",
         "convolution, by depth",
     )
+
+
+@picture
+def concentration(records: pd.DataFrame):
+    """C6 in its parts, against AR strength: the spread of the weights' singular values, as they
+    stand and with batch norm folded in, and how uneven the Jacobians at test images are.
+
+    Medians over layers; a thin line per seed. Dashed: before training. What a study did not
+    measure is left out.
+    """
+    table, parts = clean(records), claims_of(2)
+    shown = {
+        "weights (C6a)": (parts["C6a"].primary, "std"),
+        "weights, without their scale": (parts["C6a"].twin, "std / mean"),
+        "as applied (C6b)": (parts["C6b"].primary, "std / mean"),
+        "at the data (C6c)": (parts["C6c"].primary, "σ_max / (‖J‖_F/√rank)"),
+    }
+    levels = {title: values(table, statistic) for title, (statistic, _) in shown.items()}
+    shown = {title: what for title, what in shown.items() if not levels[title].empty}
+    if not shown:
+        raise NotMeasured("no spectra are recorded; run the study first.")
+    figure, axes = panels(len(shown), columns=2, height=2.6)
+    told, before = {}, []
+    for ax, (title, (statistic, label)) in zip(axes, shown.items(), strict=True):
+        against_strength(ax, levels[title].median(axis=1), label=label)
+        ax.set_title(title)
+        told[statistic.label] = levels[title], FACTOR
+        start = values(table, statistic, "initial")
+        if not start.empty:
+            level = start.median(axis=1).mean()
+            ax.axhline(level, color=GREY, linestyle="--")
+            before.append(f"{statistic.label} {level:.3g}")
+    one_scale(axes)
+    if before:
+        key(figure, [Line2D([], [], color=GREY, linestyle="--", label="before training")])
+    alt = f"{len(shown)} panels against AR strength: {'; '.join(shown)}."
+    finding = f"Median over layers. {moves(told)}"
+    return figure, alt, finding + (f" Before training: {'; '.join(before)}." if before else "")
 
 
 @picture

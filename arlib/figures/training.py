@@ -3,7 +3,7 @@
 import pandas as pd
 
 from arlib.claims import SHARE, Statistic, moves
-from arlib.claims.values import clean
+from arlib.claims.values import at_common_radius, clean
 from arlib.figures.shared import row_of_panels, values_of
 from arlib.figures.style import (
     against_strength,
@@ -82,8 +82,8 @@ def accuracies(records: pd.DataFrame):
     """
     table = clean(records)
     rows = table[(table["statistic"] == "robust_error") & (table["split"] == "test")]
-    settings = [s for s in rows["setting"].unique() if s.partition("@")[0] in _SHOWN
-                and not s.endswith("@trained")]  # fmt: skip
+    settings = rows.loc[at_common_radius(rows["setting"]), "setting"].unique()
+    settings = [setting for setting in settings if setting.partition("@")[0] in _SHOWN]
     statistics = [Statistic("natural accuracy", "error")]
     statistics += [
         Statistic(f"accuracy under {setting}", "robust_error", setting=setting)

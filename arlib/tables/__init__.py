@@ -1,8 +1,8 @@
 """Small tables of text for the chapters:
 record tables in, a DataFrame of words and rounded numbers out.
 
-Of networks (`runs`), of their layers (`layers`), and of what the benchmarks measured
-(`benchmarks`).
+Of networks (`runs`), of their layers (`layers`), of what the rules say of them (`verdicts`), and
+of what the benchmarks measured (`benchmarks`).
 """
 
 from arlib.tables.bound import (
@@ -34,9 +34,11 @@ from arlib.tables.runs import (
     under_attack,
 )
 from arlib.tables.text import markdown, with_finding
+from arlib.tables.verdicts import after_the_fact
 
 __all__ = [
     "accuracies",
+    "after_the_fact",
     "arms",
     "by_seed",
     "cost",

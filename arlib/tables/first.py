@@ -60,17 +60,20 @@ def _smoother(rows: pd.DataFrame) -> str:
     for claim, what in (("C5", "Smoother layers"), ("C6", "More even singular values")):
         row = rows.loc[claim]
         later = row.get("after_the_fact")
-        effect = _effect(rows, claim)
+        # by protocol 2 the parts say why the whole is called what it is called
+        parts = [part for part in claims.PARTS[claim] if part in rows.index] or [claim]
+        effects = {rows.loc[part, "statistic"]: _effect(rows, part) for part in parts}
+        told = ", ".join(f"{statistic} {effect}" for statistic, effect in effects.items() if effect)
         sentences.append(
             f"{what}: {row['verdict']}"
             + (f", by protocol 2 {later}" if later and later != row["verdict"] else "")
-            + (f" ({row['statistic']} {effect})" if effect else "")
+            + (f" ({told})" if told else "")
         )
     return f"{'; '.join(sentences)}."
 
 
 def _effect(rows: pd.DataFrame, claim: str) -> str:
-    row, primary = rows.loc[claim], claims.CLAIMS[claim].primary
+    row, primary = rows.loc[claim], claims.claims_of(2)[claim].primary
     if math.isnan(row["effect"]):
         return ""
     return effect_text(primary, claims.Interval(row["effect"], row["low"], row["high"]))

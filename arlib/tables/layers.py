@@ -17,8 +17,8 @@ _ALONE = "verdict of this statistic alone"
 
 
 def layer_rule(study, claim: str) -> pd.DataFrame:
-    """The conditions of "most layers" one by one,
-    for both statistics of C5 or C6 on a study, as text.
+    """The conditions of "most layers" one by one, for both statistics of C5 or C6 on a study,
+    by protocol 2 of all their parts, as text.
 
     One row per condition, one column per statistic. Shares are of layers that move the way of the
     median, one number per seed.
@@ -27,18 +27,22 @@ def layer_rule(study, claim: str) -> pd.DataFrame:
     config, table = claims.config_of(study), clean(study.records())
     known = claims.claims_of(config.protocol)
     one_of("claim", claim, [c.id for c in known.values() if c.primary and c.primary.layers])
-    declared = known[claim]
+    parts = claims.PARTS.get(claim, ()) if config.protocol == 2 else ()
     out, columns = set(claims.collapsed(table, config)["strength"]), {}
-    for statistic in (declared.primary.at(config), declared.twin.at(config)):
-        evidence = claims.gather(values(table, statistic), statistic, config, out=out)
-        if evidence.problem and not columns:
-            raise NotMeasured(f"{claim} is not measured on {study.name}: {evidence.problem}")
-        expected = declared.expected * (declared.twin_follows if columns else 1)
-        columns[statistic.label] = _conditions(evidence, statistic, expected, config.protocol)
+    for part in parts or (claim,):
+        declared = known[part]
+        for statistic, follows in ((declared.primary, 1), (declared.twin, declared.twin_follows)):
+            statistic, expected = statistic.at(config), declared.expected * follows
+            evidence = claims.gather(values(table, statistic), statistic, config, out=out)
+            if evidence.problem and not columns:
+                raise NotMeasured(f"{claim} is not measured on {study.name}: {evidence.problem}")
+            name = f"{part}: {statistic.label}" if parts else statistic.label
+            columns[name] = _conditions(evidence, statistic, expected, config.protocol)
     out = pd.DataFrame(columns).fillna(NOT_MEASURED).rename_axis("condition")
     told = "; ".join(
         f"{name}, {rows['stands out'].partition(':')[0]}, {rows[_ALONE]}"
         for name, rows in out.items()
+        if rows["stands out"] != NOT_MEASURED
     )
     out.attrs["finding"] = f"Whether it stands out, and the verdict of each alone: {told}."
     return out

@@ -2,6 +2,7 @@
 record tables in, a DataFrame of words and rounded numbers out.
 """
 
+import math
 from collections.abc import Collection
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 from arlib import claims
 from arlib.attacks import wilson
 from arlib.claims import NOT_MEASURED
-from arlib.claims.values import clean, values
+from arlib.claims.values import at_common_radius, clean, values
 from arlib.claims.words import effect_text, p_text
 from arlib.errors import NotMeasured, one_of
 from arlib.sources import source
@@ -35,9 +36,9 @@ def accuracies(records: pd.DataFrame, *, checkpoint: str = "last") -> pd.DataFra
     recorded.
     """
     rows = _rows(records, checkpoint, "test", ("error", "robust_error"))
+    common = rows["setting"].eq("") | at_common_radius(rows["setting"])
+    rows = rows[common & ~rows["setting"].str.partition("@")[0].map(_crosses)]
     kinds = rows["setting"].str.partition("@")[0]
-    rows = rows[(rows["setting"] != "pgd-10@trained") & ~kinds.map(_crosses)]
-    kinds = kinds[rows.index]
     table = rows[["strength", "seed", "setting", "n"]].assign(
         attack=kinds.where(kinds != "", "natural"), accuracy=1 - rows["value"]
     )
@@ -370,8 +371,10 @@ def _left(study, claim: str) -> pd.DataFrame:
     def share(row: pd.Series, axis: str) -> str:
         if row[f"{axis}_seeds"] == 0:
             return NOT_MEASURED
-        left, low, high = (f"{row[f'{axis}_{end}']:.2f}" for end in ("left", "low", "high"))
-        return f"{left} [{low}, {high}]".replace("-", "−")
+        left, low, high = (row[f"{axis}_{end}"] for end in ("left", "low", "high"))
+        if math.isnan(left):  # fewer than three seeds reach it
+            return "cannot be told"
+        return f"{left:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
 
     rows = {
         (f"{row['claim']}, " if len(parts) > 1 else "") + f"{row['strength']:g}": {
