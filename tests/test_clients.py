@@ -34,12 +34,14 @@ def uses(call: str) -> list[str]:
     return [name for name in CHAPTERS if any(call in source(cell) for cell in read(name)["cells"])]
 
 
-LIVE = uses("widgets.live(")
-# Each chapter in JupyterLab; in the others those that have live widgets (and static sliders, too).
+LIVE, STATIC = uses("widgets.live("), uses("widgets.figure_slider(")
+# In JupyterLab each chapter that moves, and one that does not: what those print and draw is the
+# same in every client, and other tests run them. In the others, chapters with live widgets.
+MOVING = [name for name in CHAPTERS if name in (*LIVE, *STATIC, "verdicts")]
 VISITS = [
     (name, chapter)
     for name in CLIENTS
-    for chapter in (CHAPTERS if name == next(iter(CLIENTS)) else LIVE)
+    for chapter in (MOVING if name == next(iter(CLIENTS)) else LIVE)
 ]
 
 
@@ -86,7 +88,7 @@ def client(request, tmp_path_factory):
 def test_a_chapter_in_a_client(browser, client, chapter):
     name, kind, server = client
     with kind(server, browser, ROOT / "book" / f"{chapter}.ipynb") as opened:
-        if chapter in uses("widgets.figure_slider("):
+        if chapter in STATIC:
             frames = opened.find("figure:has(figcaption)").evaluate(ALL_SHOWN)
             assert len(frames) > 1 and all(frames), (
                 "no script runs in a notebook that is not trusted: all frames show"
