@@ -468,7 +468,9 @@ def test_the_parts_of_concentration_stand_beside_where_training_began():
     ]
     assert dashed == [[pytest.approx(0.123)], [], [], []]
     assert figure.finding.endswith("Before training: std of singular values 0.123.")
-    levels = [ax.lines[-1 - len(there)].get_ydata()[0] for ax, there in zip(drawn, dashed)]
+    levels = [
+        ax.lines[-1 - len(there)].get_ydata()[0] for ax, there in zip(drawn, dashed, strict=True)
+    ]
     for (name, setting), level in zip(
         [("sv_std", "circular"), ("sv_std_over_mean", "circular"),
          ("sv_std_over_mean", "circular+bn-natural"), ("jacobian_uniformity_median", "image")],

@@ -330,16 +330,18 @@ def readings(layers: Mapping[str, Mapping[str, Tensor]]):
     figure, axes = panels(len(layers), height=2.9)
     phrases = []
     for ax, (layer, by_reading) in zip(axes, layers.items(), strict=True):
-        for (name, values), paint, line in zip(by_reading.items(), _COLOURS, _LINES, strict=False):
-            ordered = np.sort(np.asarray(values.detach().cpu(), dtype=float))[::-1]
+        for (name, spectrum), paint, line in zip(
+            by_reading.items(), _COLOURS, _LINES, strict=False
+        ):
+            ordered = np.sort(np.asarray(spectrum.detach().cpu(), dtype=float))[::-1]
             ax.plot(
                 np.linspace(0, 1, len(ordered)), ordered, color=paint, linestyle=line, label=name
             )
         ax.set(title=layer, xlabel="share of singular values", ylim=(0, None))
         ax.set_ylabel("singular value" if ax is axes[0] else "")
         spread = [
-            f"{name} {float(values.double().std(correction=0)):.3g}"
-            for name, values in by_reading.items()
+            f"{name} {float(spectrum.double().std(correction=0)):.3g}"
+            for name, spectrum in by_reading.items()
         ]
         phrases.append(f"{layer}: {', '.join(spread)}")
     key(figure, axes[0].get_legend_handles_labels()[0])

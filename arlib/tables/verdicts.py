@@ -35,7 +35,7 @@ def after_the_fact(studies: Iterable) -> pd.DataFrame:
 
 
 def _cell(row: dict) -> str:
-    """ "supported, × 0.856 [0.843, 0.87]"; the numbers of a whole stand in the rows of its parts."""
+    """ "supported, × 0.856 [0.843, 0.87]"; the numbers of a whole stand with its parts."""
     primary = claims.claims_of(2)[row["claim"]].primary
     if row["claim"] in claims.PARTS or primary is None or pd.isna(row["effect"]):
         return row["verdict"]
