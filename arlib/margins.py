@@ -145,16 +145,20 @@ def _in_batches(
         check(model, forward, x, y, norm=norm, clip=clip, halvings=halvings, steps=steps)
         cap = attacks.longest(norm, x, clip) if cap is None else cap
         options = {"norm": norm, "clip": clip, "logits": logits}
+        # attacks run on a copy (f); what they find counts if it fools the model itself
+        itself = parts.itself_of(f, forward, logits)
         generator = parts.default_generator(generator, x)
         with tqdm(total=len(x), disable=not progress, desc="instance margins") as bar:
             for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-                yield _nearest(f, forward, images, labels, halvings, steps, cap, generator, options)
+                there = images, labels, halvings, steps, cap, generator, options
+                yield _nearest(f, forward, itself, *there)
                 bar.update(len(images))
 
 
 def _nearest(
     f,
     forward,
+    itself,
     x: Tensor,
     y: Tensor,
     halvings: int,
@@ -164,7 +168,7 @@ def _nearest(
     options: dict,
 ) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
-        z = forward(x)
+        z = itself(x)
         right = (z.argmax(1) == y) & losses.finite(z)
     values, images = torch.zeros(len(x), dtype=x.dtype, device=x.device), x.clone()
     x, y = x[right], y[right]
@@ -172,13 +176,20 @@ def _nearest(
         return values, images
     norm = options["norm"]
     nearest = attacks.minimum_norm(f, x, y, **options)
-    high = _distance(forward, x, nearest, y, norm, cap)
+    high = _distance(itself, x, nearest, y, norm, cap)
     low = torch.zeros_like(high)
     for _ in range(halvings):
         middle = (low + high) / 2
         search = {"steps": count, "loss": "margin", "generator": generator, "early_stop": True}
         candidate = attacks.apgd(f, x, y, eps=middle, **search, **options)
-        reached = _distance(forward, x, candidate, y, norm, math.inf)
+        reached = _distance(itself, x, candidate, y, norm, math.inf)
+        if itself is not forward:
+            copy_only = (reached == math.inf) & _hits(forward, candidate, y)
+            if copy_only.any():  # once more, on the model itself
+                few, labels, inside = x[copy_only], y[copy_only], middle[copy_only]
+                again = attacks.apgd(f.itself, few, labels, eps=inside, **search, **options)
+                candidate[copy_only] = again
+                reached = _distance(itself, x, candidate, y, norm, math.inf)
         hit = reached < math.inf
         nearest = torch.where(parts.per_image(hit, x), candidate, nearest)
         # the attack may arrive well inside its ball, or a rounding outside of it
@@ -193,8 +204,12 @@ def _nearest(
 @torch.no_grad()
 def _distance(forward, x: Tensor, x_adv: Tensor, y: Tensor, norm: str, otherwise: float) -> Tensor:
     """Distance from x to x_adv where that is misclassified, else `otherwise`."""
-    hits = losses.Goal(y, "margin").hits(forward(x_adv))
-    return torch.where(hits, parts.norms(x_adv - x, norm), otherwise)
+    return torch.where(_hits(forward, x_adv, y), parts.norms(x_adv - x, norm), otherwise)
+
+
+@torch.no_grad()
+def _hits(forward, x_adv: Tensor, y: Tensor) -> Tensor:
+    return losses.Goal(y, "margin").hits(forward(x_adv))
 
 
 def accepted(

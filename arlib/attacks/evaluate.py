@@ -21,7 +21,16 @@ from arlib.attacks.checks import check, radius
 from arlib.attacks.losses import Goal, finite
 from arlib.attacks.named import STRONG, Named, strong
 from arlib.attacks.spelling import answered
-from arlib.attacks.steps import BALLS, Forward, Streams, look, nhwc, opened
+from arlib.attacks.steps import (
+    BALLS,
+    Best,
+    Forward,
+    Streams,
+    itself_of,
+    look,
+    nhwc,
+    opened,
+)
 from arlib.errors import InputError
 
 if TYPE_CHECKING:  # who attacks need not load pandas
@@ -32,6 +41,7 @@ State = dict[str, np.ndarray]
 UNTRIED, STOOD, BROKEN, BROKEN_8BIT = range(4)
 ANSWERS = 16  # images whose logits tell one model from another
 SAMPLE = 256  # images that the checks of trustworthiness look at
+FEW = 0.01  # share of a copy's adversarial images that may fail to fool the model, unremarked
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,8 @@ class Evaluation:
         1/255 inside the ball).
     eps: radii, ascending. robust: (len(eps), n) bool, classified right whatever was tried. natural:
     (n,) bool.
+    unverified: adversarial images of a folded, compiled or half-precision copy that did not fool
+    the model itself. They did not count, and the model itself was attacked instead.
     state: for resuming. warnings: why the numbers should not be trusted, if so.
     """
 
@@ -54,6 +66,7 @@ class Evaluation:
     natural: np.ndarray
     state: State
     warnings: list[str]
+    unverified: int = 0
 
 
 @answered
@@ -78,7 +91,9 @@ def evaluate(
 
     Radii go upwards and attacks in the order given (black boxes last). An image that is
     misclassified, or broken at a smaller radius or by an earlier attack, is not attacked again; so
-    the row of an attack counts what it and those before it left standing.
+    the row of an attack counts what it and those before it left standing. Attacks run on a fast
+    copy of the model (`engine.prepare` makes others), but an image counts as broken only if the
+    model itself gives a wrong answer to what was found.
 
     Args:
         model, x, y, norm, clip, logits: as in `pgd`; eps: one radius or several, in the units of
@@ -128,10 +143,11 @@ def evaluate(
         for attack in job.attacks:
             attack.check(classes, tuple(x.shape), norm)
         state = job.begin({} if state is None else state, model, forward, x, y)
-        _classify(forward, x, y, state, batch_size)
+        itself = itself_of(f, forward, logits)
+        _classify(itself, x, y, state, batch_size)
         doubts += _doubts_before(f, forward, x, y, state, job, classes)
         for stage in job.stages():
-            _attack(forward, x, y, state, job, stage, batch_size, save, progress)
+            _attack(forward, itself, x, y, state, job, stage, batch_size, save, progress)
         doubts += _doubts_after(forward, x, y, state, job)
     reasons = [doubt for doubt in doubts if doubt]
     for doubt in reasons:
@@ -143,6 +159,7 @@ def evaluate(
         state["natural"] == STOOD,
         state,
         reasons,
+        int(state["unverified"]),
     )
 
 
@@ -226,7 +243,9 @@ class _Job:
                     f"state is of another evaluation: its {', '.join(other)} differ. Start with "
                     "state=None, or with the arguments it was made with."
                 )
+            state.setdefault("unverified", np.array(0))  # states of before it was counted
             return state
+        state["unverified"] = np.array(0)
         state["key"], state["logits"] = np.array(json.dumps(key)), answers
         state["natural"] = np.full(len(x), UNTRIED, np.uint8)
         state["outcome"] = np.full((len(self.eps), len(self.attacks), len(x)), UNTRIED, np.uint8)
@@ -253,8 +272,9 @@ def _classify(forward: Forward, x: Tensor, y: Tensor, state: State, batch_size: 
 
 
 def _attack(
-    forward, x, y, state: State, job: _Job, stage: tuple[int, int], batch_size, save, progress
-) -> None:
+    forward, itself, x, y, state: State, job: _Job, stage: tuple[int, int], batch_size, save,
+    progress,
+) -> None:  # fmt: skip
     """Run one attack at one radius on the images still standing, batch by batch.
 
     The batches are those of an uninterrupted evaluation, so that resuming changes no rounding.
@@ -270,13 +290,32 @@ def _attack(
         index = torch.from_numpy(batch).to(x.device)
         ball = job.ball(nhwc(x[index]), eps)
         best = attack.run(forward, ball, y[index], Streams(job.seed, batch.tolist(), attack.name))
-        rounded, _ = look(
-            forward, _rounded(ball.x, best.x, eps, job.norm, job.clip), Goal(y[index])
-        )
+        if itself is not forward:
+            wrong = _verify(itself, attack, ball, y[index], best, job.seed, batch)
+            state["unverified"] = state["unverified"] + wrong
+        rounded, _ = look(itself, _rounded(ball.x, best.x, eps, job.norm, job.clip), Goal(y[index]))
         code = torch.where(best.hit, torch.where(rounded, BROKEN_8BIT, BROKEN), STOOD)
         outcome[e, a, batch] = code.cpu().numpy().astype(np.uint8)
         if save is not None:
             save(state)
+
+
+def _verify(
+    itself: Forward, attack: Named, ball, y: Tensor, best: Best, seed: int, batch: np.ndarray
+) -> int:
+    """Strike out of `best` what does not fool the model itself, and attack those images on it.
+
+    Returns how many there were. So a copy may be as rough as it likes: no strength is lost, and
+    none is made up.
+    """
+    hits, _ = look(itself, best.x, Goal(y))
+    left = (best.hit & ~hits).nonzero()[:, 0]
+    best.hit = best.hit & hits
+    if len(left):
+        streams = Streams(seed, batch[left.cpu().numpy()].tolist(), attack.name)
+        again = attack.run(itself, ball.take(left), y[left], streams)
+        best.x[left], best.hit[left] = again.x, again.hit
+    return len(left)
 
 
 def _rounded(
@@ -363,10 +402,21 @@ def _doubts_before(
     return doubts
 
 
+def _rough(state: State) -> str | None:
+    """A copy that answers like the model need not be verified in vain."""
+    failed, broken = int(state["unverified"]), int((state["outcome"] >= BROKEN).sum())
+    if failed > max(1, FEW * broken):
+        return (
+            f"{failed} adversarial images fooled the prepared copy of the model and not the model "
+            f"itself, beside {broken} that count: they do not, and the model itself was attacked "
+            "instead. The copy is too rough; evaluate the model, or prepare it in float32."
+        )
+
+
 def _doubts_after(
     forward: Forward, x: Tensor, y: Tensor, state: State, job: _Job
 ) -> list[str | None]:
-    right, doubts = state["natural"] == STOOD, []
+    right, doubts = state["natural"] == STOOD, [_rough(state)]
     if right.any() and job.gradients:
         some_x, some_y = _sample(x, y, right)
         streams = Streams(job.seed, range(len(some_x)), "sanity")

@@ -187,10 +187,27 @@ def forward_of(f: Forward, logits: Callable[[object], Tensor] | None = None) -> 
     own = None if isinstance(f, engine.Prepared) else engine.dtype_of(f)
 
     def forward(x: Tensor) -> Tensor:
-        answer = engine.logits_of(f(x if own in (None, x.dtype) else x.to(own)), logits)
-        return answer.to(torch.promote_types(answer.dtype, torch.float32))
+        return _logits(f(x if own in (None, x.dtype) else x.to(own)), logits)
 
     return forward
+
+
+def itself_of(
+    f: Forward, forward: Forward, logits: Callable[[object], Tensor] | None = None
+) -> Forward:
+    """The logits of the model itself, which say whether an attack has succeeded; forward itself
+    where that is no copy of the model.
+
+    f: what `opened` gives, with forward; logits: as in `forward_of`.
+    """
+    if not isinstance(f, engine.Prepared) or f.module is None:
+        return forward
+    return lambda x: _logits(f.itself(x), logits)
+
+
+def _logits(answer: object, logits: Callable[[object], Tensor] | None) -> Tensor:
+    answers = engine.logits_of(answer, logits)
+    return answers.to(torch.promote_types(answers.dtype, torch.float32))
 
 
 @contextmanager

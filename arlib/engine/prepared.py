@@ -101,6 +101,17 @@ class Prepared(nn.Module):
                 return self.run(x).float()
         return _without_fast_paths(self.run, x) if self.attention else self.run(x)
 
+    def itself(self, x: torch.Tensor) -> object:
+        """The model's own answers: nothing folded, compiled or in half precision.
+
+        They have the last word on what an attack found with the copy, which may be fooled by images
+        that do not fool the model.
+        """
+        x = x.to(self.takes) if self.takes not in (None, x.dtype) and x.is_floating_point() else x
+        x = x.clone() if self.copies_input else x
+        run = self._source_itself
+        return _without_fast_paths(run, x) if self.attention else run(x)
+
     def _source_itself(self, x: torch.Tensor) -> object:
         truth = self._truth[0]
         if self.lent:
