@@ -101,7 +101,8 @@ def evaluate(
             images are then read when they are needed, in the data set's order, with the same
             results (`engine.Streamed`).
         attacks: "fgsm", "pgd-20", "pgd-50x10" (restarts), "apgd-ce", "apgd-dlr", "apgd-margin",
-            "apgd-t" (targeted DLR), "apgd-margin-t" (for fewer than 4 classes), "square".
+            "apgd-t" (targeted DLR), "apgd-margin-t" (for fewer than 4 classes), "square". Auto-PGD
+            takes 100 steps, and 9 targets: "apgd-ce-50" has 50, "apgd-t-25x3" 25 for 3 targets.
             None: "apgd-ce" and the targeted one that the number of classes allows.
         seed: of each image's own random stream: batches and their order do not matter.
         independent: run every attack on every image that is right, so that each row is of that

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from arlib.attacks.apgd import apgd_restarts
-from arlib.attacks.losses import Goal, check_loss
+from arlib.attacks.losses import TO_TARGET, Goal, check_loss
 from arlib.attacks.pgd import pgd_restarts
 from arlib.attacks.square import search
 from arlib.attacks.steps import Ball, Best, Forward, Streams
@@ -21,11 +21,15 @@ APGD_LOSSES = {
     "apgd-t": "dlr-targeted",
     "apgd-margin-t": "margin-targeted",
 }
-EXAMPLES = ("fgsm", "pgd-10", "pgd-20", "pgd-50x10", *APGD_LOSSES, "square")
+EXAMPLES = ("fgsm", "pgd-10", "pgd-20", "pgd-50x10", *APGD_LOSSES, "apgd-t-25x3", "square")
 # as in AutoAttack's standard version, so that numbers compare with published ones
 APGD_STEPS, TARGETS, SQUARE_QUERIES = 100, 9, 5000
 STRONG = ("apgd-ce", "apgd-t")  # what robust accuracy is measured with unless told otherwise
 _PGD = re.compile(r"pgd-([1-9]\d*)(?:x([1-9]\d*))?")
+# such as "apgd-ce", "apgd-ce-50", "apgd-t-100x3"
+_APGD = re.compile(
+    rf"({'|'.join(sorted(APGD_LOSSES, key=len, reverse=True))})(?:-([1-9]\d*)(?:x([1-9]\d*))?)?"
+)
 
 
 def strong(classes: int) -> tuple[str, ...]:
@@ -40,14 +44,26 @@ class Named:
 
     "fgsm" takes its step from the image itself; "pgd-50x10" is 50 steps of eps / 4 from 10 uniform
     random starts on cross-entropy; "apgd-…" 100 steps (targeted ones for each of the 9 likeliest
-    wrong classes); "square" 5,000 queries.
+    wrong classes), "apgd-t-25x3" 25 steps for each of the 3 likeliest; "square" 5,000 queries.
     """
 
     name: str
 
     def __post_init__(self) -> None:
-        if not _PGD.fullmatch(self.name):
+        if not (_PGD.fullmatch(self.name) or (self._apgd and (self._targeted or not self._apgd[3]))):
             one_of("attack", self.name, EXAMPLES)
+
+    @property
+    def _apgd(self) -> re.Match | None:
+        return _APGD.fullmatch(self.name)
+
+    @property
+    def _loss(self) -> str:
+        return APGD_LOSSES[self._apgd[1]] if self._apgd else "ce"
+
+    @property
+    def _targeted(self) -> bool:
+        return self._loss in TO_TARGET
 
     @property
     def black_box(self) -> bool:
@@ -55,12 +71,13 @@ class Named:
 
     def check(self, classes: int, shape: tuple[int, ...], norm: str) -> None:
         """Raise `InputError` where this attack cannot be run on such a model and images."""
-        if self.name == "apgd-t" and classes < 4:
+        if self._loss == "dlr-targeted" and classes < 4:
+            instead = self.name.replace("apgd-t", "apgd-margin-t")
             raise InputError(
-                "attack is 'apgd-t', whose loss needs at least 4 classes; this model has "
-                f"{classes}. Use 'apgd-margin-t' instead."
+                f"attack is {self.name!r}, whose loss needs at least 4 classes; this model has "
+                f"{classes}. Use {instead!r} instead."
             )
-        check_loss(APGD_LOSSES.get(self.name, "ce"), classes)
+        check_loss(self._loss, classes)
         if self.black_box and (norm != "linf" or len(shape) != 4):
             raise InputError(
                 f"attack is 'square', which is for linf and images (n, c, h, w); got {norm}, "
@@ -71,14 +88,11 @@ class Named:
         """Attack all images of `ball`."""
         if self.black_box:
             return search(forward, ball, Goal(y, "margin"), SQUARE_QUERIES, streams)
-        if self.name in APGD_LOSSES:
-            goal, options = (
-                Goal(y, APGD_LOSSES[self.name]),
-                {"steps": APGD_STEPS, "targets": TARGETS},
-            )
-            return apgd_restarts(
-                forward, ball, goal, **options, restarts=1, generator=streams, early_stop=True
-            )
+        if self._apgd:
+            steps, targets = int(self._apgd[2] or APGD_STEPS), int(self._apgd[3] or TARGETS)
+            options = {"steps": steps, "targets": targets, "restarts": 1, "generator": streams}
+            goal = Goal(y, self._loss)
+            return apgd_restarts(forward, ball, goal, **options, early_stop=True)
         if self.name == "fgsm":
             steps, restarts, size, generator = 1, 1, ball.eps, None
         else:
