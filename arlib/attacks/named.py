@@ -50,7 +50,9 @@ class Named:
     name: str
 
     def __post_init__(self) -> None:
-        if not (_PGD.fullmatch(self.name) or (self._apgd and (self._targeted or not self._apgd[3]))):
+        known = _PGD.fullmatch(self.name) or self._apgd
+        # only targeted losses have targets to count
+        if not known or (self._apgd and self._apgd[3] and not self._targeted):
             one_of("attack", self.name, EXAMPLES)
 
     @property
