@@ -14,7 +14,7 @@ from arlib import boundary, files, studies
 from arlib.boundary.walk import path
 from arlib.errors import InputError
 
-USUAL = "cifar10-resnet20-small"
+USUAL = "cifar10-resnet20"
 
 
 def text(content: dict) -> str:
