@@ -160,7 +160,7 @@ def reading_of(shares: pd.Series) -> str:
     if shares["reading"] == CANNOT_TELL:
         return CANNOT_TELL
     texts = [_share_text(shares, axis) for axis in AXES]
-    return f"{shares['reading']}: {', '.join(texts)}"
+    return f"{shares['reading']} (left: {', '.join(texts)})"
 
 
 def _share_text(shares: pd.Series, axis: str) -> str:
@@ -170,7 +170,7 @@ def _share_text(shares: pd.Series, axis: str) -> str:
     left, low, high = (
         f"{shares[f'{axis}_{end}']:.2f}".replace("-", "−") for end in ("left", "low", "high")
     )
-    return f"{left} [{low}, {high}] left {name}"
+    return f"{left} [{low}, {high}] {name}"
 
 
 def _rows(

@@ -106,7 +106,13 @@ def _whole(claim: str, row: dict, parts: list[dict]) -> dict:
         f"{part['claim']} ({part['title'].partition(': ')[2]}): {part['verdict']}" for part in parts
     )
     note = f"{outcomes}. {parts[0]['note']}"
-    return {"verdict": verdict, "matched": parts[0]["matched"], "note": note}
+    return {"verdict": verdict, "matched": _readings(parts), "note": note}
+
+
+def _readings(parts: list[dict]) -> str:
+    """What the control says of each part: one may be explained by less fitting, another not."""
+    told = [(part["claim"], part.get("share_reading")) for part in parts]
+    return "; ".join(f"{name} {reading}" for name, reading in told if isinstance(reading, str))
 
 
 def of_two_parts(weights: str, features: str) -> str:
