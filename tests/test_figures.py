@@ -458,6 +458,37 @@ def test_slider_frames_share_their_axes():
     assert len({ax.get_ylim() for ax in frames}) == 1
 
 
+def test_a_share_beyond_the_axis_is_marked_with_its_number():
+    rows = pd.DataFrame(
+        [["C2", "Regularization", 8.0, 0.3, -4.24, "explained by less fitting"],
+         ["C4", "Margin shrinkage", 8.0, 0.4, 0.5, "partly"]],
+        columns=["claim", "title", "strength", "ce_left", "error_left", "reading"],
+    )  # fmt: skip
+    ends = {f"{axis}_{end}": rows[f"{axis}_left"] + shift for axis in ("ce", "error")
+            for end, shift in (("low", -0.1), ("high", 0.1))}  # fmt: skip
+    verdicts = pd.DataFrame({"claim": ["C2"], "strength": [8.0]})
+    figure = figures.residuals(verdicts, rows.assign(**ends))
+    (ax,) = [ax for ax in figure.axes if ax.get_visible()]
+    assert [text.get_text() for text in ax.texts] == ["−4.2"]
+    (arrow,) = [line for line in ax.lines if line.get_marker() == "<"]
+    assert ax.get_xlim()[0] < arrow.get_xdata()[0] < 0
+    assert figure.finding.endswith("Beyond the ends of the axis: C2 (0.3, −4.24).")
+    near = figures.residuals(verdicts, rows.assign(**ends)[1:])
+    assert not near.axes[0].texts and "Beyond" not in near.finding
+
+
+def test_the_forest_has_the_parts_of_a_claim_in_its_place():
+    study = synthetic.study(RECORDS, protocol=2)
+    figure = figures.forest(claims.verdicts(study))
+    labels = [text.get_text() for ax in figure.axes for text in ax.get_yticklabels()]
+    names = [label.partition(" ")[0] for label in labels]
+    assert {"C5a", "C5b", "C6a", "C6b", "C6c"} <= set(names) and not {"C5", "C6"} & set(names)
+    assert len(names) == len(set(names))
+    first = figures.forest(claims.verdicts(synthetic.study(RECORDS)))
+    names = [t.get_text().partition(" ")[0] for ax in first.axes for t in ax.get_yticklabels()]
+    assert {"C5", "C6"} <= set(names)
+
+
 def test_the_parts_of_concentration_stand_beside_where_training_began():
     start = RECORDS[(RECORDS["checkpoint"] == "last") & (RECORDS["statistic"] == "sv_std")]
     start = start.assign(checkpoint="initial", value=0.123)

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from arlib.claims import CLAIMS, NOT_MEASURED, Config, Interval, claims_of
+from arlib.claims import CLAIMS, NOT_MEASURED, PARTS, Config, Interval, claims_of
 from arlib.errors import NotMeasured
 from arlib.figures.margins import moves_of_shared, shared_margins
 from arlib.figures.shared import row_of_panels
@@ -108,12 +108,16 @@ def three_distances(arrays: Mapping):
 
 @picture
 def forest(verdicts: pd.DataFrame):
-    """Every measured claim's effect with its 95 % interval: differences left, factors right.
+    """Every measured claim's effect with its 95 % interval, of claims with parts each part's:
+    differences left, factors right.
 
     verdicts: what `claims.verdicts` returns. Factors are on a log scale; an arrow at the left of a
     row says which way the paper expects it to move. Raises `NotMeasured` if nothing is.
     """
     measured = verdicts[verdicts["primary_verdict"] != NOT_MEASURED]
+    # the numbers of a claim with parts are those of its parts
+    wholes = [whole for whole, parts in PARTS.items() if measured["claim"].isin(parts).any()]
+    measured = measured[~measured["claim"].isin(wholes)]
     if measured.empty:
         raise NotMeasured("no claim is measured; run the study first.")
     declared = claims_of(2)  # has the parts of claims, too; none is on another scale by protocol 1

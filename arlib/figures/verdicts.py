@@ -169,15 +169,39 @@ def _shares(rows: pd.DataFrame, at: float):
             ends = [float(row[f"{axis}_{end}"]) for end in ("low", "left", "high")]
             if np.isfinite(ends[1]):
                 _bar(ax, place + shift, ends, paint, False)
+                _mark_beyond(ax, place + shift, ends[1], paint)
     ax.axvline(1, color=GREY, linewidth=0.8, linestyle=":")
     _claims_axis(ax, [f"{row.claim} {row.title}" for row in rows.itertuples()], "share left")
-    ax.set_xlim(-1, 2)  # an interval without ends fills the panel
+    ax.set_xlim(*_SHOWN)  # an interval without ends fills the panel
     handles = [Line2D([], [], color=paint, marker="o", label=name)
                for name, paint in axes_of_fit.values()]  # fmt: skip
     key(figure, handles)
     told = _by_reading(rows)
     alt = f"The share of each effect at AR strength {at:g} that is left beside shorter trainings."
-    return figure, alt, f"At AR strength {at:g}: {told}."
+    far = rows[~rows[["ce_left", "error_left"]].fillna(0).apply(_is_shown).all(axis=1)]
+    beyond = ", ".join(
+        f"{row.claim} ({row.ce_left:.3g}, {row.error_left:.3g})" for row in far.itertuples()
+    ).replace("-", "−")
+    beyond = f" Beyond the ends of the axis: {beyond}." if beyond else ""
+    return figure, alt, f"At AR strength {at:g}: {told}.{beyond}"
+
+
+_SHOWN = (-1.0, 2.0)  # shares: from all turned round to twice as much
+
+
+def _is_shown(share):
+    return (share >= _SHOWN[0]) & (share <= _SHOWN[1])
+
+
+def _mark_beyond(ax, place: float, share: float, paint: str) -> None:
+    """An arrow at the end of the axis, with the number, for a share that lies beyond it."""
+    if _is_shown(share):
+        return
+    end, way = (_SHOWN[0], 1) if share < _SHOWN[0] else (_SHOWN[1], -1)
+    ax.plot(end + 0.05 * way, place, "<" if way > 0 else ">", color=paint, markersize=6)
+    text = f"{share:.2g}".replace("-", "−")
+    side = "left" if way > 0 else "right"
+    ax.text(end + 0.11 * way, place, text, ha=side, va="center", color=paint, fontsize="small")
 
 
 def _by_reading(rows: pd.DataFrame) -> str:
