@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from arlib import files, places
@@ -110,10 +111,13 @@ def _without_magic(line: str) -> str:
     return re.sub(r"^(\s*[\w, ]+=\s*)[%!].*$", r"\1None", line)
 
 
-def use_study(name: str, folder: Path | None = None) -> list[Path]:
+def use_study(
+    name: str, folder: Path | None = None, *, fits: Callable[[str], bool] = lambda old: True
+) -> list[Path]:
     """Set `study = "NAME"` in the parameters cell of every chapter; returns the files that changed.
 
-    Only that line of the file changes, byte for byte.
+    Only that line of the file changes, byte for byte. fits: whether the study can take the place of
+    another one; a chapter of which it is False keeps what it has.
     """
     root = places.checkout()
     if folder is None and root is None:
@@ -122,20 +126,22 @@ def use_study(name: str, folder: Path | None = None) -> list[Path]:
     for path in sorted((folder or root / "book").glob("*.ipynb")):
         cells = _cells(path)  # which says in one line what is wrong with the file
         old = path.read_text(encoding="utf-8")
-        new = _with_study(old, cells, name)
+        new = _with_study(old, cells, name, fits)
         if new != old:
             files.write_text(path, new)
             changed.append(path)
     return changed
 
 
-def _with_study(text: str, cells: list, name: str) -> str:
+_STUDY = re.compile(r"""^(study\s*(?::\s*str\s*)?=\s*)(["'])([^"']*)\2""")
+
+
+def _with_study(text: str, cells: list, name: str, fits: Callable[[str], bool]) -> str:
     for cell in filter(_holds_parameters, cells):
         for line in cell.source.splitlines():
-            new = re.sub(
-                r"""^(study\s*(?::\s*str\s*)?=\s*)(["'])[^"']*\2""", rf"\g<1>\g<2>{name}\g<2>", line
-            )
-            if new != line:
+            old = _STUDY.match(line)
+            if old and old[3] != name and fits(old[3]):
+                new = _STUDY.sub(rf"\g<1>\g<2>{name}\g<2>", line)
                 return _replace_line(text, line, new)
     return text
 

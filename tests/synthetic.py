@@ -234,4 +234,5 @@ def study(records, *, protocol=1, toy=False, name="s", dataset="digits", claims=
         recipes=recipes,
         records=lambda: records,
         source=None,
+        has_fronts=False,
     )

@@ -311,6 +311,8 @@ def test_use_changes_one_line_of_each_chapter_and_no_other_byte(tmp_path, style)
         "other: str = 'digits'", **style
     )
     assert chapters.use_study("cifar10-resnet56", tmp_path) == []
+    kept = {"fits": lambda other: other != "cifar10-resnet56"}
+    assert chapters.use_study("digits", tmp_path, **kept) == []
 
 
 @pytest.mark.slow

@@ -91,6 +91,7 @@ def told(one, natural, robust, noise, draw):
 def study(entries, records, **changed):
     whole = synthetic.study(records, protocol=2, name="fronts", dataset="cifar10")
     whole.entries, whole.recipes = tuple(entries), [one.recipe for one in entries]
+    whole.has_fronts = True
     whole.settings = SETTINGS
     return SimpleNamespace(**(vars(whole) | changed))
 

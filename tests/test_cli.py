@@ -120,11 +120,24 @@ def test_use_sets_the_study_of_every_chapter(monkeypatch, capsys, store):
     used = []
     monkeypatch.setattr(
         "arlib.chapters.use_study",
-        lambda name: used.append(name) or [ROOT / "book" / "margins.ipynb"],
+        lambda name, fits: used.append(name) or [ROOT / "book" / "margins.ipynb"],
     )
     status, out, _ = arlib(monkeypatch, capsys, "study", "use", "tiny")
     assert (status, used, out.strip()) == (0, ["tiny"], str(ROOT / "book" / "margins.ipynb"))
     assert arlib(monkeypatch, capsys, "study", "use", "tinny")[0] == 2 and used == ["tiny"]
+
+
+def test_use_leaves_a_chapter_about_fronts_with_its_study(monkeypatch, capsys, store):
+    fitting = {}
+    monkeypatch.setattr(
+        "arlib.chapters.use_study",
+        lambda name, fits: (
+            fitting.update({name: (fits("fronts"), fits("digits"), fits("gone"))}) or []
+        ),
+    )
+    for name in ("cifar10-resnet20", "fronts"):
+        assert arlib(monkeypatch, capsys, "study", "use", name)[0] == 0
+    assert fitting == {"cifar10-resnet20": (False, True, True), "fronts": (True, False, True)}
 
 
 def test_data_says_what_is_there(monkeypatch, capsys, tmp_path):

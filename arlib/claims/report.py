@@ -38,7 +38,7 @@ def verdicts(study) -> pd.DataFrame:
     records, config = study.records(), config_of(study)
     if study.source is not None:
         frame = mechanism.decide_arms(records, config)
-    elif any(entry.front is not None for entry in study.entries):
+    elif study.has_fronts:
         frame = decide(records[:0], config).set_index("claim", drop=False)
         for name, value in gentler.claim_row(study).items():
             frame.loc["C9", name] = value

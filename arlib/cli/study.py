@@ -222,11 +222,19 @@ def study_publish(
 def study_use(name: Name, store: Store = None) -> None:
     """Make the chapters of the book show this study:
     sets `study = "NAME"` in their parameters cells.
+
+    A chapter about fronts keeps a study that has them, and the others one that has none.
     """
     from arlib import chapters, studies
 
-    studies.load(name, existing(store))
-    for path in chapters.use_study(name):
+    study, names = studies.load(name, existing(store)), studies.names(existing(store))
+
+    def fits(other: str) -> bool:
+        if other not in names:
+            return True  # a chapter whose study is gone can only gain
+        return studies.load(other, existing(store)).has_fronts == study.has_fronts
+
+    for path in chapters.use_study(name, fits=fits):
         print(path)
 
 

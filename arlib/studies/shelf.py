@@ -54,6 +54,11 @@ class Shelf:
         """What is trained, in running order."""
         return [entry.recipe for entry in self.entries]
 
+    @property
+    def has_fronts(self) -> bool:
+        """Whether its runs are points of fronts, by which C9 is decided."""
+        return any(entry.front is not None for entry in self.entries)
+
     @cached_property
     def source(self) -> Shelf | None:
         """The study whose networks its arms start from; None for a study of trainings."""
