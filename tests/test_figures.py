@@ -142,6 +142,7 @@ ALL = {
         ARRAYS, start={"blocks.0.conv1": np.linspace(0.1, 2, 201)}
     ),
     "pictures": lambda: figures.pictures(boundary.read()),
+    "pictures, one": lambda: figures.pictures(boundary.read(), strengths=[2.0]),
     "verdict_strip": lambda: figures.verdict_strip(claims.decide(RECORDS)),
     "feature_change": lambda: figures.feature_change(RECORDS),
     "jacobian": lambda: figures.jacobian(RECORDS),
@@ -199,6 +200,8 @@ def test_every_figure_is_drawn_here():
     helpers |= {"causal_graph", "if_drawn"}
     # of a study of fronts; drawn in test_figures_gentler
     helpers |= {"front_heights", "fronts", "pairs_and_front", "slope_plane"}
+    # of a study with a spread; drawn in test_claims_association
+    helpers |= {"association"}
     assert {name.split(",")[0] for name in ALL} == set(figures.__all__) - helpers
 
 
@@ -216,9 +219,9 @@ def test_a_figure_draws_labelled_with_alt_text(name):
     )
     shown = [ax for ax in figure.axes if ax.get_visible()]
     # rows of photographs have their names at the left, and what stands below some of them
-    assert name == "pictures" or all(ax.get_xlabel() for ax in shown)
+    assert name.startswith("pictures") or all(ax.get_xlabel() for ax in shown)
     assert shown[0].get_ylabel()
-    assert name in ("image_grid", "pictures", "symbol") or all(
+    assert name in ("image_grid", "pictures", "pictures, one", "symbol") or all(
         ax.get_ylabel() or ax.get_title() for ax in shown
     )
     texts = [

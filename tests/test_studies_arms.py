@@ -149,6 +149,17 @@ def test_the_study_of_the_deciding_networks_is_what_the_claim_asks_for():
     assert (other.start.seed, other.tied.seed, other.tied.strength) == (2, 0, 0)
 
 
+def test_what_the_verdict_needs_comes_first():
+    from arlib.claims.mechanism import RESCUE, ROBUST, SHAMS, STANDARD, TESTED
+
+    needed = {STANDARD, ROBUST, RESCUE, *SHAMS, *TESTED.values()}
+    study = studies.load("mechanism")
+    first = study.entries[: 3 * len(needed)]
+    assert {(e.variant, e.recipe.seed) for e in first} == {(n, s) for n in needed for s in range(3)}
+    for part in (first, study.entries[len(first) :]):
+        assert [e.recipe.seed for e in part] == sorted(e.recipe.seed for e in part)
+
+
 def test_an_arms_id_is_for_good():
     study = studies.load("mechanism")
     assert the_arm(study, "d").run == "cifar10-resnet20-d-s0-d2f6b294"

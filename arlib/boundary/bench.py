@@ -15,7 +15,6 @@ from scipy import stats
 from arlib import claims
 from arlib.claims import Claim, Evidence, Statistic
 from arlib.claims.decide import LEAST_GAP, NO_GAP
-from arlib.claims.declared import CONVOLUTIONS
 from arlib.claims.evidence import SEEDS_NEEDED, gather
 from arlib.claims.sensitivity import statistics_of
 from arlib.claims.values import clean, collapsed, values
@@ -105,17 +104,15 @@ class Bench:
     def _items(self) -> list[Item]:
         """Every declared statistic of both protocols that is recorded for enough seeds, once.
 
-        None of a claim whose primary statistic is not, and of C6's none that decides nothing.
+        None of a claim whose primary statistic is not.
         """
         out: dict[tuple, Item] = {}
         for protocol in PROTOCOLS:
             for claim in claims.claims_of(protocol).values():
                 if claim.id in _SAME or not self._is_recorded(claim.primary):
                     continue
-                deciding = {claim.primary.name, getattr(claim.twin, "name", "")}
                 for role, statistic in statistics_of(claim, self.table, self.config):
-                    lesser = statistic.layers == CONVOLUTIONS and statistic.name not in deciding
-                    if not lesser and self._is_recorded(statistic):
+                    if self._is_recorded(statistic):
                         key = (claim.id, replace(statistic, label=""))
                         out.setdefault(key, Item(claim, role, statistic))
         return list(out.values())

@@ -139,7 +139,7 @@ def measured_again(study: Shelf, content: dict) -> Iterator[tuple[dict, dict]]:
 
 
 def gradients(study: Shelf, content: dict) -> dict[float, list[np.ndarray]]:
-    """The gradient of the logit lead at each image, of the first and the last network:
+    """The gradient of the logit lead at each image, of every network:
     {strength: [(h, w, c) per image]}.
 
     Needs the published weights, as `measured_again` does.
@@ -147,7 +147,7 @@ def gradients(study: Shelf, content: dict) -> dict[float, list[np.ndarray]]:
     x = np.stack([_array(one["pixels"], content["shape"], np.uint8) for one in content["images"]])
     y = torch.tensor([one["label"] for one in content["images"]])
     out = {}
-    for network in (content["networks"][0], content["networks"][-1]):
+    for network in content["networks"]:
         images = (torch.from_numpy(x).float() / content["levels"]).requires_grad_(True)
         lead = margins.output(study.model(network["run"])(images), y)
         (slopes,) = torch.autograd.grad(lead.sum(), images)

@@ -7,6 +7,7 @@ its own: `CLAIMS` are the first's, `claims_of(2)` the second's. `verdicts(study)
 `decide` its pure part.
 """
 
+from arlib.claims.association import association, spread_of
 from arlib.claims.bound import (
     RADII,
     crossings,
@@ -71,6 +72,7 @@ __all__ = [
     "after_the_fact",
     "arms_of",
     "arrows",
+    "association",
     "chains",
     "claims_of",
     "collapsed",
@@ -102,6 +104,7 @@ __all__ = [
     "sensitivity",
     "shares",
     "shares_left",
+    "spread_of",
     "t_interval",
     "table",
     "tested",

@@ -5,6 +5,7 @@ their mean. `records` is `Study.records()`, `arrays` what `collect(study)` retur
 known to pyplot, so there is nothing to close and nothing is shown twice.
 """
 
+from arlib.figures.association import association
 from arlib.figures.attacks import ImageRow, ascent_paths, attack_ladder, image_grid, survival
 from arlib.figures.benchmarks import growth, speeds
 from arlib.figures.bound import (
@@ -68,6 +69,7 @@ __all__ = [
     "accuracies",
     "alt",
     "ascent_paths",
+    "association",
     "attack_ladder",
     "bound_curves",
     "bound_terms",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from arlib.errors import one_of
 from arlib.figures.attacks import two_colours
 from arlib.figures.style import NEUTRAL, colour, legend, marker, panels, picture, tiles
 
@@ -38,16 +39,25 @@ def walks(content: dict):
 
 
 @picture
-def pictures(content: dict, gradients: Mapping[float, Sequence[np.ndarray]] | None = None):
+def pictures(
+    content: dict,
+    gradients: Mapping[float, Sequence[np.ndarray]] | None = None,
+    *,
+    strengths: Sequence[float] = (),
+):
     """The images of the walks as pictures: as they are, and for each network the change that takes
     an image over the boundary, and the image after it with the network's answer.
 
     content: the record of the walk; gradients: {strength: (h, w, c) of the logit lead at each
-    image}, drawn above the changes, of the networks that are in it. Changes and gradients are drawn
-    at their own largest value: their sizes stand below. Only the first and the last network.
+    image}, drawn above the changes; strengths: of the networks shown, by default the first and the
+    last. Changes and gradients are drawn at their own largest value: their sizes stand below.
     """
     images, names = content["images"], content["classes"]
-    networks = [(0, content["networks"][0]), (-1, content["networks"][-1])]
+    trained_at = [network["strength"] for network in content["networks"]]
+    strengths = list(strengths) or [trained_at[0], trained_at[-1]]
+    for strength in strengths:
+        one_of("strengths", strength, trained_at)
+    networks = [(trained_at.index(s), content["networks"][trained_at.index(s)]) for s in strengths]
     kinds = 2 + bool(gradients)
     figure, axes, begins = tiles(1 + kinds * len(networks), len(images), tile=0.98)
     for column, image in enumerate(images):
@@ -72,12 +82,15 @@ def pictures(content: dict, gradients: Mapping[float, Sequence[np.ndarray]] | No
     for row, label in zip(axes, labels, strict=True):
         for column in begins:
             row[column].set_ylabel(label, fontsize=9)
-    first, last = (network["strength"] for _, network in networks)
+    led = " and ".join(f"{strength:g}" for strength in strengths)
     alt = (
-        f"{len(images)} test images, and how networks trained at AR strengths {first:g} and "
-        f"{last:g} are led to another answer."
+        f"{len(images)} test images, and how networks trained at AR strengths {led} are led to "
+        "another answer."
+        if len(strengths) > 1
+        else f"{len(images)} test images, and how the network trained at AR strength {led} is led "
+        "to another answer."
     )
-    return figure, alt, walked(content)
+    return figure, alt, walked(content) if len(strengths) > 1 else reached(content, *networks[0])
 
 
 def _pixels(image: dict, content: dict) -> np.ndarray:
@@ -124,6 +137,17 @@ def walked(content: dict) -> str:
         f"images: the lead at the image × {lead:.2g}, the mean slope of the way to the boundary "
         f"× {mean:.2g}, the distance to the boundary × {distance:.2g}; it is farther for "
         f"{farther} of them."
+    )
+
+
+def reached(content: dict, place: int, network: dict) -> str:
+    """One sentence on what the walks of one network show."""
+    away = sorted(image["walks"][place]["crossing"] for image in content["images"])
+    answers = {_answer_past(image["walks"][place], image, content) for image in content["images"]}
+    return (
+        f"The network of AR strength {network['strength']:g} gives another answer after "
+        f"{away[0]:.2g}/255 to {away[-1]:.2g}/255, the median {np.median(away):.2g}/255; the "
+        f"{len(away)} images end in {len(answers)} classes."
     )
 
 

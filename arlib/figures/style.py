@@ -290,15 +290,18 @@ def one_scale(axes: Iterable) -> None:
             ax.set_ylim(ends.min(), ends.max())
 
 
-def log_axis(ax) -> None:
-    """A logarithmic y axis with plain numbers (call it last: the ticks depend on what is drawn)."""
-    ax.set_yscale("log")
-    low, high = ax.get_ylim()
-    ax.yaxis.set_major_locator(
+def log_axis(ax, which: str = "y") -> None:
+    """A logarithmic axis, x or y, with plain numbers (call it last: the ticks depend on what is
+    drawn).
+    """
+    (ax.set_xscale if which == "x" else ax.set_yscale)("log")
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(
         MaxNLocator(6) if high < 8 * low else LogLocator(subs=(1, 2, 5), numticks=12)
     )
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def legend(figure: Picture, strengths: Iterable[float], *, extra: Iterable = ()) -> None:

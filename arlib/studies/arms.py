@@ -16,6 +16,8 @@ KEYS = ("title", "purpose", "toy", "cost", "protocol", KEY, "measure")
 REQUIRED = ("title", "purpose", "cost", "protocol", KEY)
 OPTIONS = ("epochs", "lr", "batch_size", "every")  # fields of `Arm`, one value for all
 LEAST_EPOCHS = 2  # of protocol 2
+# What the verdict of C8 is computed from; all else is shown beside it.
+DECIDING = ("s", "a", "d", "rescue", "smooth", "other", "noise")
 
 
 def source_path(document: Document, folders: list[Path]) -> Path:
@@ -41,7 +43,8 @@ def listed(
     effect: float,
     settings: Settings,
 ) -> list[Arm]:
-    """All arms, seed by seed in the order in which they should run.
+    """All arms in the order in which they should run: seed by seed those that the verdict needs,
+    then seed by seed the others.
 
     trained: (strength, seed) → the recipe of a run of the source study. The standard networks are
     of strength 0, the robust ones of the strength that the source's effects are of; another
@@ -67,7 +70,11 @@ def listed(
             OTHER: trained[0.0, seeds[(index + 1) % len(seeds)]],
         }
         arms += [_arm(document, name, networks, options, settings) for name in kinds]
-    return arms
+    return sorted(arms, key=_decides_nothing)  # a stable sort
+
+
+def _decides_nothing(arm: Arm) -> bool:
+    return arm.arm not in DECIDING
 
 
 def _kinds(document: Document) -> list[str]:

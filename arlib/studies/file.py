@@ -11,7 +11,7 @@ from pathlib import Path
 from arlib.errors import InputError, shown
 from arlib.fields import SEED, Range
 from arlib.measure import Settings
-from arlib.studies import arms, fronts
+from arlib.studies import arms, fronts, spread
 from arlib.studies.document import Document, words_of
 from arlib.training import Arm, Recipe, passes
 
@@ -25,6 +25,7 @@ KEYS = (
     "grid",
     "controls",
     "fronts",
+    "spread",
     "extra",
     "keep_epochs",
     "weights",
@@ -55,13 +56,15 @@ class Entry:
     """One run of a study. variant is empty for the runs of the grid, a short slug for extra ones.
 
     A control is a standard training of the same seed, to the end of a shorter schedule; it is
-    measured only in what it is compared in, and so are all runs of a study of fronts.
-    front: the point of a front that the run is one of.
+    measured only in what it is compared in, and so are all runs of a study of fronts or of a
+    spread. front: the point of a front that the run is one of; spread: whether it is one of a
+    spread.
     """
 
     recipe: Recipe | Arm
     variant: str = ""
     front: fronts.Point | None = None
+    spread: bool = False
 
     @property
     def control(self) -> bool:
@@ -75,7 +78,7 @@ class Entry:
     @property
     def slim(self) -> bool:
         """Whether its record has no arrays, and only the numbers it is compared in."""
-        return self.control or self.arm or self.front is not None
+        return self.control or self.arm or self.spread or self.front is not None
 
     @property
     def run(self) -> str:
@@ -119,7 +122,7 @@ def parse(path: str | Path, folders: Iterable[Path] = ()) -> StudyFile:
     should have, unknown or missing keys, wrong types, strengths outside 0 ≤ strength < 255, seeds
     that are no whole numbers, a run listed twice, more than 10,000 runs, an unknown protocol or
     keys of another one, controls that are not shorter or whose seed the grid lacks, fronts of fewer
-    than three points, a helper that is no standard run of the study.
+    than three points, a spread of one value, a helper that is no standard run of the study.
     """
     if not is_name(name := Path(path).stem):
         raise InputError(
@@ -186,7 +189,7 @@ def _protocol(document: Document) -> int:
                 ("protocol",),
                 f"is {shown(protocol)}; it must be one of them, {allowed}, for the whole study",
             )
-    for key in ("controls", "fronts"):
+    for key in ("controls", "fronts", "spread"):
         if protocol == 1 and key in document.content:
             raise document.error(
                 (key,), "are of protocol 2, and this study is of protocol 1; do not mix them"
@@ -206,8 +209,10 @@ def _entries(document: Document) -> tuple[Entry, ...]:
     seeds = document.numbers(("grid", "seed"), int, SEED)
     shorter, controlled = _controls(document, whole.epochs, strengths, seeds)
     others = fronts.planned(document, STRENGTH)
+    varied = spread.combinations(document)
     extra = document.typed(("extra",), list) if "extra" in document.content else []
-    runs = len(seeds) * (len(strengths) + len(others)) + len(shorter) * len(controlled) + len(extra)
+    runs = len(seeds) * (len(strengths) * (1 + len(varied)) + len(others))
+    runs += len(shorter) * len(controlled) + len(extra)
     if runs > RUNS:
         raise document.error(("grid",), f"has {runs:,} runs; allowed: {RUNS:,}, with all else")
     listed: list[tuple[Entry, tuple]] = []
@@ -216,7 +221,13 @@ def _entries(document: Document) -> tuple[Entry, ...]:
         for strength in strengths:
             recipe = _recipe(document, ("grid",), shared, strength=strength, seed=seed)
             own = fronts.Point(fronts.GRID, strength) if others else None
-            listed.append((Entry(recipe, front=own), ("grid",)))
+            listed.append((Entry(recipe, front=own, spread=bool(varied)), ("grid",)))
+        for number, changed in enumerate(varied, start=1):
+            for strength in strengths:
+                values = shared | changed
+                recipe = _recipe(document, ("spread",), values, strength=strength, seed=seed)
+                entry = Entry(recipe, f"{spread.SPREAD}{number}", spread=True)
+                listed.append((entry, ("spread",)))
         for epochs in shorter if seed in with_controls else ():
             recipe = _recipe(
                 document, ("controls",), shared | {"epochs": epochs}, strength=0, seed=seed
@@ -297,7 +308,7 @@ def _weights(document: Document, entries: tuple[Entry, ...]) -> frozenset[str]:
         return frozenset(
             entry.run
             for entry in entries
-            if entry.recipe.seed == 0 and not entry.control and not (entry.front and entry.variant)
+            if entry.recipe.seed == 0 and not (entry.variant and entry.slim) and not entry.spread
         )
     document.mapping(("weights",), ("strength", "seed"), ("strength",))
     strengths = document.numbers(("weights", "strength"), float, STRENGTH)
@@ -329,7 +340,8 @@ def _extra(document: Document, place: tuple, shared: dict) -> Entry:
         raise document.error(
             (*place, "variant"), f"is {shown(variant)}; allowed: small letters, digits and dashes"
         )
-    for prefix, key in ((CONTROL, "controls"), (fronts.FRONT, "fronts")):
+    names = ((CONTROL, "controls"), (fronts.FRONT, "fronts"), (spread.SPREAD, "spread"))
+    for prefix, key in names:
         if variant.startswith(prefix):
             raise document.error(
                 (*place, "variant"),

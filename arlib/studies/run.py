@@ -70,7 +70,7 @@ def compute(
         device=str(machine.device),
         progress=progress,
         part_folder=folder / "parts",
-        control=entry.control,
+        control=entry.control or entry.spread,
         front=entry.front is not None,
     )
     seconds = by_part(rows.attrs.get("seconds", {}))

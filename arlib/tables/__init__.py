@@ -5,6 +5,7 @@ Of networks (`runs`), of their layers (`layers`), of what the rules say of them 
 of what the benchmarks measured (`benchmarks`).
 """
 
+from arlib.tables.association import associations
 from arlib.tables.bound import (
     crossings,
     gap_correlations,
@@ -40,6 +41,7 @@ __all__ = [
     "accuracies",
     "after_the_fact",
     "arms",
+    "associations",
     "by_seed",
     "cost",
     "cross_checks",

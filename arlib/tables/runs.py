@@ -307,8 +307,9 @@ def sensitivity(study, claim: str, only: Collection[str] = ()) -> pd.DataFrame:
 
 
 def matched(study, claim: str) -> pd.DataFrame:
-    """The matched-fit control of one claim ("C2" … "C7") on a study, as text, one row per strength.
+    """The matched-fit control of one claim on a study, as text, one row per strength.
 
+    claim: "C2" … "C7"; of a study of protocol 2 also "C1".
     effect: adversarially trained net − finished standard net; at equal fit: − standard net of equal
     train cross-entropy. Factors for log statistics, points for rates. Of a study of protocol 2: the
     share of the effect that is left beside shorter trainings, at equal train cross-entropy and at
