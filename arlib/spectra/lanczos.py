@@ -29,8 +29,10 @@ class Bidiagonalization:
             start / start.norm(dim=1, keepdim=True), room
         )  # of vectors (p, columns)
         self.left: _Basis | None = None  # of vectors (p, rows)
-        self.alpha: list[torch.Tensor] = []
-        self.beta: list[torch.Tensor] = []
+        # of each step a number per vector. No tensors: small ones that stay between large ones that
+        # go leave holes into which glibc fits no large one, and memory grows with every step
+        self.alpha: list[list[float]] = []
+        self.beta: list[list[float]] = []
 
     @property
     def steps(self) -> int:
@@ -57,13 +59,13 @@ class Bidiagonalization:
         v = self.right.project_out(self.operator.adjoint(u))
         v, beta = self._normalised(v)
         self.right.append(v)
-        self.alpha.append(alpha)
-        self.beta.append(beta)
+        self.alpha.append(alpha.tolist())
+        self.beta.append(beta.tolist())
 
     def _normalised(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x / ‖x‖ and ‖x‖; both 0 where x is but rounding noise."""
         length = x.norm(dim=1)
-        scale = max((float(a.max()) for a in self.alpha), default=0.0)
+        scale = max((max(a) for a in self.alpha), default=0.0)
         kept = length > TINY[x.dtype] * scale
         return torch.where(
             kept[:, None], x / torch.where(kept, length, 1)[:, None], 0
@@ -71,12 +73,12 @@ class Bidiagonalization:
 
     def bidiagonal(self) -> torch.Tensor:
         """(p, k, k+1) in float64; without the last column it is Gauss's B."""
-        alpha, beta = torch.stack(self.alpha, 1).double(), torch.stack(self.beta, 1).double()
+        alpha, beta = (torch.tensor(x, dtype=torch.float64).T for x in (self.alpha, self.beta))
         k = self.steps
         matrix = alpha.new_zeros(len(alpha), k, k + 1)
         index = torch.arange(k)
         matrix[:, index, index], matrix[:, index, index + 1] = alpha, beta
-        return matrix.cpu()
+        return matrix
 
 
 class _Basis:
