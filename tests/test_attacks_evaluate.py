@@ -521,3 +521,22 @@ def test_the_ladder_of_attacks_stands_in_order(norm, eps, monkeypatch):
     together = attacks.evaluate(model, x, y, eps=eps, norm=norm, attacks=("apgd-ce", "apgd-t"))
     assert row(together, eps)["accuracy"] <= min(accuracy.values()) + slack
     assert right(model, x, y).double().mean() == row(together, 0.0, "none")["accuracy"]
+
+
+def test_budgets_are_sets_of_attacks_with_a_name():
+    model, x, y = digits()
+    x, y = x[:60], y[:60]
+    with warnings.catch_warnings(action="ignore", category=attacks.TrustWarning):
+        by = {b: attacks.evaluate(model, x, y, eps=0.08, attacks=b) for b in ("standard", "full")}
+        usual = attacks.evaluate(model, x, y, eps=0.08)
+    names = {budget: result.table["attacks"].iloc[-1] for budget, result in by.items()}
+    assert names == {"standard": "pgd-10+apgd-focused", "full": "apgd-ce+apgd-t"}
+    assert (usual.robust == by["full"].robust).all()
+    assert 0.05 < usual.robust.mean() < 0.95
+    assert abs(int(by["standard"].robust.sum()) - int(by["full"].robust.sum())) <= 1
+    few, x3, y3 = linear(classes=3, dtype=torch.float32)
+    with warnings.catch_warnings(action="ignore", category=attacks.TrustWarning):
+        of_three = attacks.evaluate(few, x3, y3, eps=0.01, attacks="standard")
+    assert of_three.table["attacks"].iloc[-1] == "pgd-10+apgd-margin-t"
+    with pytest.raises(InputError, match="attack is 'standart'"):
+        attacks.evaluate(model, x, y, eps=0.08, attacks="standart")

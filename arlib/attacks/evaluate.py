@@ -19,7 +19,7 @@ from arlib.attacks import sanity
 from arlib.attacks.checks import TrustWarning as TrustWarning
 from arlib.attacks.checks import check, radius
 from arlib.attacks.losses import Goal, finite
-from arlib.attacks.named import STRONG, Named, strong
+from arlib.attacks.named import BUDGETS, STRONG, Named, strong
 from arlib.attacks.spelling import answered
 from arlib.attacks.steps import (
     BALLS,
@@ -76,7 +76,7 @@ def evaluate(
     y: Tensor | None = None,
     *,
     eps: float | Sequence[float],
-    attacks: Sequence[str] | None = None,
+    attacks: Sequence[str] | str | None = None,
     norm: str = "linf",
     seed: int = 0,
     batch_size: int = 256,
@@ -102,8 +102,10 @@ def evaluate(
             results (`engine.Streamed`).
         attacks: "fgsm", "pgd-20", "pgd-50x10" (restarts), "apgd-ce", "apgd-dlr", "apgd-margin",
             "apgd-t" (targeted DLR), "apgd-margin-t" (for fewer than 4 classes), "square". Auto-PGD
-            takes 100 steps, and 9 targets: "apgd-ce-50" has 50, "apgd-t-25x3" 25 for 3 targets.
-            None: "apgd-ce" and the targeted one that the number of classes allows.
+            takes 100 steps, and 9 targets: "apgd-ce-50" has 50, "apgd-t-25x3" 25 for 3 targets;
+            "apgd-focused" looks at all nine and stays with two. Or one of two budgets: "full",
+            also None, is "apgd-ce" and the targeted one that the number of classes allows;
+            "standard" is "pgd-10" and "apgd-focused".
         seed: of each image's own random stream: batches and their order do not matter.
         independent: run every attack on every image that is right, so that each row is of that
             attack alone.
@@ -128,7 +130,9 @@ def evaluate(
     """
     x, y = engine.streamed(model, x, y)
     radii = tuple(sorted({float(e) for e in np.atleast_1d(np.asarray(radius(eps, None)))}))
-    names = STRONG if attacks is None else attacks
+    attacks = "full" if attacks is None else attacks
+    budget = attacks if isinstance(attacks, str) and attacks in BUDGETS else None
+    names = STRONG if budget else attacks
     job = _Job(radii, _ordered(names), norm, seed, independent, tuple(map(float, clip)))
     doubts = [sanity.training_modules(model)]  # before `opened`, where all are in eval mode
     with opened(model, x, y, logits) as (f, forward, x, y):
@@ -139,8 +143,8 @@ def evaluate(
         )
         # the largest radius, too; two images suffice, since the first check has read them all
         check(model, forward, x[:2], y[:2], eps=job.eps[-1], norm=norm, clip=clip)
-        if attacks is None:
-            job = replace(job, attacks=_ordered(strong(classes)))
+        if budget:
+            job = replace(job, attacks=_ordered(strong(classes, budget)))
         for attack in job.attacks:
             attack.check(classes, tuple(x.shape), norm)
         state = job.begin({} if state is None else state, model, forward, x, y)

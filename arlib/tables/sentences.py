@@ -195,6 +195,21 @@ def _rates(rate: str, who: str) -> Callable[[pd.DataFrame], str]:
     return lambda table: fastest(table, rate, who)
 
 
+def _budgets(table: pd.DataFrame) -> str:
+    """How far the standard budget is from the full one, and how much faster."""
+    left = {budget: table[f"left by {budget}"] for budget in ("full", "standard")}
+    apart = 100 * (left["standard"] - left["full"]) / table["images"]
+    weaker = f"at most {apart.max():.2g} points weaker" if apart.max() > 0 else "nowhere weaker"
+    lost, more = (int(table[f"only {name} breaks"].sum()) for name in ("full", "standard"))
+    images = int((table["right"]).sum())
+    return (
+        f"the standard budget is {weaker} than the full one on {len(table)} networks (of "
+        f"{images:,} right images {lost} fall to the full one alone, {more} to the standard one "
+        "alone), and "
+        f"{table['factor'].min():.1f} to {table['factor'].max():.1f} times as fast"
+    )
+
+
 _KINDS: tuple[tuple[tuple[str, ...], Callable[[pd.DataFrame], str]], ...] = (
     (("layers", "method", "error"), of_spectra),
     (("half-width", "probes"), _zero_padding),
@@ -204,6 +219,7 @@ _KINDS: tuple[tuple[tuple[str, ...], Callable[[pd.DataFrame], str]], ...] = (
     (("ours broke more", "by"), _evaluation),
     (("differing", "share"), _agreement),
     (("relative error", "signs differing"), _gradients),
+    (("left by full", "left by standard"), _budgets),
     (("kills", "ends that differ"), _kills),
     (("chapter", "printed otherwise"), _chapters),
     (("asked", "exponent"), _by_runs),
