@@ -43,8 +43,8 @@ SHOWN = {
                               "only full breaks": [2, 0], "only standard breaks": [1, 2],
                               "factor": [3.25, 4.0]}),
                 "the standard budget is at most 0.1 points weaker than the full one on 2 networks "
-                "(of 1,100 right images 2 fall to the full one alone, 3 to the standard one alone), "
-                "and 3.2 to 4.0 times as fast"),
+                "(of 1,100 right images 2 fall to the full one alone, 3 to the standard one "
+                "alone), and 3.2 to 4.0 times as fast"),
     "scaling": (pd.DataFrame({"K": [1, 10], "images/s": [1000.0, 250.0], "of ceiling": 0.3}),
                 "from attack steps 1 to 10, images per second go from 1,000 to 250 (× 0.25)"),
     "together": (pd.DataFrame({"way": ["processes", "vectorised"], "runs": [2, 4],
