@@ -102,7 +102,7 @@ def test_fewer_than_twelve_networks_are_no_association():
     frame = records(11)
     with pytest.raises(NotMeasured, match=r"needs 12 networks of one AR strength .* 11 are"):
         claims.association(frame)
-    with pytest.raises(NotMeasured):
+    with pytest.raises(NotMeasured, match="no network of the spread is recorded"):
         claims.association(frame.iloc[:0])
     more = pd.concat([records(11, strengths=(0.0,)), records(12, strengths=(8.0,))])
     assert set(claims.association(more)["strength"]) == {8.0}

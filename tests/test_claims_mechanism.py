@@ -252,3 +252,12 @@ def test_arrows_are_what_their_tests_say():
 def test_a_study_without_arms_says_nothing_of_any_arrow(protocol):
     config = dataclasses.replace(CONFIG, protocol=protocol)
     assert set(claims.arrows(synthetic.records(), config).values()) == {"not measured"}
+
+
+@pytest.mark.parametrize("value, text", [(0.416, "0.42"), (-0.416, "−0.42"), (-0.004, "0.00"),
+                                         (0.004, "0.00"), (1.0, "1.00")])  # fmt: skip
+def test_what_rounds_to_nothing_has_no_sign(value, text):
+    from arlib.claims.mechanism import share_text
+
+    assert share_text((value, math.nan, math.nan)) == text
+    assert share_text((value, value, value)) == f"{text} [{text}, {text}]"

@@ -39,6 +39,8 @@ def spread_of(records: pd.DataFrame, config: Config | Mapping | None = None) -> 
     records: of a study with a spread, `Study.records()`. Networks that lack a number are left out.
     Raises `NotMeasured` where none is left.
     """
+    if records.empty:
+        raise NotMeasured("no network of the spread is recorded; run the study first.")
     config = Config.of(config)
     # a network is one of a strength, whatever else it differs in: numbered where seeds stand
     table = clean(records.assign(variant="", seed=records["run"].factorize()[0]))

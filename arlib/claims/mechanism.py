@@ -283,15 +283,22 @@ def _problem(own: list[str], by: dict, table: pd.DataFrame, checks: pd.DataFrame
 
 
 def share_text(share: Share | tuple) -> str:
-    """ ".42 [.31, .55]"; without an interval where there are too few seeds; "–" for none."""
+    """ "0.42 [0.31, 0.55]"; without an interval where there are too few seeds; "–" for none."""
     ratio = share.ratio if isinstance(share, Share) else Ratio(*share)
     if math.isnan(ratio.value):
         return "–"
     if math.isnan(ratio.low):
-        return f"{ratio.value:.2f}".replace("-", "−")
+        return two_digits(ratio.value)
     if not ratio.bounded:
-        return f"{ratio.value:.2f} [unbounded]".replace("-", "−")
-    return f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]".replace("-", "−")
+        return f"{two_digits(ratio.value)} [unbounded]"
+    ends = ", ".join(map(two_digits, (ratio.low, ratio.high)))
+    return f"{two_digits(ratio.value)} [{ends}]"
+
+
+def two_digits(value: float) -> str:
+    """ "−0.42"; what rounds to 0 has no sign."""
+    text = f"{value:.2f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
 def arrows(

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from arlib import claims
-from arlib.claims.mechanism import SHORT, STATISTICS, in_order, title
+from arlib.claims.mechanism import SHORT, STATISTICS, in_order, title, two_digits
 from arlib.errors import NotMeasured, one_of
 from arlib.figures.style import (
     GREY,
@@ -244,7 +244,7 @@ def weights_and_features(records: pd.DataFrame, config=None):
         ax.plot(part["share"].astype(float), y, shape, color=paint, markersize=6, label=title(arm))
         known = part["share"].dropna()
         phrases.append(
-            f"{title(arm)}: " + ", ".join(f"{SHORT[n]} {v:.2f}" for n, v in known.items())
+            f"{title(arm)}: " + ", ".join(f"{SHORT[n]} {two_digits(v)}" for n, v in known.items())
         )
     for share, style in ((0, "solid"), (0.25, (0, (1, 2))), (0.5, (0, (1, 2))), (1, "solid")):
         ax.axvline(share, color=NEUTRAL, linewidth=0.8, linestyle=style)

@@ -51,7 +51,7 @@ def manipulations(records: pd.DataFrame) -> pd.DataFrame:
         spectra = row.kind == "spectra"
         furthest = f"{100 * row.worst:.2g} % ({row.layer})" if spectra else _matched(row)
         rows[f"{title(row.arm)}, seed {row.seed}"] = {
-            "imposed": f"spectra of {row.layers} of {row.of} layers" if spectra else "smoothness",
+            "imposed": f"spectra of {row.layers:.0f} of {row.of:.0f} layers" if spectra else "smoothness",
             "furthest off": furthest,
             "allowed": "2 %" if spectra else "10 %",
             "holds": "yes" if row.holds else "no",
@@ -63,7 +63,7 @@ def manipulations(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def _matched(row) -> str:
-    return f"{row.value:.3g} for {row.target:.3g}, at weight {row.weight:.3g}"
+    return f"{row.value:.3g} for {row.target:.3g}, at weight {float(f'{row.weight:.3g}'):g}"
 
 
 def shares(records: pd.DataFrame, config=None) -> pd.DataFrame:
