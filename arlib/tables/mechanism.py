@@ -49,9 +49,10 @@ def manipulations(records: pd.DataFrame) -> pd.DataFrame:
     order = in_order(table["arm"].unique())
     for row in table.sort_values("arm", key=lambda c: c.map(order.index)).itertuples():
         spectra = row.kind == "spectra"
+        layers = f"spectra of {row.layers:.0f} of {row.of:.0f} layers"
         furthest = f"{100 * row.worst:.2g} % ({row.layer})" if spectra else _matched(row)
         rows[f"{title(row.arm)}, seed {row.seed}"] = {
-            "imposed": f"spectra of {row.layers:.0f} of {row.of:.0f} layers" if spectra else "smoothness",
+            "imposed": layers if spectra else "smoothness",
             "furthest off": furthest,
             "allowed": "2 %" if spectra else "10 %",
             "holds": "yes" if row.holds else "no",
