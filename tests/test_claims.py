@@ -434,3 +434,27 @@ def test_sensitivity_lists_everything_and_decides_nothing():
         table.assign(value=table["value"].where(table["checkpoint"] == "last", 1.0))
     )
     assert set(reversed_best.set_index("claim").loc[MEASURED, "verdict"]) == {"supported"}
+
+
+def test_a_study_s_verdicts_are_completed_by_studies_of_arms_and_fronts(monkeypatch):
+    from arlib.claims import report
+
+    own = claims.decide(synthetic.records(), {"protocol": 2})
+    own.insert(0, "study", "trained")
+    other = own.assign(study="arms", effect_text="", verdict=claims.NOT_MEASURED)
+    rows = other["claim"].isin(["C1", "C8", "C8a"])
+    other.loc[rows, ["verdict", "effect_text", "seeds"]] = "contradicted", "0.14 [0.06, 0.23]", 3
+    monkeypatch.setattr(report, "verdicts", lambda study: study)
+    whole = claims.completed(own, [other]).set_index("claim")
+    before = own.set_index("claim")
+    assert whole.loc["C1", "verdict"] == before.loc["C1", "verdict"] == "supported"
+    assert whole.loc["C1", "study"] == "trained"
+    assert tuple(whole.loc["C8a", ["study", "verdict", "seeds"]]) == ("arms", "contradicted", 3)
+    assert whole.loc["C8b", "verdict"] == claims.NOT_MEASURED
+    assert claims.tested(whole.reset_index()) == claims.tested(own) + 1
+    text = claims.table(whole.reset_index())["Effect [95 % interval]"]
+    assert text[[name.startswith("C8a") for name in text.index]].tolist() == ["0.14 [0.06, 0.23]"]
+    same = claims.completed(own, [other.assign(verdict=claims.NOT_MEASURED)])
+    pd.testing.assert_frame_equal(same, own)
+    toys = claims.completed(own, [other.assign(toy=True)])
+    pd.testing.assert_frame_equal(toys, own)

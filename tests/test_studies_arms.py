@@ -160,6 +160,12 @@ def test_what_the_verdict_needs_comes_first():
         assert [e.recipe.seed for e in part] == sorted(e.recipe.seed for e in part)
 
 
+def test_beside_a_study_are_those_that_decide_what_it_cannot():
+    assert [s.name for s in studies.beside("cifar10-resnet20")] == ["mechanism", "fronts"]
+    assert [s.name for s in studies.beside("mechanism")] == ["fronts"]
+    assert [s.name for s in studies.beside("digits")] == []
+
+
 def test_an_arms_id_is_for_good():
     study = studies.load("mechanism")
     assert the_arm(study, "d").run == "cifar10-resnet20-d-s0-d2f6b294"

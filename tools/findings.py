@@ -42,7 +42,7 @@ def written(name: str) -> tuple[str, figures.Picture | None]:
     """
     with tempfile.TemporaryDirectory() as nothing:  # an empty store: only what is published counts
         study = studies.load(name, nothing)
-        frame = claims.verdicts(study)
+        frame = claims.completed(claims.verdicts(study), studies.beside(name, nothing))
         others = [studies.load(other, nothing) for other in studies.names(nothing)]
         done = {other.name: (len(other.finished()), len(other.entries)) for other in others}
         waiting = [other for other, (runs, _) in done.items() if not runs]

@@ -38,6 +38,7 @@ from arlib.claims.moves import (
 from arlib.claims.report import (
     after_the_fact,
     combine,
+    completed,
     config_of,
     table,
     tested,
@@ -77,6 +78,7 @@ __all__ = [
     "claims_of",
     "collapsed",
     "combine",
+    "completed",
     "config_of",
     "crossings",
     "decide",

@@ -1,6 +1,6 @@
 """Verdicts for people: short tables, and the verdict of all studies together."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import pandas as pd
@@ -50,6 +50,26 @@ def verdicts(study) -> pd.DataFrame:
         frame["after_the_fact"] = frame["claim"].map(later)
     frame.insert(0, "study", study.name)
     return frame
+
+
+def completed(frame: pd.DataFrame, others: Iterable) -> pd.DataFrame:
+    """The verdicts of a study, and of what it cannot measure those of studies that can: of arms
+    that start from its networks (C8), of fronts (C9).
+
+    frame: what `verdicts` returns; others: studies. Toys complete nothing but a toy.
+    """
+    out = frame.set_index("claim", drop=False)
+    for other in others:
+        own = verdicts(other).set_index("claim", drop=False)
+        own = own[(own["verdict"] != NOT_MEASURED) & (own["toy"] <= bool(frame["toy"].any()))]
+        for claim, row in own.iterrows():
+            if claim in out.index and out.loc[claim, "verdict"] == NOT_MEASURED:
+                if "effect_text" in row and "effect_text" not in out:
+                    out["effect_text"] = ""
+                known = [name for name in row.index if name in out]
+                out = out.astype(dict.fromkeys(known, object))
+                out.loc[claim, known] = row[known].to_numpy()
+    return out.infer_objects().reset_index(drop=True)
 
 
 def after_the_fact(study) -> pd.DataFrame:

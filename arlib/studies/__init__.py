@@ -7,7 +7,7 @@ A study is a file `studies/NAME.yml`. `load(name)` gives its runs and their reco
 from arlib.studies.file import Entry, StudyFile
 from arlib.studies.fronts import Point
 from arlib.studies.shelf import KEYS, Shelf
-from arlib.studies.study import Study, interventions, load, names
+from arlib.studies.study import Study, beside, interventions, load, names
 
 __all__ = [
     "KEYS",
@@ -16,6 +16,7 @@ __all__ = [
     "Shelf",
     "Study",
     "StudyFile",
+    "beside",
     "interventions",
     "load",
     "names",

@@ -69,6 +69,23 @@ def interventions(name: str | Path, store: str | Path | None = None) -> list[Stu
     return arms
 
 
+def beside(name: str | Path, store: str | Path | None = None) -> list[Study]:
+    """The studies that decide what the study `name` cannot: those whose arms start from its
+    networks (C8), and those of fronts on its data set (C9).
+    """
+    given, fronts = load(name, store), []
+    for other in names(store):
+        with contextlib.suppress(InputError):
+            study = load(other, store)
+            same = _datasets(study) == _datasets(given)
+            fronts += [study] if study.has_fronts and same else []
+    return [one for one in (*interventions(name, store), *fronts) if one.name != given.name]
+
+
+def _datasets(study: Study) -> set[str]:
+    return {recipe.dataset for recipe in study.recipes}
+
+
 class Study(Shelf):
     """A study whose missing runs can be computed, and whose finished ones can be published."""
 
