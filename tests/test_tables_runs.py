@@ -318,3 +318,8 @@ def test_every_part_of_measuring_that_is_recorded_has_words():
     recorded = studies.load("cifar10-resnet20")
     table = tables.measuring(recorded)
     assert {"spectra", *tables.runs._PARTS.values()} >= set(table.index)
+
+
+def test_an_unbounded_share_has_no_infinite_ends():
+    text = tables.matched(studies.load("cifar10-resnet20"), "C6").to_string()
+    assert "[unbounded]" in text and "inf" not in text and "nan" not in text

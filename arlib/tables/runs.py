@@ -11,6 +11,7 @@ import pandas as pd
 from arlib import claims
 from arlib.attacks import wilson
 from arlib.claims import NOT_MEASURED
+from arlib.claims.mechanism import share_text
 from arlib.claims.values import at_common_radius, clean, values
 from arlib.claims.words import effect_text, p_text
 from arlib.errors import NotMeasured, one_of
@@ -373,9 +374,8 @@ def _left(study, claim: str) -> pd.DataFrame:
         if row[f"{axis}_seeds"] == 0:
             return NOT_MEASURED
         left, low, high = (row[f"{axis}_{end}"] for end in ("left", "low", "high"))
-        if math.isnan(left):  # fewer than three seeds reach it
-            return "cannot be told"
-        return f"{left:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
+        # fewer than three seeds reach it, or none
+        return "cannot be told" if math.isnan(left) else share_text((left, low, high))
 
     rows = {
         (f"{row['claim']}, " if len(parts) > 1 else "") + f"{row['strength']:g}": {
