@@ -151,7 +151,7 @@ def dumbbells(records: pd.DataFrame, config=None):
             ax.plot(means[arm], place, "o", markersize=_DOT, color=paint, markerfacecolor=fill,
                     zorder=4)  # fmt: skip
         if name == "margin":
-            ax.set_xscale("log")
+            log_axis(ax, "x")
         phrases.append(f"{SHORT[name]}: " + ", ".join(f"{title(a)} {means[a]:.3g}" for a in arms))
     axes[1].set(xlabel="median |m| (log scale)", title="output margin")
     axes[2].set(xlabel="test error (%)", title="lost accuracy")
