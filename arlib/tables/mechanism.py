@@ -47,7 +47,10 @@ def manipulations(records: pd.DataFrame) -> pd.DataFrame:
         raise NotMeasured("no arm that imposes anything is recorded; run the study first.")
     rows = {}
     order = in_order(table["arm"].unique())
-    for row in table.sort_values("arm", key=lambda c: c.map(order.index)).itertuples():
+    table = table.sort_values("seed").sort_values(
+        "arm", key=lambda arm: arm.map(order.index), kind="stable"
+    )
+    for row in table.itertuples():
         spectra = row.kind == "spectra"
         layers = f"spectra of {row.layers:.0f} of {row.of:.0f} layers"
         furthest = f"{100 * row.worst:.2g} % ({row.layer})" if spectra else _matched(row)
