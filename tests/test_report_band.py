@@ -134,11 +134,16 @@ def test_a_band_that_is_no_study_is_refused(images, band, error, message, monkey
 
 
 def test_a_study_without_networks_is_refused():
-    empty = next(
-        n for n in studies.names(recorded._NO_STORE) if not recorded._published(n).finished()
-    )
+    shelves = [recorded._published(name) for name in studies.names(recorded._NO_STORE)]
+    empty = next(s.name for s in shelves if s.claims and not s.finished())
     with pytest.raises(NotMeasured, match="no networks at AR strength"):
         recorded.chosen(empty, (3, 32, 32), 10)
+
+
+@pytest.mark.parametrize("name", ["fronts", "association"])
+def test_a_study_that_compares_no_two_strengths_is_refused(name):
+    with pytest.raises(NotMeasured, match=f"band is '{name}', a study that decides no claim"):
+        recorded.chosen(name, (3, 32, 32), 10)
 
 
 @pytest.mark.parametrize("before, after, grown", [

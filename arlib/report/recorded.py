@@ -122,6 +122,11 @@ def chosen(band: str | None, shape: tuple[int, ...], classes: int):
     if name is None:
         return None
     study = _published(name)
+    if "effect" not in study.claims:
+        raise NotMeasured(
+            f"band is {name!r}, a study that decides no claim between two strengths, so it has no "
+            "standard and robust networks to show beside yours; give another study, or None."
+        )
     if not _networks(study):
         weak, strong = _ends(study)
         raise NotMeasured(
@@ -161,7 +166,7 @@ def fitting(shape: tuple[int, ...], classes: int) -> str | None:
     counts = {}
     for name in studies.names(_NO_STORE):
         study = _published(name)
-        if "effect" not in study.claims:  # of arms or fronts: no networks that users' are like
+        if "effect" not in study.claims:  # of fronts or a spread: no networks that users' are like
             continue
         read = source(study.recipes[0].dataset)
         if (read.shape, read.classes) == (tuple(shape), classes):
