@@ -355,3 +355,7 @@ def test_a_folder_that_is_not_there_is_said(monkeypatch, tmp_path, capsys):
         measuring.main(["--nets", str(tmp_path / "none")]) == 2
         and "no such folder" in capsys.readouterr().err
     )
+
+
+def test_a_study_that_compares_no_two_strengths_has_no_signs():
+    assert signs.of_study(studies.load("fronts")).empty

@@ -106,9 +106,10 @@ def of_study(study) -> pd.DataFrame:
     """The same of the book's own networks, from the records of a study:
     means over seeds of strength 0 and its effect.
 
-    sure: whether the networks of every seed go the same way; of layers always True.
+    sure: whether the networks of every seed go the same way; of layers always True. Nothing of a
+    study that compares no two strengths.
     """
-    if study.records().empty:
+    if study.records().empty or "effect" not in study.claims:
         return pd.DataFrame(columns=_COLUMNS)
     table = recorded.in_terms_of_a_comparison(study.records())
     weak, strong = 0.0, float(study.claims["effect"])
