@@ -39,8 +39,8 @@ _APGD = re.compile(
 def strong(classes: int, budget: str = "full") -> tuple[str, ...]:
     """The strong attacks on a model of so many classes: targeted DLR needs four.
 
-    "full": those of the book. "standard": the same verdicts to a tenth of a point where it was
-    compared, at a third of the passes or less.
+    "full": those of the book. "standard": at most a third of the passes; whether its verdicts are
+    the same is what `python -m benchmarks.budgets` compares.
     """
     if budget == "standard":
         return ("pgd-10", FOCUSED if classes >= 4 else "apgd-margin-t")
